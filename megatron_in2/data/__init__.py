@@ -1,0 +1,1 @@
+"""Samples to packed rows, and packed rows to the trainer."""

@@ -1,0 +1,8 @@
+"""The one error that a user can mend, and the exit codes that schedulers and scripts see."""
+
+EXIT_BAD_INPUT = 2
+EXIT_REQUEUE = 75  # sysexits' EX_TEMPFAIL: "try again later", what the scheduler requeues on
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says what, where and the remedy in one line."""

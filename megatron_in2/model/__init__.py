@@ -1,0 +1,1 @@
+"""The Mistral architecture on Megatron-Core."""

@@ -1,0 +1,80 @@
+"""Causal attention over packed samples through scaled_dot_product_attention (torch backend).
+
+Shapes: T tokens of this rank, H query heads, G key/value groups, D head width, all local to the
+tensor-parallel rank.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.attention.bias import causal_lower_right
+
+from megatron_in2.model.packed_row import PackedRow
+
+
+class PackedAttention(torch.nn.Module):
+    """Core attention for ``SelfAttention``: no sample sees another, no S x S matrix on CUDA.
+
+    Padding stands at each sample's end, so causality alone keeps it out of every real token.
+    Under context parallelism keys and values are gathered over the group, and their gradients
+    reduce-scattered back.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        softmax_scale: float | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
+        **unused: Any,
+    ) -> None:
+        super().__init__()
+        assert pg_collection is not None
+        self.context_group = pg_collection.cp
+        self.softmax_scale = softmax_scale
+        self.is_grouped = config.num_query_groups != config.num_attention_heads
+
+    def forward(
+        self,
+        query_THD: torch.Tensor,
+        key_TGD: torch.Tensor,
+        value_TGD: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        packed_seq_params: PackedRow,
+        **unused: Any,
+    ) -> torch.Tensor:  # [T, H * D]
+        if packed_seq_params.row_order is not None:
+            key_TGD = self._gather(key_TGD, packed_seq_params.row_order)
+            value_TGD = self._gather(value_TGD, packed_seq_params.row_order)
+        spans = packed_seq_params.spans
+        queries = query_THD.split([span.queries for span in spans])
+        outputs = []
+        for query, span in zip(queries, spans, strict=True):
+            visible = slice(span.key_start, span.key_start + span.keys)
+            outputs.append(self._attend(query, key_TGD[visible], value_TGD[visible]))
+        return torch.cat(outputs).flatten(1)
+
+    def _gather(self, x_TGD: torch.Tensor, row_order: torch.Tensor) -> torch.Tensor:
+        gathered = gather_from_sequence_parallel_region(
+            x_TGD, tensor_parallel_output_grad=True, group=self.context_group
+        )
+        return gathered.index_select(0, row_order)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:  # like query; the last query sees every key
+        is_square = query.size(0) == key.size(0)
+        output = F.scaled_dot_product_attention(
+            query.transpose(0, 1).unsqueeze(0),
+            key.transpose(0, 1).unsqueeze(0),
+            value.transpose(0, 1).unsqueeze(0),
+            attn_mask=None if is_square else causal_lower_right(query.size(0), key.size(0)),
+            is_causal=is_square,
+            scale=self.softmax_scale,
+            enable_gqa=self.is_grouped,
+        )
+        return output.squeeze(0).transpose(0, 1)

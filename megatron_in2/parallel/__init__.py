@@ -1,0 +1,1 @@
+"""The only rooms that touch Megatron-Core's global state: processes, groups, device, seeds."""

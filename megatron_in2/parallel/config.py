@@ -1,0 +1,64 @@
+"""How one training run is laid over processes."""
+
+from dataclasses import dataclass
+
+from megatron_in2.errors import InputError
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """The parallel layout; data parallelism takes what the other sizes leave of the world.
+
+    Args:
+        tensor: tensor-parallel size (splits every matrix).
+        pipeline: pipeline-parallel size (splits the layers).
+        context: context-parallel size (splits every sample's tokens).
+        sequence: sequence parallelism (splits activations between matrices); needs tensor > 1.
+        distributed_optimizer: shard the optimizer's state over the data-parallel ranks.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    sequence: bool = False
+    distributed_optimizer: bool = True
+
+    @property
+    def model_ranks(self) -> int:
+        """Ranks that together hold one copy of the model."""
+        return self.tensor * self.pipeline * self.context
+
+    @property
+    def sample_multiple(self) -> int:
+        """Tokens to a multiple of which every packed sample must be padded.
+
+        Context parallelism cuts each sample in 2 x CP zigzag chunks; sequence parallelism then
+        splits each context rank's tokens over the tensor-parallel ranks.
+        """
+        chunks = 2 * self.context if self.context > 1 else 1
+        return chunks * (self.tensor if self.sequence else 1)
+
+    def data_ranks(self, world_size: int) -> int:
+        """Data-parallel size in a world of ``world_size`` ranks."""
+        return world_size // self.model_ranks
+
+    def validate(self, world_size: int) -> None:
+        """Check the layout against the world.
+
+        Raises:
+            InputError: a size below 1, sequence parallelism without tensor parallelism, or a
+                world that is no multiple of TP x PP x CP.
+        """
+        for name in ("tensor", "pipeline", "context"):
+            if getattr(self, name) < 1:
+                raise InputError(f"parallel.{name}={getattr(self, name)}: must be 1 or more")
+        if self.sequence and self.tensor == 1:
+            raise InputError(
+                "parallel.sequence=true needs parallel.tensor > 1: set one or the other"
+            )
+        if world_size < 1 or world_size % self.model_ranks:
+            raise InputError(
+                f"world size {world_size} does not fit parallel.tensor={self.tensor} x "
+                f"pipeline={self.pipeline} x context={self.context} = {self.model_ranks}: "
+                f"use a multiple of {self.model_ranks} ranks (--nproc) or smaller parallel sizes"
+            )

@@ -1,0 +1,80 @@
+"""Lets unmodified Megatron-Core, which names CUDA literally, run on a machine without a GPU.
+
+Megatron-Core writes ``device="cuda"``, ``Tensor.cuda()``, ``torch.cuda.current_device()`` and
+type checks against ``torch.cuda.FloatTensor``. Inside :func:`cuda_named_as_cpu` each of these
+means the CPU. Nothing here runs where a GPU is present.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Rewrites ``cuda`` devices in torch calls to ``cpu``; one dispatch of a few microseconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            return func(*args).replace("torch.", "torch.cuda.", 1)
+        if func is torch.Tensor.to:
+            args = tuple("cpu" if _is_cuda(arg) else arg for arg in args)
+        if _is_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": "cpu"}
+        return func(*args, **kwargs)
+
+
+def _is_cuda(device: Any) -> bool:
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
+
+
+@contextlib.contextmanager
+def cuda_named_as_cpu() -> Iterator[None]:
+    """Make every CUDA name that Megatron-Core uses mean the CPU, until the block ends."""
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    def set_rng_state(state: torch.Tensor, device: Any = -1, graph_safe: bool = False) -> None:
+        torch.set_rng_state(state)
+
+    def get_rng_state(
+        device: Any = "cuda", clone: bool = False, graph_safe: bool = False
+    ) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    twins = {
+        torch.cuda: {
+            "current_device": lambda: torch.device("cpu"),
+            "synchronize": lambda device=None: None,
+            "get_rng_state": get_rng_state,
+            "set_rng_state": set_rng_state,
+            "manual_seed": torch.manual_seed,
+            "FloatTensor": torch.FloatTensor,
+            "IntTensor": torch.IntTensor,
+            "ByteTensor": torch.ByteTensor,
+        },
+        megatron_random: {
+            "_get_cuda_rng_state": get_rng_state,
+            "_set_cuda_rng_state": set_rng_state,
+        },
+    }
+    originals = [
+        (module, name, getattr(module, name)) for module, names in twins.items() for name in names
+    ]
+    for module, names in twins.items():
+        for name, twin in names.items():
+            setattr(module, name, twin)
+    try:
+        with _CudaMeansCpu():
+            yield
+    finally:
+        for module, name, original in originals:
+            setattr(module, name, original)

@@ -1,0 +1,130 @@
+"""One rank's place in the world: who it is, its device, its process groups, its seeds."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megatron_in2.errors import InputError
+from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.parallel.cpu import cuda_named_as_cpu
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among all processes of the job, as its launcher told it."""
+
+    index: int
+    world_size: int
+    local_index: int
+    local_world_size: int
+
+
+def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank | None:
+    """Read torchrun's variables, or Slurm's where ``MASTER_ADDR`` says that srun started ranks.
+
+    Returns:
+        The rank, or None where this process is not one of a launched group.
+
+    Raises:
+        InputError: a variable of the set is missing or is not a number.
+    """
+    if "RANK" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    elif "SLURM_PROCID" in environment and "MASTER_ADDR" in environment:
+        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
+    else:
+        return None
+    values = {**{names[3]: "1"}, **environment}
+    try:
+        return Rank(*(int(values[name]) for name in names))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"the launcher's environment is incomplete: {error}") from error
+
+
+@dataclass(frozen=True)
+class World:
+    """What a rank needs to know of the parallel layout once it stands."""
+
+    rank: int
+    size: int
+    device: torch.device
+    data_rank: int
+    data_size: int
+    is_first_stage: bool
+    is_last_stage: bool
+    data_and_context_group: dist.ProcessGroup
+    pipeline_group: dist.ProcessGroup
+    pipeline_last_rank: int
+
+    @property
+    def is_main(self) -> bool:
+        """True on the one rank that speaks and writes for all."""
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def open_world(
+    parallel: ParallelConfig, rank: Rank, seed: int, timeout_minutes: float = 30.0
+) -> Iterator[World]:
+    """Join the job: process groups, Megatron-Core's model-parallel state, device and seeds.
+
+    Uses NCCL where CUDA is there and gloo with the CPU adapter where it is not. Everything is
+    taken down again when the block ends.
+    """
+    parallel.validate(rank.world_size)
+    with contextlib.ExitStack() as stack:
+        if torch.cuda.is_available():
+            device = torch.device("cuda", rank.local_index % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+            backend = "cpu:gloo,cuda:nccl"
+        else:
+            device = torch.device("cpu")
+            backend = "gloo"
+            cores = len(os.sched_getaffinity(0))
+            torch.set_num_threads(max(1, cores // rank.local_world_size))
+            stack.enter_context(cuda_named_as_cpu())
+        dist.init_process_group(
+            backend,
+            rank=rank.index,
+            world_size=rank.world_size,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        stack.callback(dist.destroy_process_group)
+        yield stack.enter_context(_model_parallel_state(parallel, rank, seed, device))
+
+
+@contextlib.contextmanager
+def _model_parallel_state(
+    parallel: ParallelConfig, rank: Rank, seed: int, device: torch.device
+) -> Iterator[World]:
+    from megatron.core import parallel_state, tensor_parallel
+
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
+    )
+    try:
+        torch.manual_seed(seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(seed)
+        yield World(
+            rank=rank.index,
+            size=rank.world_size,
+            device=device,
+            data_rank=parallel_state.get_data_parallel_rank(),
+            data_size=parallel_state.get_data_parallel_world_size(),
+            is_first_stage=parallel_state.is_pipeline_first_stage(),
+            is_last_stage=parallel_state.is_pipeline_last_stage(),
+            data_and_context_group=parallel_state.get_data_parallel_group(
+                with_context_parallel=True
+            ),
+            pipeline_group=parallel_state.get_pipeline_model_parallel_group(),
+            pipeline_last_rank=parallel_state.get_pipeline_model_parallel_last_rank(),
+        )
+    finally:
+        parallel_state.destroy_model_parallel()

@@ -1,0 +1,1 @@
+"""Corpus to IN2 samples: documents, segments, questions, composed contexts."""

@@ -1,0 +1,97 @@
+"""An offline question writer: real questions over the text's own sentences, no model, no key.
+
+It asks for a missing word, for the end of a sentence, or for what is stated next; and, across
+segments, for the two statements that mention a term. All answers are spans of the text, so it
+serves tests, the quickstart and smoke runs; data for a real model wants a language model.
+"""
+
+import random
+import re
+from collections import defaultdict
+
+from megatron_in2.records import QAPair
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(`])")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*[A-Za-z0-9_]|\d+(?:\.\d+)?")
+MIN_WORDS, MAX_WORDS = 8, 48  # a sentence worth asking about
+OPENING_WORDS = 5  # of a sentence, quoted to say which one is meant
+MIN_TERM_CHARACTERS = 5
+
+
+class ExtractiveWriter:
+    """Deterministic writer: the choice depends on (seed, key) and the text alone."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def fine_grained(self, text: str, key: str) -> QAPair | None:
+        """Ask about one sentence of the text."""
+        sentences = _sentences(text)
+        asked = [i for i, sentence in enumerate(sentences) if _is_askable(sentence, text)]
+        if not asked:
+            return None
+        chance = random.Random(f"{self._seed}/{key}")
+        index = chance.choice(asked)
+        forms = [_missing_word, _sentence_end]
+        if index + 1 in asked:
+            return chance.choice([*forms, _next_statement])(sentences, index, chance)
+        return chance.choice(forms)(sentences, index, chance)
+
+    def integration(self, texts: list[str], key: str) -> QAPair | None:
+        """Ask for two statements about a term that stand in two different texts."""
+        mentions: dict[str, dict[int, str]] = defaultdict(dict)
+        for place, text in enumerate(texts):
+            for sentence in _sentences(text):
+                if _is_askable(sentence, text):
+                    for term in _terms(sentence):
+                        mentions[term].setdefault(place, sentence)
+        # The rarest shared terms are the most specific ones.
+        shared = [(len(found), term) for term, found in mentions.items() if len(found) > 1]
+        if not shared:
+            return None
+        rarest = min(shared)[0]
+        chance = random.Random(f"{self._seed}/{key}")
+        term = chance.choice(sorted(term for count, term in shared if count == rarest))
+        first, second = list(mentions[term].values())[:2]
+        if first == second:
+            return None
+        return QAPair(
+            question=f'Which two statements, made in different places, mention "{term}"?',
+            answer=f"First: {first} Second: {second}",
+        )
+
+
+def _missing_word(sentences: list[str], index: int, chance: random.Random) -> QAPair:
+    sentence = sentences[index]
+    word = max(_terms(sentence), key=lambda term: (len(term), term))
+    blanked = sentence.replace(word, "____")
+    return QAPair(question=f'Which term is left out of this statement: "{blanked}"', answer=word)
+
+
+def _sentence_end(sentences: list[str], index: int, chance: random.Random) -> QAPair:
+    words = sentences[index].split(" ")
+    opening, end = " ".join(words[:OPENING_WORDS]), " ".join(words[OPENING_WORDS:])
+    return QAPair(question=f'How does the sentence go on that begins "{opening}"?', answer=end)
+
+
+def _next_statement(sentences: list[str], index: int, chance: random.Random) -> QAPair:
+    return QAPair(
+        question=f'What is stated right after "{sentences[index]}"?', answer=sentences[index + 1]
+    )
+
+
+def _sentences(text: str) -> list[str]:
+    flat = re.sub(r"\s+", " ", text)
+    return [sentence.strip() for sentence in _SENTENCE_END.split(flat)]
+
+
+def _is_askable(sentence: str, text: str) -> bool:
+    words = sentence.split(" ")
+    if not MIN_WORDS <= len(words) <= MAX_WORDS or not sentence.endswith((".", "!", "?")):
+        return False
+    letters = sum(character.isalpha() or character == " " for character in sentence)
+    return letters >= 0.75 * len(sentence) and bool(_terms(sentence))
+
+
+def _terms(sentence: str) -> list[str]:
+    return [word for word in _WORD.findall(sentence) if len(word) >= MIN_TERM_CHARACTERS]

@@ -1,0 +1,125 @@
+"""SentencePiece behind one small class, and the exact joining of pieces already tokenised."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import sentencepiece
+
+from megatron_in2.errors import InputError
+from megatron_in2.files import sha256_of_file
+
+MISTRAL_V1 = "mistral-v1"
+
+
+class Tokenizer:
+    """A SentencePiece model.
+
+    Each call of :meth:`encode` adds SentencePiece's own dummy prefix and no control ids; text
+    that looks like ``<s>`` or ``</s>`` is encoded as text.
+
+    Args:
+        path: the SentencePiece model file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._model = sentencepiece.SentencePieceProcessor()
+        try:
+            self._model.Load(str(path))
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"{path} is not a SentencePiece model") from error
+        if self.bos_id < 0 or self.eos_id < 0:
+            raise InputError(f"{path} has no begin- or end-of-sequence piece")
+        # What "\n" encodes to, the dummy prefix included: every continuation starts behind it.
+        self._newline_prefix: list[int] = self._model.Encode("\n")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the model file: which tokenizer this is."""
+        return sha256_of_file(self.path)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of pieces."""
+        return int(self._model.GetPieceSize())
+
+    @property
+    def bos_id(self) -> int:
+        """Begin-of-sequence id."""
+        return int(self._model.bos_id())
+
+    @property
+    def eos_id(self) -> int:
+        """End-of-sequence id."""
+        return int(self._model.eos_id())
+
+    @property
+    def pad_id(self) -> int:
+        """What fills packed rows: never learnt, never attended, so any id serves; here <unk>."""
+        return max(int(self._model.unk_id()), 0)
+
+    @property
+    def newline_id(self) -> int:
+        """The id of a newline inside text."""
+        return self._newline_prefix[-1]
+
+    @cached_property
+    def joins_exactly(self) -> bool:
+        """Whether ids of pieces joined by newlines equal the ids of the joined text.
+
+        True where a newline is a piece of its own and no other piece holds one: no merge then
+        reaches across it (true for the Mistral and Llama models).
+        """
+        if len(self._newline_prefix) != 2:
+            return False
+        pieces = (self._model.IdToPiece(index) for index in range(self.vocab_size))
+        return not any("\n" in piece and piece != "\n" for piece in pieces)
+
+    def encode(self, text: str) -> list[int]:
+        """Encode a text by itself."""
+        return self._model.Encode(text)  # type: ignore[no-any-return]
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """Encode a text as it would be encoded behind a newline."""
+        return self._model.Encode("\n" + text)[len(self._newline_prefix) :]  # type: ignore[no-any-return]
+
+    def encode_continuations(self, texts: list[str]) -> list[list[int]]:
+        """Encode many texts behind a newline, on several threads."""
+        skipped = len(self._newline_prefix)
+        encoded = self._model.Encode(["\n" + text for text in texts], num_threads=-1)
+        return [ids[skipped:] for ids in encoded]
+
+    def decode(self, ids: list[int] | npt.NDArray[np.integer]) -> str:
+        """Decode ids to text; control ids vanish."""
+        return self._model.Decode([int(index) for index in ids])  # type: ignore[no-any-return]
+
+    def piece(self, index: int) -> str:
+        """Return one id as its readable piece: control ids and ``▁`` stay visible."""
+        return self._model.IdToPiece(int(index))  # type: ignore[no-any-return]
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """Load a tokenizer by what ``--tokenizer-model`` takes.
+
+    Args:
+        name: a SentencePiece file, a directory with ``tokenizer.model`` (as Hugging Face
+            checkpoints have it), or ``mistral-v1``: the 32,000-piece model of
+            Mistral-7B-Instruct-v0.2, which the package mistral-common ships.
+
+    Raises:
+        InputError: nothing usable stands there.
+    """
+    if name == MISTRAL_V1:
+        import mistral_common
+
+        return Tokenizer(Path(mistral_common.__file__).parent / "data" / "tokenizer.model.v1")
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "tokenizer.model").is_file():
+            raise InputError(f"{path} holds no tokenizer.model; name a SentencePiece file")
+        path = path / "tokenizer.model"
+    if not path.is_file():
+        raise InputError(f"tokenizer {name} does not exist; name a file, or {MISTRAL_V1}")
+    return Tokenizer(path)
