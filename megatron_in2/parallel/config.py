@@ -9,19 +9,19 @@ from megatron_in2.errors import InputError
 class ParallelConfig:
     """The parallel layout; data parallelism takes what the other sizes leave of the world.
 
+    The optimizer's state is always sharded over the data-parallel ranks.
+
     Args:
         tensor: tensor-parallel size (splits every matrix).
         pipeline: pipeline-parallel size (splits the layers).
         context: context-parallel size (splits every sample's tokens).
         sequence: sequence parallelism (splits activations between matrices); needs tensor > 1.
-        distributed_optimizer: shard the optimizer's state over the data-parallel ranks.
     """
 
     tensor: int = 1
     pipeline: int = 1
     context: int = 1
     sequence: bool = False
-    distributed_optimizer: bool = True
 
     @property
     def model_ranks(self) -> int:

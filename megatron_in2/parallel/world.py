@@ -46,6 +46,9 @@ def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank |
         raise InputError(f"the launcher's environment is incomplete: {error}") from error
 
 
+SINGLE_RANK = Rank(index=0, world_size=1, local_index=0, local_world_size=1)
+
+
 @dataclass(frozen=True)
 class World:
     """What a rank needs to know of the parallel layout once it stands."""
@@ -55,6 +58,8 @@ class World:
     device: torch.device
     data_rank: int
     data_size: int
+    context_rank: int
+    context_size: int
     is_first_stage: bool
     is_last_stage: bool
     data_and_context_group: dist.ProcessGroup
@@ -92,6 +97,7 @@ def open_world(
             backend,
             rank=rank.index,
             world_size=rank.world_size,
+            store=dist.HashStore() if rank.world_size == 1 else None,
             timeout=timedelta(minutes=timeout_minutes),
         )
         stack.callback(dist.destroy_process_group)
@@ -118,6 +124,8 @@ def _model_parallel_state(
             device=device,
             data_rank=parallel_state.get_data_parallel_rank(),
             data_size=parallel_state.get_data_parallel_world_size(),
+            context_rank=parallel_state.get_context_parallel_rank(),
+            context_size=parallel_state.get_context_parallel_world_size(),
             is_first_stage=parallel_state.is_pipeline_first_stage(),
             is_last_stage=parallel_state.is_pipeline_last_stage(),
             data_and_context_group=parallel_state.get_data_parallel_group(

@@ -1,0 +1,1 @@
+"""The sharded checkpoint store, and exact conversion from and to Hugging Face."""

@@ -1,0 +1,141 @@
+"""A checkpoint folder: which steps in it are complete, and what stands beside their tensors.
+
+    DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
+        config.yaml             the run's resolved configuration
+        state.json              CheckpointState
+        tokenizer.model         the tokenizer of the run
+        complete.json           written last: without it the step does not count
+"""
+
+import shutil
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from megatron_in2.errors import InputError
+from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
+from megatron_in2.model.config import ModelConfig
+
+COMPLETE = "complete.json"
+CONFIG = "config.yaml"
+STATE = "state.json"
+TOKENIZER = "tokenizer.model"
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """What a run needs beside tensors to go on exactly.
+
+    Args:
+        step: optimizer steps done.
+        consumed_rows: rows seen; with the seed they say which rows come next.
+        epoch: full passes over the data done.
+        global_batch_rows: rows of one step.
+        seed: the run's seed: of fresh weights and of the order of rows. Nothing else is random,
+            since the architecture has no dropout.
+        tokenizer_sha256: which tokenizer.
+        dataset_sha256: which training rows (hash of the token file).
+        loss: answer loss of the last step.
+    """
+
+    step: int
+    consumed_rows: int
+    epoch: int
+    global_batch_rows: int
+    seed: int
+    tokenizer_sha256: str
+    dataset_sha256: str
+    loss: float | None
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Return where a step is saved."""
+    return folder / f"iter_{step:07d}"
+
+
+def complete_steps(folder: Path) -> list[Path]:
+    """Return the complete steps of a checkpoint folder, oldest first."""
+    return sorted(path.parent for path in folder.glob(f"iter_*/{COMPLETE}"))
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """Return the step that ``path`` means: itself, or its newest complete step.
+
+    Raises:
+        InputError: there is none.
+    """
+    if (path / COMPLETE).is_file():
+        return path
+    steps = complete_steps(path)
+    if not steps:
+        state = "is incomplete" if (path / CONFIG).exists() else "holds no complete checkpoint"
+        raise InputError(f"{path} {state} (no {COMPLETE}): name a checkpoint that was saved whole")
+    return steps[-1]
+
+
+def describe_checkpoint(
+    step: Path, config: dict[str, Any], state: CheckpointState | None, tokenizer: Path
+) -> None:
+    """Write what stands beside the tensors of a step; :func:`mark_complete` comes last."""
+    with atomic_file(step / CONFIG) as stream:
+        yaml.safe_dump(config, stream, sort_keys=False)
+    if state is not None:
+        write_json(step / STATE, asdict(state))
+    shutil.copyfile(tokenizer, step / TOKENIZER)
+
+
+def mark_complete(step: Path, number: int) -> None:
+    """Declare a step whole."""
+    hashes = {"step": number, "tokenizer_sha256": sha256_of_file(step / TOKENIZER)}
+    write_json(step / COMPLETE, hashes)
+
+
+def remove_older(folder: Path, keep_last: int) -> None:
+    """Remove all but the newest complete steps, and what an interrupted save left before them."""
+    steps = complete_steps(folder)
+    if not keep_last or not steps:
+        return
+    kept = set(steps[-keep_last:])
+    for path in folder.glob("iter_*"):
+        if path not in kept and path < steps[-1]:
+            (path / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(step: Path) -> CheckpointState:
+    """Read a step's training state.
+
+    Raises:
+        InputError: the step is weights only, or of another version.
+    """
+    if not (step / STATE).is_file():
+        raise InputError(f"{step} holds weights only: use it as checkpoint.init_from")
+    values = read_json(step / STATE)
+    if set(values) != {item.name for item in fields(CheckpointState)}:
+        raise InputError(f"{step / STATE}: fields differ from this version's")
+    return CheckpointState(**values)
+
+
+def read_config(step: Path) -> dict[str, Any]:
+    """Read the configuration that a step was saved with."""
+    try:
+        values = yaml.safe_load((step / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{step / CONFIG} is not readable: {error}") from error
+    if not isinstance(values, dict) or "model" not in values:
+        raise InputError(f"{step / CONFIG} has no model section")
+    return values
+
+
+def read_model_config(step: Path) -> ModelConfig:
+    """Read the architecture that a step's tensors belong to.
+
+    Raises:
+        InputError: its config holds fields that this version does not know.
+    """
+    try:
+        return ModelConfig(**read_config(step)["model"])
+    except TypeError as error:
+        raise InputError(f"{step / CONFIG}: section model: {error}") from error

@@ -1,0 +1,58 @@
+"""Reads packed rows: a row touches only its own bytes, and opening scans nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from megatron_in2.data.manifest import Manifest, part_path, read_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One packed row.
+
+    ``tokens`` is int64 [S], ``loss_mask`` uint8 [S] and target-aligned; ``lengths`` are the
+    padded token counts of its sequences, in order, summing to S; ``records`` are their entries
+    of P_samples.npy (the row's filling, if any, is the last, of true length 0).
+    """
+
+    index: int
+    tokens: npt.NDArray[np.int64]
+    loss_mask: npt.NDArray[np.uint8]
+    lengths: list[int]
+    records: npt.NDArray[np.void]
+
+
+class PackedDataset:
+    """A packed dataset at a prefix, memory-mapped.
+
+    Raises:
+        InputError: no complete dataset stands there.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        self.prefix = prefix
+        self.manifest: Manifest = read_manifest(prefix)
+        self._tokens = IndexedDataset(str(prefix))
+        self._masks = IndexedDataset(str(part_path(prefix, "_loss_mask")))
+        self._samples = np.load(part_path(prefix, "_samples.npy"), mmap_mode="r")
+        self.rows = np.load(part_path(prefix, "_rows.npy"), mmap_mode="r")
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    def __getitem__(self, index: int) -> Row:
+        borders = self._tokens.document_indices
+        first, last = int(borders[index]), int(borders[index + 1])
+        tokens = np.concatenate(self._tokens[first:last])
+        mask = np.concatenate(self._masks[first:last])
+        return Row(
+            index=index,
+            tokens=tokens.astype(np.int64),
+            loss_mask=mask,
+            lengths=self._tokens.sequence_lengths[first:last].tolist(),
+            records=self._samples[first:last],
+        )

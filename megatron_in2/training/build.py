@@ -1,0 +1,80 @@
+"""From a checked configuration to the objects that train: model, optimizer, data."""
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+
+from megatron_in2.checkpoint.store import load_checkpoint, load_weights
+from megatron_in2.model.initialise import initialise_weights
+from megatron_in2.model.mistral import MistralModel, build_model
+from megatron_in2.parallel.world import World
+from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.preflight import Launch
+
+TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def build_training_state(
+    config: TrainConfig, launch: Launch, world: World
+) -> tuple[DistributedDataParallel, MegatronOptimizer]:
+    """Build the model and its optimizer, with the weights that the run starts from.
+
+    Weights come from the step that is resumed (with the optimizer's state), else from
+    ``checkpoint.init_from``, else freshly drawn from ``runtime.seed``.
+    """
+    module = build_model(config.model, config.parallel, world, TORCH_DTYPES[config.runtime.dtype])
+    if launch.resume_from is None:
+        if launch.init_from is not None:
+            load_weights(launch.init_from, module)
+        else:
+            initialise_weights(module, config.model, config.runtime.seed)
+    model = _data_parallel(module)
+    optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
+    module.config.grad_scale_func = optimizer.scale_loss
+    if launch.resume_from is not None:
+        load_checkpoint(launch.resume_from[0], module, optimizer)
+    return model, optimizer
+
+
+def _data_parallel(module: MistralModel) -> DistributedDataParallel:
+    on_gpu = torch.cuda.is_available()
+    model = DistributedDataParallel(
+        module.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=True,
+            overlap_grad_reduce=on_gpu,
+            overlap_param_gather=on_gpu,
+        ),
+        module,
+    )
+    module.config.finalize_model_grads_func = finalize_model_grads
+    if on_gpu:
+        module.config.no_sync_func = model.no_sync
+        module.config.grad_sync_func = model.start_grad_sync
+        module.config.param_sync_func = model.start_param_sync
+    return model
+
+
+def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
+    dtype = TORCH_DTYPES[config.runtime.dtype]
+    return MegatronOptimizerConfig(
+        optimizer="adam",
+        lr=config.optimizer.lr,
+        min_lr=config.optimizer.min_lr,
+        weight_decay=config.optimizer.weight_decay,
+        adam_beta1=config.optimizer.beta1,
+        adam_beta2=config.optimizer.beta2,
+        adam_eps=config.optimizer.eps,
+        clip_grad=config.optimizer.clip_grad,
+        use_distributed_optimizer=True,
+        overlap_param_gather=torch.cuda.is_available(),
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+    )

@@ -1,0 +1,195 @@
+"""The configuration of one training run: one YAML file, every field overridable as an option."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from megatron_in2.errors import InputError
+from megatron_in2.model.config import ModelConfig
+from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.tokenizer import MISTRAL_V1
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on.
+
+    Args:
+        train: prefix of the packed training dataset.
+        validation: prefix of the packed validation dataset; empty for none.
+        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1; must be
+            the one the datasets were made with.
+        seq_length: row length in tokens; must be the datasets'.
+    """
+
+    train: str = ""
+    validation: str = ""
+    tokenizer_model: str = MISTRAL_V1
+    seq_length: int = 32768
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW.
+
+    Args:
+        lr: peak learning rate (paper: 1e-6).
+        min_lr: learning rate at the end of the schedule.
+        beta1: decay of the first moment.
+        beta2: decay of the second moment.
+        eps: AdamW's epsilon.
+        weight_decay: on matrices; norms have none.
+        clip_grad: largest gradient norm; 0 switches clipping off.
+    """
+
+    lr: float = 1e-6
+    min_lr: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_grad: float = 1.0
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long a run is, counted in rows.
+
+    Args:
+        global_batch_rows: rows of one optimizer step over all ranks.
+        epochs: passes over the training rows, where ``steps`` is 0.
+        steps: optimizer steps of the run; 0 derives them from ``epochs``.
+        warmup_fraction: share of the run's rows with a rising learning rate (paper: 3 %).
+        exit_after_steps: stop, saved, after so many steps of this start; 0 runs to the end.
+    """
+
+    global_batch_rows: int = 64
+    epochs: int = 1
+    steps: int = 0
+    warmup_fraction: float = 0.03
+    exit_after_steps: int = 0
+
+    def total_steps(self, rows: int) -> int:
+        """Optimizer steps of the whole run over a dataset of so many rows."""
+        return self.steps or max(self.epochs * rows // self.global_batch_rows, 1)
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is saved and what a run starts from.
+
+    Args:
+        dir: checkpoints are saved here, and the newest complete one is resumed from.
+        init_from: checkpoint (weights only) that a new run starts from; empty draws them.
+        interval_steps: save every so many steps, and at the end.
+        keep_last: complete checkpoints to keep; older ones are removed. 0 keeps all.
+        allow_changed_data: resume although the data or the batch size changed.
+    """
+
+    dir: str = ""
+    init_from: str = ""
+    interval_steps: int = 200
+    keep_last: int = 2
+    allow_changed_data: bool = False
+
+
+@dataclass(frozen=True)
+class LoggingConfig:
+    """What is reported and when.
+
+    Args:
+        interval_steps: print a step line every so many steps; JSON lines have every step.
+        validation_interval_steps: validate every so many steps, at step 0 and at the end.
+        validation_rows: rows of one validation; 0 takes all.
+        tensorboard: write TensorBoard events beside the checkpoints.
+    """
+
+    interval_steps: int = 10
+    validation_interval_steps: int = 100
+    validation_rows: int = 0
+    tensorboard: bool = True
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """How the arithmetic is done.
+
+    Args:
+        dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
+        seed: draws fresh weights and the order of rows.
+    """
+
+    dtype: str = "bfloat16"
+    seed: int = 1234
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def validate(self, world_size: int) -> None:
+        """Check everything that needs no file.
+
+        Raises:
+            InputError: naming the field, its value and the remedy.
+        """
+        self.parallel.validate(world_size)
+        self.model.validate(self.parallel)
+        self._validate_sequence()
+        self._validate_batch(world_size)
+        if self.runtime.dtype not in DTYPES:
+            raise InputError(f"runtime.dtype={self.runtime.dtype!r}: use {' or '.join(DTYPES)}")
+        if self.optimizer.lr <= 0 or not 0 <= self.optimizer.min_lr <= self.optimizer.lr:
+            raise InputError(
+                f"optimizer.lr={self.optimizer.lr} and min_lr={self.optimizer.min_lr}: need "
+                "0 <= min_lr <= lr and lr > 0"
+            )
+        if not 0 <= self.schedule.warmup_fraction < 1:
+            raise InputError(
+                f"schedule.warmup_fraction={self.schedule.warmup_fraction}: from 0 to below 1"
+            )
+        for section, names in _COUNTS.items():
+            for name, low in names.items():
+                value: Any = getattr(getattr(self, section), name)
+                if value < low:
+                    raise InputError(f"{section}.{name}={value}: must be {low} or more")
+
+    def _validate_sequence(self) -> None:
+        length, multiple = self.data.seq_length, self.parallel.sample_multiple
+        if length < 1 or length % multiple:
+            raise InputError(
+                f"data.seq_length={length} is not divisible by {multiple}, what parallel.tensor="
+                f"{self.parallel.tensor} sequence={self.parallel.sequence} context="
+                f"{self.parallel.context} need: use other rows or other parallel sizes"
+            )
+        if length > self.model.max_position_embeddings:
+            raise InputError(
+                f"data.seq_length={length} exceeds model.max_position_embeddings="
+                f"{self.model.max_position_embeddings}: use shorter rows or raise it"
+            )
+
+    def _validate_batch(self, world_size: int) -> None:
+        rows, ranks = self.schedule.global_batch_rows, self.parallel.data_ranks(world_size)
+        if rows < 1 or rows % ranks:
+            raise InputError(
+                f"schedule.global_batch_rows={rows} is not divisible by the {ranks} data-parallel "
+                f"ranks of world size {world_size}: use a multiple of {ranks}"
+            )
+
+
+_COUNTS = {
+    "schedule": {"epochs": 1, "steps": 0, "exit_after_steps": 0},
+    "checkpoint": {"interval_steps": 1, "keep_last": 0},
+    "logging": {"interval_steps": 1, "validation_interval_steps": 1, "validation_rows": 0},
+}
+

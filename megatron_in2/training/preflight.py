@@ -1,0 +1,121 @@
+"""Checks a run against its files before any rank starts, in seconds and without reading data."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megatron_in2.checkpoint.folder import (
+    CheckpointState,
+    complete_steps,
+    read_model_config,
+    read_state,
+    resolve_checkpoint,
+)
+from megatron_in2.data.manifest import Manifest, read_manifest
+from megatron_in2.errors import InputError
+from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from megatron_in2.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a checked run starts with.
+
+    Args:
+        tokenizer: the run's tokenizer.
+        train: manifest of the training rows.
+        total_steps: optimizer steps of the whole run.
+        resume_from: complete step to go on from, with its state; None for a new run.
+        init_from: complete step whose weights a new run starts from, if any.
+    """
+
+    tokenizer: Tokenizer
+    train: Manifest
+    total_steps: int
+    resume_from: tuple[Path, CheckpointState] | None
+    init_from: Path | None
+
+
+def check_run(config: TrainConfig, world_size: int) -> Launch:
+    """Check configuration, data, tokenizer and checkpoints of a run.
+
+    Raises:
+        InputError: naming the field, its value and the remedy.
+    """
+    config.validate(world_size)
+    if not config.data.train:
+        raise InputError("data.train is empty: name the prefix of a packed dataset")
+    if not config.checkpoint.dir:
+        raise InputError("checkpoint.dir is empty: name a directory to save in")
+    tokenizer = load_tokenizer(config.data.tokenizer_model)
+    train = _checked_dataset("data.train", config.data.train, config, tokenizer)
+    if config.data.validation:
+        _checked_dataset("data.validation", config.data.validation, config, tokenizer)
+    total_steps = config.schedule.total_steps(train.rows)
+    resume_from = _checked_resume(config, tokenizer, train)
+    init_from = None
+    if config.checkpoint.init_from and resume_from is None:
+        init_from = resolve_checkpoint(Path(config.checkpoint.init_from))
+        _require_same_model(config, init_from)
+    return Launch(tokenizer, train, total_steps, resume_from, init_from)
+
+
+def _checked_dataset(
+    name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer
+) -> Manifest:
+    manifest = read_manifest(Path(prefix))
+    if manifest.tokenizer_sha256 != tokenizer.sha256:
+        raise InputError(
+            f"{name}={prefix} was made with another tokenizer than data.tokenizer_model="
+            f"{config.data.tokenizer_model} (hash {manifest.tokenizer_sha256[:12]} against "
+            f"{tokenizer.sha256[:12]}): name the one it was made with, or preprocess again"
+        )
+    if manifest.seq_length != config.data.seq_length:
+        raise InputError(
+            f"{name}={prefix} has rows of {manifest.seq_length} tokens, data.seq_length="
+            f"{config.data.seq_length}: set data.seq_length={manifest.seq_length}"
+        )
+    if manifest.pad_multiple % config.parallel.sample_multiple:
+        raise InputError(
+            f"{name}={prefix} pads samples to multiples of {manifest.pad_multiple}, this parallel "
+            f"layout needs {config.parallel.sample_multiple}: preprocess with --pad-multiple "
+            f"{config.parallel.sample_multiple} or use smaller parallel sizes"
+        )
+    if manifest.vocab_size > config.model.vocab_size:
+        raise InputError(
+            f"{name}={prefix} has ids up to {manifest.vocab_size}, model.vocab_size="
+            f"{config.model.vocab_size}: set model.vocab_size={manifest.vocab_size}"
+        )
+    return manifest
+
+
+def _checked_resume(
+    config: TrainConfig, tokenizer: Tokenizer, train: Manifest
+) -> tuple[Path, CheckpointState] | None:
+    steps = complete_steps(Path(config.checkpoint.dir))
+    if not steps:
+        return None
+    state = read_state(steps[-1])
+    _require_same_model(config, steps[-1])
+    changed = {
+        "tokenizer": state.tokenizer_sha256 != tokenizer.sha256,
+        "training rows": state.dataset_sha256 != train.files[".bin"]["sha256"],
+        "schedule.global_batch_rows": state.global_batch_rows != config.schedule.global_batch_rows,
+        "runtime.seed": state.seed != config.runtime.seed,
+    }
+    found = [name for name, differs in changed.items() if differs]
+    if found and not config.checkpoint.allow_changed_data:
+        raise InputError(
+            f"{steps[-1]} was saved with other {' and '.join(found)}: use what it was saved with, "
+            "another checkpoint.dir, or checkpoint.allow_changed_data=true"
+        )
+    return steps[-1], state
+
+
+def _require_same_model(config: TrainConfig, step: Path) -> None:
+    saved, wanted = asdict(read_model_config(step)), asdict(config.model)
+    for name, value in saved.items():
+        if name not in ("backend", "init_std", "rope_theta") and value != wanted[name]:
+            raise InputError(
+                f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
+                "make them equal"
+            )

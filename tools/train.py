@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Train on packed IN2 data with Megatron-Core.
+
+Examples:
+    python tools/train.py --config configs/tiny.yaml --nproc 2
+    python tools/train.py --config configs/film7b.yaml --dry-run --world-size 128
+    torchrun --nproc-per-node 8 tools/train.py --config configs/film7b_8gpu.yaml
+
+Checks everything first, then starts --nproc local ranks; where torchrun's or srun's variables
+are set, this process is itself a rank. A run resumes from the newest complete checkpoint in
+checkpoint.dir. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and saved.
+"""
+
+import sys
+
+from megatron_in2.command import CommandParser, run_command
+from megatron_in2.parallel.launch import run_local_ranks
+from megatron_in2.parallel.world import SINGLE_RANK, rank_from_environment
+from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.estimate import describe_run
+from megatron_in2.training.preflight import check_run
+from megatron_in2.training.run import run_training
+
+
+def main() -> int:
+    parser = CommandParser(__doc__, TrainConfig)
+    parser.add_argument("--nproc", type=int, default=1, help="local ranks to start")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
+    parser.add_argument("--world-size", type=int, help="ranks that --dry-run plans for")
+    options = parser.read()
+    config = TrainConfig(**{name: options[name] for name in TrainConfig.__annotations__})
+    if options.dry_run:
+        print(describe_run(config, options.world_size or options.nproc))
+        return 0
+    rank = rank_from_environment()
+    launch = check_run(config, rank.world_size if rank else options.nproc)
+    if rank is None and options.nproc > 1:
+        return run_local_ranks([sys.executable, *sys.argv], options.nproc)
+    return run_training(config, launch, rank or SINGLE_RANK)
+
+
+if __name__ == "__main__":
+    run_command(main)
