@@ -15,11 +15,10 @@ import sys
 
 from megatron_in2.command import CommandParser, run_command
 from megatron_in2.parallel.launch import run_local_ranks
-from megatron_in2.parallel.world import SINGLE_RANK, rank_from_environment
+from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.estimate import describe_run
 from megatron_in2.training.preflight import check_run
-from megatron_in2.training.run import run_training
 
 
 def main() -> int:
@@ -36,6 +35,10 @@ def main() -> int:
     launch = check_run(config, rank.world_size if rank else options.nproc)
     if rank is None and options.nproc > 1:
         return run_local_ranks([sys.executable, *sys.argv], options.nproc)
+    # Imported here so that checking, starting ranks and the helper processes that checkpointing
+    # spawns (they import this file again) do without torch's seconds.
+    from megatron_in2.training.run import run_training
+
     return run_training(config, launch, rank or SINGLE_RANK)
 
 

@@ -55,23 +55,22 @@ def save_checkpoint(
 
 def load_checkpoint(step: Path, model: MistralModel, optimizer: MegatronOptimizer) -> None:
     """Load weights and optimizer state, collectively, into any layout."""
-    _allocate_moments(optimizer)
+    _allocate_moments(_distributed(optimizer).optimizer)
     loaded = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(step))
     model.load_state_dict(loaded["model"])
-    optimizer.load_state_dict(loaded["optimizer"])
-    _separate_step_counts(optimizer)
+    _load_optimizer(_distributed(optimizer), loaded["optimizer"])
 
 
 def load_weights(step: Path, model: MistralModel) -> None:
     """Load weights alone, collectively, into any layout."""
-    loaded = dist_checkpointing.load({"model": model.sharded_state_dict()}, str(step))
+    loaded = dist_checkpointing.load({"model": _weights(model)}, str(step))
     model.load_state_dict(loaded["model"])
 
 
 def _sharded_state(
     model: MistralModel, optimizer: MegatronOptimizer, is_loading: bool
 ) -> dict[str, Any]:
-    weights = model.sharded_state_dict()
+    weights = _weights(model)
     return {
         "model": weights,
         "optimizer": optimizer.sharded_state_dict(
@@ -80,34 +79,42 @@ def _sharded_state(
     }
 
 
-def _inner_optimizers(optimizer: MegatronOptimizer) -> list[torch.optim.Optimizer]:
-    chained = getattr(optimizer, "chained_optimizers", [optimizer])
-    assert all(isinstance(each, DistributedOptimizer) for each in chained)
-    return [each.optimizer for each in chained]
+def _weights(model: MistralModel) -> dict[str, Any]:
+    """This rank's weights, without the empty extra state that linear layers carry beside them."""
+    state = model.sharded_state_dict()
+    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
 
 
-def _allocate_moments(optimizer: MegatronOptimizer) -> None:
-    """Give torch's AdamW the state that loading fills in place.
+def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
+    """Return the one distributed optimizer that a dense model has."""
+    (only,) = getattr(optimizer, "chained_optimizers", [optimizer])
+    assert isinstance(only, DistributedOptimizer)
+    return only
 
-    Megatron-Core's own initialisation writes no ``step``, which its loading then asks for.
-    """
-    for inner in _inner_optimizers(optimizer):
+
+def _allocate_moments(inner: torch.optim.Optimizer) -> None:
+    """Give torch's AdamW the state that loading fills; Megatron-Core's own leaves out ``step``."""
+    if isinstance(inner, torch.optim.AdamW):
         for group in inner.param_groups:
             for parameter in group["params"]:
-                if isinstance(inner, torch.optim.AdamW) and not inner.state[parameter]:
-                    inner.state[parameter] = {
-                        "step": torch.tensor(0.0),
-                        "exp_avg": torch.zeros_like(parameter),
-                        "exp_avg_sq": torch.zeros_like(parameter),
-                    }
+                inner.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
 
 
-def _separate_step_counts(optimizer: MegatronOptimizer) -> None:
-    """Give every parameter its own ``step``.
+def _load_optimizer(optimizer: DistributedOptimizer, state: dict[str, Any]) -> None:
+    """Load groups first, moments second, with torch's ``step`` kept out of the second.
 
-    Megatron-Core loads one tensor shared by all, which AdamW would advance once a parameter.
+    Megatron-Core 0.16.1 asks the saved moments for a ``step`` that it never saves there, and sets
+    one tensor for all parameters, which AdamW would advance once a parameter.
     """
-    for inner in _inner_optimizers(optimizer):
-        for parameter_state in inner.state.values():
-            if "step" in parameter_state:
-                parameter_state["step"] = parameter_state["step"].clone()
+    moments = state.pop("param_state")
+    optimizer.load_state_dict(state)
+    states = list(optimizer.optimizer.state.values())
+    counts = [each.pop("step", None) for each in states]
+    optimizer.load_parameter_state_from_fully_reshardable(moments)
+    for each, count in zip(states, counts, strict=True):
+        if count is not None:
+            each["step"] = count.clone()

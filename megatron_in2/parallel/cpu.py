@@ -6,6 +6,8 @@ means the CPU. Nothing here runs where a GPU is present.
 """
 
 import contextlib
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,6 +74,10 @@ def cuda_named_as_cpu() -> Iterator[None]:
     for module, names in twins.items():
         for name, twin in names.items():
             setattr(module, name, twin)
+    # With one random state for both devices, drawing on the "GPU" moves the CPU's: that is meant.
+    logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)
+    # The mode below relays reads of .grad, which torch then blames on this file.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     try:
         with _CudaMeansCpu():
             yield

@@ -1,52 +1,17 @@
-"""One rank's place in the world: who it is, its device, its process groups, its seeds."""
+"""One rank's place in the world: its device, its process groups, its seeds."""
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
-from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.cpu import cuda_named_as_cpu
-
-
-@dataclass(frozen=True)
-class Rank:
-    """This process among all processes of the job, as its launcher told it."""
-
-    index: int
-    world_size: int
-    local_index: int
-    local_world_size: int
-
-
-def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """Read torchrun's variables, or Slurm's where ``MASTER_ADDR`` says that srun started ranks.
-
-    Returns:
-        The rank, or None where this process is not one of a launched group.
-
-    Raises:
-        InputError: a variable of the set is missing or is not a number.
-    """
-    if "RANK" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    elif "SLURM_PROCID" in environment and "MASTER_ADDR" in environment:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE")
-    else:
-        return None
-    values = {**{names[3]: "1"}, **environment}
-    try:
-        return Rank(*(int(values[name]) for name in names))
-    except (KeyError, ValueError) as error:
-        raise InputError(f"the launcher's environment is incomplete: {error}") from error
-
-
-SINGLE_RANK = Rank(index=0, world_size=1, local_index=0, local_world_size=1)
+from megatron_in2.parallel.rank import Rank
 
 
 @dataclass(frozen=True)
@@ -82,6 +47,8 @@ def open_world(
     taken down again when the block ends.
     """
     parallel.validate(rank.world_size)
+    # Sequence and context parallelism overlap communication only with a single work queue.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with contextlib.ExitStack() as stack:
         if torch.cuda.is_available():
             device = torch.device("cuda", rank.local_index % torch.cuda.device_count())

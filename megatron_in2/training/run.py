@@ -4,7 +4,9 @@ from pathlib import Path
 
 from megatron_in2.data.dataset import PackedDataset
 from megatron_in2.errors import EXIT_REQUEUE
-from megatron_in2.parallel.world import Rank, open_world
+from megatron_in2.model.backend import choose_backend
+from megatron_in2.parallel.rank import Rank
+from megatron_in2.parallel.world import open_world
 from megatron_in2.training.build import build_training_state
 from megatron_in2.training.callbacks import (
     BaseCallback,
@@ -74,6 +76,7 @@ def _first_line(config: TrainConfig, launch: Launch, world_size: int) -> str:
         start = f"starting from {launch.init_from or 'fresh weights'}"
     return (
         f"{config.model.parameter_count:,} parameters | {layout} | {config.runtime.dtype} | "
+        f"backend {choose_backend(config.model.backend)} | "
         f"{launch.train.rows:,} rows of {launch.train.seq_length:,} | {launch.total_steps:,} steps "
         f"of {config.schedule.global_batch_rows} rows | {start}"
     )

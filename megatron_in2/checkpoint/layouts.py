@@ -1,0 +1,53 @@
+"""Pure merge and split functions between Hugging Face's matrices and Megatron-Core's fused ones.
+
+Letters: H query heads, G key/value groups, D head width, F feed-forward width, E hidden size.
+None of them permutes rows for rotary embedding: both sides rotate halves.
+"""
+
+import torch
+
+
+def merge_qkv(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, groups: int
+) -> torch.Tensor:
+    """Fuse query [H D, E], key [G D, E] and value [G D, E] into ``linear_qkv``, [(H + 2 G) D, E].
+
+    Rows stand group by group: the H / G query heads of a group, then its key, then its value.
+    """
+    width = key.size(0) // groups
+    parts = [
+        query.view(groups, -1, width, query.size(1)),
+        key.view(groups, 1, width, key.size(1)),
+        value.view(groups, 1, width, value.size(1)),
+    ]
+    return torch.cat(parts, dim=1).reshape(-1, query.size(1))
+
+
+def split_qkv(
+    fused: torch.Tensor, heads: int, groups: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Undo :func:`merge_qkv`."""
+    per_group = heads // groups
+    columns = fused.size(1)
+    grouped = fused.view(groups, per_group + 2, -1, columns)
+    query, key, value = grouped.split([per_group, 1, 1], dim=1)
+    return (
+        query.reshape(-1, columns),
+        key.reshape(-1, columns),
+        value.reshape(-1, columns),
+    )
+
+
+def merge_gate_up(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Stack gate [F, E] on up [F, E]: the whole ``linear_fc1`` [2 F, E] as checkpoints store it.
+
+    (A tensor-parallel rank holds [gate_i; up_i]; Megatron-Core's checkpoint factory takes it
+    apart, so the stored matrix has no such interleaving.)
+    """
+    return torch.cat([gate, up])
+
+
+def split_gate_up(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Undo :func:`merge_gate_up`."""
+    gate, up = fused.chunk(2)
+    return gate, up
