@@ -35,6 +35,14 @@ setup(
     ],
     extras_require={
         "gpu": ["transformer-engine[pytorch]>=2.0"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.13", "pytest>=8", "ruff>=0.8", "types-PyYAML", "types-psutil", "types-tqdm"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.13",
+            "pytest>=8",
+            "ruff>=0.8",
+            "types-PyYAML",
+            "types-psutil",
+            "types-tqdm",
+        ],
     },
 )

@@ -5,4 +5,4 @@ EXIT_REQUEUE = 75  # sysexits' EX_TEMPFAIL: "try again later", what the schedule
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what, where and the remedy in one line."""
+    """What the user gave cannot be used; the message, one line, says what, where and the remedy."""

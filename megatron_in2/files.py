@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -127,6 +126,5 @@ def _open_lines(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(open(path, "rb"), closefd=True)
-        return io.BufferedReader(reader)  # type: ignore[type-var]
+        return zstandard.open(path, "rb")  # type: ignore[no-any-return]
     return open(path, "rb")

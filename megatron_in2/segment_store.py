@@ -86,7 +86,7 @@ class SegmentStore:
         for segment in segments:
             pieces.append(self._tokens[self.offsets[segment] : self.offsets[segment + 1]])
             pieces.append(newline)
-        return np.concatenate(pieces[:-1]).astype(np.int32)
+        return np.concatenate(pieces[:-1], dtype=np.int32)
 
     def text(self, segment: int) -> str:
         """Return one segment's text."""

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Pack IN2 samples into indexed datasets with answer-only loss masks.
+r"""Pack IN2 samples into indexed datasets with answer-only loss masks.
 
 Example:
-    python tools/preprocess_in2.py --input runs/samples.jsonl --output-prefix runs/in2 \\
+    python tools/preprocess_in2.py --input runs/samples.jsonl --output-prefix runs/in2 \
         --tokenizer-model mistral-v1 --seq-length 32768 --validation-fraction 0.02 --workers 8
 
 Writes OUTPUT_PREFIX.bin/.idx, OUTPUT_PREFIX_loss_mask.bin/.idx, OUTPUT_PREFIX_samples.npy,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make IN2 samples from a corpus: segments, questions, long contexts composed around them.
+r"""Make IN2 samples from a corpus: segments, questions, long contexts composed around them.
 
 Example:
-    python tools/synthesize_in2.py --config configs/quickstart/synthesis.yaml \\
+    python tools/synthesize_in2.py --config configs/quickstart/synthesis.yaml \
         --output runs/samples.jsonl
 
 Writes the samples (JSON lines), the segment store OUTPUT.segments and OUTPUT.report.json / .png.

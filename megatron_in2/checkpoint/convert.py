@@ -82,7 +82,9 @@ def export_checkpoint(
 
     Args:
         source: a checkpoint folder (its newest complete step) or one step.
+        output: the directory to write.
         dtype: float32 | bfloat16 | float16; None keeps what is stored.
+        shard_bytes: largest safetensors file.
 
     Returns:
         The step that was exported.

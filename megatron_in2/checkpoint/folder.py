@@ -1,10 +1,10 @@
 """A checkpoint folder: which steps in it are complete, and what stands beside their tensors.
 
-    DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
-        config.yaml             the run's resolved configuration
-        state.json              CheckpointState
-        tokenizer.model         the tokenizer of the run
-        complete.json           written last: without it the step does not count
+DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
+config.yaml             the run's resolved configuration
+state.json              CheckpointState
+tokenizer.model         the tokenizer of the run
+complete.json           written last: without it the step does not count
 """
 
 import shutil

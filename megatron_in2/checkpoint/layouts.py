@@ -30,7 +30,7 @@ def split_qkv(
     per_group = heads // groups
     columns = fused.size(1)
     grouped = fused.view(groups, per_group + 2, -1, columns)
-    query, key, value = grouped.split([per_group, 1, 1], dim=1)
+    query, key, value = torch.split(grouped, [per_group, 1, 1], dim=1)
     return (
         query.reshape(-1, columns),
         key.reshape(-1, columns),

@@ -60,9 +60,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, max_tokens: int) -
     )
 
 
-def _fast_tokenizer(
-    model: "sentencepiece_model.ModelProto", tokenizer: Tokenizer
-) -> FastTokenizer:
+def _fast_tokenizer(model: "sentencepiece_model.ModelProto", tokenizer: Tokenizer) -> FastTokenizer:
     pieces = [piece.piece for piece in model.pieces]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     unknown = tokenizer.piece(tokenizer.pad_id)
@@ -100,8 +98,8 @@ def _fast_tokenizer(
 def _merges(
     model: "sentencepiece_model.ModelProto", vocabulary: dict[str, int]
 ) -> list[tuple[str, str]]:
-    """Recover the merges: every split of a piece into two pieces, best score of the result first."""
-    merges = []
+    """Recover the merges: every split of a piece in two pieces, best score of the result first."""
+    merges: list[tuple[float, tuple[str, str]]] = []
     for piece in model.pieces:
         if piece.type != sentencepiece_model.ModelProto.SentencePiece.NORMAL:
             continue

@@ -1,10 +1,10 @@
 """The packed dataset at a prefix P: its files, its records, and the manifest that seals it.
 
-    P.bin, P.idx                      token ids: one document = one row, one sequence = one sample
-    P_loss_mask.bin, P_loss_mask.idx  the twin, uint8, target-aligned
-    P_samples.npy                     one record a sequence (SAMPLE_RECORD)
-    P_rows.npy                        one record a row (ROW_RECORD)
-    P.json                            the manifest, written last
+P.bin, P.idx                      token ids: one document = one row, one sequence = one sample
+P_loss_mask.bin, P_loss_mask.idx  the twin, uint8, target-aligned
+P_samples.npy                     one record a sequence (SAMPLE_RECORD)
+P_rows.npy                        one record a row (ROW_RECORD)
+P.json                            the manifest, written last
 """
 
 from dataclasses import asdict, dataclass, field, fields

@@ -1,4 +1,4 @@
-"""One preprocessing run: sample files -> encoded samples -> packed rows, training and validation."""
+"""One preprocessing run: sample files -> encoded samples -> packed rows, two splits."""
 
 import itertools
 import multiprocessing
@@ -114,9 +114,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
                     f"no sample for the {name} split: give more samples or another "
                     f"--validation-fraction than {config.validation_fraction}"
                 )
-        return {
-            name: split.writer.seal(DESIGN, split.dropped) for name, split in splits.items()
-        }
+        return {name: split.writer.seal(DESIGN, split.dropped) for name, split in splits.items()}
 
 
 class _Split:

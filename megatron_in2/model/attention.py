@@ -51,7 +51,7 @@ class PackedAttention(torch.nn.Module):
             key_TGD = self._gather(key_TGD, packed_seq_params.row_order)
             value_TGD = self._gather(value_TGD, packed_seq_params.row_order)
         spans = packed_seq_params.spans
-        queries = query_THD.split([span.queries for span in spans])
+        queries = torch.split(query_THD, [span.queries for span in spans])
         outputs = []
         for query, span in zip(queries, spans, strict=True):
             visible = slice(span.key_start, span.key_start + span.keys)
@@ -59,7 +59,7 @@ class PackedAttention(torch.nn.Module):
         return torch.cat(outputs).flatten(1)
 
     def _gather(self, x_TGD: torch.Tensor, row_order: torch.Tensor) -> torch.Tensor:
-        gathered = gather_from_sequence_parallel_region(
+        gathered: torch.Tensor = gather_from_sequence_parallel_region(
             x_TGD, tensor_parallel_output_grad=True, group=self.context_group
         )
         return gathered.index_select(0, row_order)

@@ -16,7 +16,7 @@ from megatron_in2.model.norm import RMSNorm
 
 
 def choose_backend(wanted: str) -> str:
-    """Resolve ``auto`` to ``transformer_engine`` where it imports and CUDA is there, else ``torch``.
+    """Resolve ``auto``: ``transformer_engine`` where it imports and CUDA is there, else ``torch``.
 
     Raises:
         InputError: ``transformer_engine`` is asked for where it cannot run.

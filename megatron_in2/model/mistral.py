@@ -20,7 +20,7 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.world import World
 
 
-class MistralModel(GPTModel):
+class MistralModel(GPTModel):  # type: ignore[misc] # upstream is untyped
     """``GPTModel`` with an answer-only head and padded vocabulary columns out of the softmax.
 
     ``forward(..., labels, loss_mask)`` returns the float32 cross entropy, [N], of the tokens
@@ -62,11 +62,13 @@ class MistralModel(GPTModel):
         positions = learnt if len(learnt) else learnt.new_zeros(1)
         logits = self._logits(hidden_states.index_select(0, positions))
         targets = labels.view(-1, 1).index_select(0, positions)
-        return weight * vocab_parallel_cross_entropy(logits.float(), targets).view(-1)
+        losses: torch.Tensor = vocab_parallel_cross_entropy(logits.float(), targets)
+        return weight * losses.view(-1)
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Apply the LM head: [N, 1, hidden] -> [N, 1, V/TP], padded columns at minus infinity."""
         tied = self.share_embeddings_and_output_weights
+        logits: torch.Tensor
         logits, _ = self.output_layer(
             hidden_states, weight=self.shared_embedding_or_output_weight() if tied else None
         )
@@ -98,7 +100,8 @@ def build_model(
         position_embedding_type="rope",
         rotary_base=model.rope_theta,
     )
-    return instance.to(world.device)
+    instance.to(world.device)
+    return instance
 
 
 def transformer_config(

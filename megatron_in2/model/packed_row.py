@@ -21,7 +21,7 @@ class Span:
 
 
 @dataclass
-class PackedRow(PackedSeqParams):
+class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
     """Megatron-Core's packing record, with what the torch backend needs kept on the host.
 
     ``spans`` lists this rank's runs of queries in local order; ``row_order`` restores the row's

@@ -52,7 +52,7 @@ def cuda_named_as_cpu() -> Iterator[None]:
     ) -> torch.Tensor:
         return torch.get_rng_state()
 
-    twins = {
+    twins: dict[Any, dict[str, Any]] = {
         torch.cuda: {
             "current_device": lambda: torch.device("cpu"),
             "synchronize": lambda device=None: None,

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.cpu import cuda_named_as_cpu
@@ -64,7 +65,7 @@ def open_world(
             backend,
             rank=rank.index,
             world_size=rank.world_size,
-            store=dist.HashStore() if rank.world_size == 1 else None,
+            store=HashStore() if rank.world_size == 1 else None,
             timeout=timedelta(minutes=timeout_minutes),
         )
         stack.callback(dist.destroy_process_group)

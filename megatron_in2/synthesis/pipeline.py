@@ -43,6 +43,8 @@ def synthesize(
     ``output`` + ``.report.json`` / ``.report.png``.
 
     Args:
+        config: the run's settings.
+        output: samples, JSON lines.
         materialize: write whole contexts as text instead of recipes.
         overwrite: replace an output that exists.
 

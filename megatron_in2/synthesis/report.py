@@ -21,6 +21,9 @@ def write_report(
     """Write ``output`` + ``.report.json`` and ``.report.png``.
 
     Args:
+        output: the samples' file.
+        made: samples by kind.
+        dropped: evidence that gave no sample, by reason.
         samples: (tokens, evidence positions from 0 to 1) of every sample.
         store: the segment store's manifest.
     """

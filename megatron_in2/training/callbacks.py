@@ -47,7 +47,7 @@ class MetricsLog:
         kept = _lines_up_to(path, resumed_step) if path.exists() else []
         with atomic_file(path) as stream:
             stream.writelines(kept)
-        self._stream = open(path, "a", encoding="utf-8")
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
         self._events = (
             SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
             if tensorboard

@@ -192,4 +192,3 @@ _COUNTS = {
     "checkpoint": {"interval_steps": 1, "keep_last": 0},
     "logging": {"interval_steps": 1, "validation_interval_steps": 1, "validation_rows": 0},
 }
-

@@ -54,6 +54,7 @@ def global_sums(reports: list[dict[str, torch.Tensor]], world: World) -> tuple[f
 
     Args:
         reports: this rank's, empty on all but the last pipeline stage.
+        world: this rank's place.
 
     Returns:
         (sum of answer losses, answer tokens).

@@ -59,9 +59,7 @@ def check_run(config: TrainConfig, world_size: int) -> Launch:
     return Launch(tokenizer, train, total_steps, resume_from, init_from)
 
 
-def _checked_dataset(
-    name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer
-) -> Manifest:
+def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
     manifest = read_manifest(Path(prefix))
     if manifest.tokenizer_sha256 != tokenizer.sha256:
         raise InputError(

@@ -13,6 +13,8 @@ def learning_rate(
     Args:
         consumed_rows: rows seen when the step ends; so the first step's rate is not 0.
         total_rows: rows of the whole run.
+        schedule: holds the warm-up.
+        optimizer: holds the peak and the end.
     """
     warmup_rows = schedule.warmup_fraction * total_rows
     if consumed_rows < warmup_rows:
