@@ -31,7 +31,6 @@ setup(
         "torch>=2.5",
         "tqdm>=4.66",
         "transformers>=4.45",
-        "zstandard>=0.22",
     ],
     extras_require={
         "gpu": ["transformer-engine[pytorch]>=2.0"],

@@ -3,14 +3,16 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import zstandard
+import pyarrow
 
 from megatron_in2.errors import InputError
 
@@ -93,7 +95,11 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}); re-encode it") from error
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
+    except OSError as error:
+        if path.suffix != ".zst" or error.errno is not None:
+            raise
         raise InputError(f"{path}: broken archive after line {number}: {error}") from error
 
 
@@ -126,5 +132,5 @@ def _open_lines(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
-        return zstandard.open(path, "rb")  # type: ignore[no-any-return]
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
     return open(path, "rb")

@@ -8,7 +8,6 @@ import torch
 import yaml
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from tqdm import tqdm
 
 from megatron_in2.checkpoint.folder import (
     TOKENIZER,
@@ -35,6 +34,7 @@ from megatron_in2.model.config import ModelConfig
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
+from megatron_in2.progress import progress_bar
 from megatron_in2.tokenizer import load_tokenizer
 
 SHARD_BYTES = 5 * 10**9  # Hugging Face's usual shard size
@@ -67,7 +67,7 @@ def import_checkpoint(source: Path, output: Path) -> Path:
         step.mkdir()
         state = {
             f"{mapping.key}/{mapping.layer}": _shard(mapping, config, _merged(reader, mapping))
-            for mapping in tqdm(table, desc="read", unit=" tensors")
+            for mapping in progress_bar(table, desc="read", unit=" tensors")
         }
         dist_checkpointing.save({"model": state}, str(step))
         describe_checkpoint(step, {"model": asdict(config)}, None, tokenizer.path)
@@ -125,7 +125,7 @@ def _merged(reader: HuggingFaceReader, mapping: Mapping) -> torch.Tensor:
 def _split(
     reader: CheckpointReader, config: ModelConfig, dtype: torch.dtype
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    for mapping in tqdm(mappings(config), desc="export", unit=" tensors"):
+    for mapping in progress_bar(mappings(config), desc="export", unit=" tensors"):
         tensors = mapping.split(reader.read(mapping))
         for name, tensor in zip(mapping.names, tensors, strict=True):
             yield name, tensor.to(dtype)

@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from megatron_in2.data.encode import SampleEncoder
 from megatron_in2.data.manifest import Manifest, part_path
 from megatron_in2.data.pack import WindowPacker, padded_length
 from megatron_in2.data.samples import read_samples
 from megatron_in2.data.writer import PackedWriter, RowShape
 from megatron_in2.errors import InputError
+from megatron_in2.progress import progress_bar
 from megatron_in2.records import EncodedSample, Sample, id_hash
 from megatron_in2.templates import FILM
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
@@ -102,7 +101,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
             prefix = validation_prefix(config.output_prefix)
             writer = stack.enter_context(_writer(prefix, shape, tokenizer))
             splits["valid"] = _Split(writer, config)
-        progress = tqdm(desc="preprocess", unit=" tokens", unit_scale=True)
+        progress = progress_bar(desc="preprocess", unit=" tokens", unit_scale=True)
         for where, sample in _encoded(config):
             splits["valid" if _is_validation(sample, config) else "train"].add(where, sample)
             progress.update(len(sample.tokens))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, read_json_lines, sha256_of_file, write_json
+from megatron_in2.progress import progress_bar
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -37,7 +37,7 @@ def generate_predictions(
     done = _resume(output, run)
     longest = model.config.max_position_embeddings
     with open(output, "a", encoding="utf-8") as stream:
-        remaining = tqdm(
+        remaining = progress_bar(
             records[done:], desc="generate", unit=" probes", initial=done, total=len(records)
         )
         for where, probe in remaining:

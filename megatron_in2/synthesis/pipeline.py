@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
+from megatron_in2.progress import progress_bar
 from megatron_in2.records import QAPair, Recipe, slot_position
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.synthesis.compose import Composer
@@ -73,7 +73,7 @@ def synthesize(
 def _build_store(config: SynthesisConfig, tokenizer: Tokenizer, path: Path) -> SegmentStore:
     documents = (
         (document.id, split_into_segments(document, tokenizer, config.segments.min_tokens))
-        for document in tqdm(read_corpus(config.corpus), desc="segments", unit=" documents")
+        for document in progress_bar(read_corpus(config.corpus), desc="segments", unit=" documents")
     )
     store = write_store(path, documents, tokenizer)
     total = int(store.lengths.sum())
@@ -114,7 +114,7 @@ class _SampleMaker:
         """
         for kind in KINDS:
             wanted = getattr(self._config.mixture, kind)
-            progress = tqdm(total=wanted, desc=kind, unit=" samples", disable=not wanted)
+            progress = progress_bar(total=wanted, desc=kind, unit=" samples", disable=not wanted)
             made = 0
             for evidence in self._evidence(kind) if wanted else ():
                 recipe = self._sample(kind, evidence, tally)

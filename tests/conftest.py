@@ -1,0 +1,92 @@
+"""What many tests share: tokenizers, a small real corpus, the commands as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from megatron_in2.synthesis.python_texts import python_texts
+from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+RunTool = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """The real 32,000-piece Mistral v1 model."""
+    return load_tokenizer("mistral-v1")
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Real English prose."""
+    return [text for _, text in python_texts()]
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """The prose as JSON lines."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Tokenizer:
+    """A BPE model of 1,003 pieces with Mistral's settings: an odd size, so TP2 must pad it."""
+    prefix = tmp_path_factory.mktemp("tokenizer") / "small"
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter("\n".join(texts[:400]).splitlines()),
+        model_prefix=str(prefix),
+        vocab_size=1003,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=True,
+        minloglevel=2,
+    )
+    return load_tokenizer(f"{prefix}.model")
+
+
+@pytest.fixture(scope="session")
+def pieces() -> Path:
+    """The published VaL probing pieces, where the machine has them."""
+    folder = os.environ.get("VALPROBING_PIECES")
+    if not folder:
+        pytest.skip("VALPROBING_PIECES names no folder with the published probe pieces")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def run_tool() -> RunTool:
+    """Run a command of tools/ as its own process."""
+
+    def run(
+        name: str, *arguments: object, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Bad input ends with exit code 2 and one clear line on stderr that names what is wrong."""
+    assert result.returncode == 2, result.stderr
+    complaint = [line for line in result.stderr.splitlines() if "error: " in line]
+    assert len(complaint) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in complaint[0], complaint[0]
