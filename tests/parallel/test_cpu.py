@@ -1,0 +1,31 @@
+"""Inside the adapter every CUDA name means the CPU; outside nothing is changed."""
+
+import pytest
+import torch
+
+from megatron_in2.parallel.cpu import cuda_named_as_cpu
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: not needed")
+
+
+def test_cuda_names_mean_the_cpu() -> None:
+    with cuda_named_as_cpu():
+        made = [
+            torch.zeros(2, device="cuda"),
+            torch.tensor([1.0], device=torch.device("cuda", 0)),
+            torch.empty(1, device=torch.cuda.current_device()),
+            torch.ones(1).cuda(),
+            torch.ones(1).to("cuda"),
+            torch.cuda.FloatTensor([1.0]),
+        ]
+        torch.cuda.synchronize()
+        assert torch.zeros(1).type() == "torch.cuda.FloatTensor"
+    assert all(tensor.device.type == "cpu" for tensor in made)
+
+
+def test_it_ends_with_the_block() -> None:
+    with cuda_named_as_cpu():
+        pass
+    assert torch.zeros(1).type() == "torch.FloatTensor"
+    with pytest.raises((AssertionError, RuntimeError)):
+        torch.zeros(1, device="cuda")

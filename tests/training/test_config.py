@@ -1,0 +1,77 @@
+"""Each wrong field is refused by name; the shipped configurations are right."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_in2.command import CommandParser
+from megatron_in2.errors import InputError
+from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from megatron_in2.training.estimate import GIB, describe_run, state_bytes
+from tests.conftest import ROOT
+
+
+def _load(path: Path, *options: str) -> TrainConfig:
+    namespace = CommandParser(None, TrainConfig).read(["--config", str(path), *options])
+    return TrainConfig(**{name: namespace[name] for name in TrainConfig.__annotations__})
+
+
+@pytest.mark.parametrize(
+    ("change", "world", "words"),
+    [
+        ({}, 3, "world size 3 does not fit"),
+        ({"parallel": ParallelConfig(tensor=0)}, 1, "parallel.tensor=0"),
+        ({"parallel": ParallelConfig(sequence=True)}, 2, "parallel.sequence=true needs"),
+        ({"data": DataConfig(seq_length=100)}, 8, "data.seq_length=100 is not divisible by 8"),
+        ({"data": DataConfig(seq_length=65536)}, 8, "exceeds model.max_position_embeddings"),
+        ({"schedule": ScheduleConfig(global_batch_rows=3)}, 8, "schedule.global_batch_rows=3"),
+        ({"schedule": ScheduleConfig(warmup_fraction=1.0)}, 8, "schedule.warmup_fraction=1.0"),
+        ({"schedule": ScheduleConfig(epochs=0)}, 8, "schedule.epochs=0"),
+        ({"runtime": RuntimeConfig(dtype="int8")}, 8, "runtime.dtype='int8'"),
+        ({"optimizer": OptimizerConfig(lr=0.0)}, 8, "optimizer.lr=0.0"),
+        ({"optimizer": OptimizerConfig(lr=1e-6, min_lr=1e-5)}, 8, "min_lr=1e-05"),
+        ({"checkpoint": CheckpointConfig(interval_steps=0)}, 8, "checkpoint.interval_steps=0"),
+    ],
+)
+def test_wrong_fields_are_named(change: dict, world: int, words: str) -> None:
+    config = TrainConfig(parallel=ParallelConfig(tensor=2, context=2, sequence=True))
+    with pytest.raises(InputError) as refused:
+        replace(config, **change).validate(world)
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["model: {layers: 3}", "model: {num_layers: many}", "model: ["])
+def test_unreadable_configs_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "c.yaml").write_text(content)
+    with pytest.raises(InputError):
+        _load(tmp_path / "c.yaml")
+
+
+def test_an_option_wins_over_the_file() -> None:
+    config = _load(ROOT / "configs" / "tiny.yaml", "--optimizer.lr=0.5")
+    assert config.optimizer.lr == 0.5
+    assert config.model.hidden_size == 64
+
+
+def test_film7b_is_the_7b_on_128_gpus() -> None:
+    config = _load(ROOT / "configs" / "film7b.yaml")
+    text = describe_run(config, 128)
+    assert "7,241,732,096" in text
+    assert "TP4 x PP1 x CP1 x DP32" in text
+    assert "2 micro-batches" in text
+    assert state_bytes(config, 128) < 16 * GIB
+
+
+@pytest.mark.parametrize("name", ["tiny.yaml", "quickstart/train.yaml", "film7b.yaml"])
+def test_shipped_configs_are_valid(name: str) -> None:
+    config = _load(ROOT / "configs" / name)
+    config.validate(config.parallel.model_ranks)

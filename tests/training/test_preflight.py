@@ -1,0 +1,92 @@
+"""A run that cannot work is refused before any rank starts, in one line, with exit code 2."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunTool, assert_refused
+
+Refuse = Callable[..., None]
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, run_tool: RunTool, write_config: Callable[[Path], Path]) -> Refuse:
+    """Run the command with options, two ranks asked for, and check the refusal."""
+
+    def check(options: list[str], *words: str, nproc: int = 2) -> None:
+        folder = tmp_path / "run"
+        result = run_tool("train", "--config", write_config(folder), "--nproc", nproc, *options)
+        assert_refused(result, *words)
+        assert not folder.exists()
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--parallel.tensor=3"], ["world size 2 does not fit"]),
+        (["--parallel.sequence=true"], ["parallel.sequence=true needs"]),
+        (["--data.seq_length=500"], ["rows of 512 tokens", "data.seq_length=512"]),
+        (["--data.train=absent"], ["no packed dataset at absent"]),
+        (["--data.train="], ["data.train is empty"]),
+        (["--data.tokenizer_model=mistral-v1"], ["made with another tokenizer"]),
+        (["--model.vocab_size=1000"], ["model.vocab_size=1003"]),
+        (["--model.layers=2"], ["model"]),
+        (["--optimizer.lr=fast"], ["optimizer.lr"]),
+        (["--checkpoint.init_from=absent"], ["absent", "no complete checkpoint"]),
+        (["--schedule.global_batch_rows=3"], ["schedule.global_batch_rows=3"]),
+        (["--no-such-option"], ["no-such-option"]),
+    ],
+)
+def test_bad_runs_are_refused(options: list[str], words: list[str], refuse: Refuse) -> None:
+    refuse(options, *words)
+
+
+def test_a_missing_config_is_named(run_tool: RunTool) -> None:
+    assert_refused(run_tool("train", "--config", "absent.yaml"), "absent.yaml")
+
+
+def test_a_truncated_dataset_is_refused(dataset: Path, tmp_path: Path, refuse: Refuse) -> None:
+    for file in dataset.parent.glob("in2*"):
+        shutil.copy(file, tmp_path / file.name)
+    with open(tmp_path / "in2.bin", "r+b") as stream:
+        stream.truncate(1000)
+    refuse([f"--data.train={tmp_path / 'in2'}"], "in2.bin has 1000 bytes", "preprocess again")
+    (tmp_path / "in2.bin").unlink()
+    refuse([f"--data.train={tmp_path / 'in2'}"], "in2.bin is missing")
+
+
+def test_context_parallelism_needs_padded_samples(
+    dataset: Path, tmp_path: Path, refuse: Refuse
+) -> None:
+    for file in dataset.parent.glob("in2*"):
+        shutil.copy(file, tmp_path / file.name)
+    manifest = json.loads((tmp_path / "in2.json").read_text())
+    (tmp_path / "in2.json").write_text(json.dumps({**manifest, "pad_multiple": 2}))
+    options = [f"--data.train={tmp_path / 'in2'}", "--parallel.context=2"]
+    refuse(options, "multiples of 2", "--pad-multiple 4")
+
+
+def test_resuming_with_changes_is_refused(
+    reference: tuple[Path, dict], run_tool: RunTool, write_config: Callable[[Path], Path]
+) -> None:
+    config = write_config(reference[0])
+    refused = run_tool("train", "--config", config, "--schedule.global_batch_rows", 2)
+    assert_refused(refused, "other schedule.global_batch_rows", "allow_changed_data")
+    refused = run_tool("train", "--config", config, "--model.num_layers", 1)
+    assert_refused(refused, "model.num_layers=2", "the config says 1")
+
+
+def test_a_dry_run_prints_the_plan_and_starts_nothing(
+    tmp_path: Path, run_tool: RunTool, write_config: Callable[[Path], Path]
+) -> None:
+    config = write_config(tmp_path / "run")
+    result = run_tool("train", "--config", config, "--dry-run", "--world-size", 2)
+    assert result.returncode == 0, result.stderr
+    assert "DP2" in result.stdout
+    assert "learnt tokens" in result.stdout
+    assert not (tmp_path / "run").exists()

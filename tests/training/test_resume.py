@@ -1,0 +1,126 @@
+"""Stopped, killed, moved to another layout: the run goes on as if nothing had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.errors import EXIT_REQUEUE
+from tests.conftest import ROOT
+from tests.training.conftest import STEPS, Train, read_metrics
+
+EXACT = ("loss", "grad_norm", "learning_rate", "answer_tokens", "consumed_rows")
+
+
+def _exact(metrics: dict[int, dict]) -> dict[int, tuple]:
+    return {step: tuple(line[name] for name in EXACT) for step, line in metrics.items()}
+
+
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
+    tmp_path: Path, train: Train, reference: tuple[Path, dict]
+) -> None:
+    first = train(tmp_path / "run", "--schedule.exit_after_steps=2")
+    assert sorted(first) == [1, 2]
+    resumed = train(tmp_path / "run")
+    assert _exact(resumed) == _exact(reference[1])
+    steps = [path.name for path in complete_steps(tmp_path / "run")]
+    assert steps == ["iter_0000002", f"iter_{STEPS:07d}"]
+
+
+def test_another_layout_goes_on_to_tolerance(
+    tmp_path: Path, train: Train, reference: tuple[Path, dict]
+) -> None:
+    train(tmp_path / "run", "--schedule.exit_after_steps=3")
+    options = ("--parallel.tensor=2", "--parallel.sequence=true")
+    resumed = train(tmp_path / "run", *options, nproc=2)
+    for step in range(4, STEPS + 1):
+        assert resumed[step]["loss"] == pytest.approx(reference[1][step]["loss"], rel=1e-5)
+        expected = reference[1][step]["grad_norm"]
+        assert resumed[step]["grad_norm"] == pytest.approx(expected, rel=1e-5)
+
+
+def _start(config: Path, nproc: int) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(config)]
+    return subprocess.Popen(
+        [*command, "--nproc", str(nproc), "--checkpoint.interval_steps=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_for_step(folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            if max(read_metrics(folder), default=0) >= step:
+                return
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.02)
+    pytest.fail(f"step {step} was not reached")
+
+
+def test_a_killed_run_goes_on_bitwise(
+    tmp_path: Path,
+    write_config: Callable[[Path], Path],
+    train: Train,
+    reference: tuple[Path, dict],
+) -> None:
+    folder = tmp_path / "run"
+    run = _start(write_config(folder), nproc=1)
+    _wait_for_step(folder, 3)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert complete_steps(folder)
+    assert _exact(train(folder)) == _exact(reference[1])
+
+
+def test_sigterm_saves_and_asks_to_be_requeued(
+    tmp_path: Path,
+    write_config: Callable[[Path], Path],
+    train: Train,
+    reference: tuple[Path, dict],
+) -> None:
+    folder = tmp_path / "run"
+    run = _start(write_config(folder), nproc=2)
+    _wait_for_step(folder, 1)
+    run.send_signal(signal.SIGTERM)
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == EXIT_REQUEUE, output
+    done = max(read_metrics(folder))
+    assert done < STEPS
+    assert complete_steps(folder)[-1].name == f"iter_{done:07d}"
+    resumed = train(folder, nproc=2)
+    for step in range(1, STEPS + 1):
+        assert resumed[step]["loss"] == pytest.approx(reference[1][step]["loss"], rel=1e-5)
+
+
+def test_an_incomplete_checkpoint_is_not_used(
+    tmp_path: Path, train: Train, reference: tuple[Path, dict]
+) -> None:
+    folder = tmp_path / "run"
+    train(folder, "--schedule.exit_after_steps=4", "--checkpoint.interval_steps=2")
+    (folder / "iter_0000004" / "complete.json").unlink()
+    assert _exact(train(folder)) == _exact(reference[1])
+
+
+def test_a_finished_run_does_nothing_more(reference: tuple[Path, dict], train: Train) -> None:
+    folder, metrics = reference
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.distcp")}
+    assert train(folder) == metrics
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.distcp")} == before
+
+
+def test_the_optimizers_step_count_survives(reference: tuple[Path, dict]) -> None:
+    state = json.loads((complete_steps(reference[0])[-1] / "state.json").read_text())
+    assert state["step"] == STEPS
+    assert state["consumed_rows"] == 4 * STEPS
