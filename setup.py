@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["megatron_in2", "megatron_in2.*"]),
     install_requires=[
         "datasets>=3.0",
-        "jsonargparse>=4.40",
+        "jsonargparse[signatures]>=4.40",
         "matplotlib>=3.8",
         "megatron-core>=0.16.1,<0.17",
         "mistral-common>=1.8",
