@@ -79,15 +79,26 @@ class MistralModel(GPTModel):  # type: ignore[misc] # upstream is untyped
 
 
 def build_model(
-    model: ModelConfig, parallel: ParallelConfig, world: World, dtype: torch.dtype
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    world: World,
+    dtype: torch.dtype,
+    recompute: str = "none",
 ) -> MistralModel:
     """Build this rank's part of the model on its device, its weights not yet set.
+
+    Args:
+        model: the architecture.
+        parallel: the layout.
+        world: this rank's place in it.
+        dtype: of the weights and the arithmetic.
+        recompute: none | selective (feed-forward layers) | full (whole layers).
 
     Raises:
         InputError: the backend that the config forces cannot run here.
     """
     backend = choose_backend(model.backend)
-    config = transformer_config(model, parallel, dtype, backend)
+    config = transformer_config(model, parallel, dtype, backend, recompute)
     instance = MistralModel(
         true_vocab_size=model.vocab_size,
         config=config,
@@ -104,8 +115,19 @@ def build_model(
     return instance
 
 
+_RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
+    "full": {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    },
+}
+
+
 def transformer_config(
-    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, backend: str
+    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, backend: str, recompute: str
 ) -> TransformerConfig:
     """Translate this project's configs into Megatron-Core's.
 
@@ -143,4 +165,5 @@ def transformer_config(
         apply_rope_fusion=fused,
         bias_activation_fusion=fused,
         bias_dropout_fusion=False,
+        **_RECOMPUTE[recompute],
     )

@@ -28,12 +28,15 @@ def build_training_state(
     Weights come from the step that is resumed (with the optimizer's state), else from
     ``checkpoint.init_from``, else freshly drawn from ``runtime.seed``.
     """
-    module = build_model(config.model, config.parallel, world, TORCH_DTYPES[config.runtime.dtype])
+    runtime = config.runtime
+    module = build_model(
+        config.model, config.parallel, world, TORCH_DTYPES[runtime.dtype], runtime.recompute
+    )
     if launch.resume_from is None:
         if launch.init_from is not None:
             load_weights(launch.init_from, module)
         else:
-            initialise_weights(module, config.model, config.runtime.seed)
+            initialise_weights(module, config.model, runtime.seed)
     model = _data_parallel(module)
     optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
     module.config.grad_scale_func = optimizer.scale_loss

@@ -18,6 +18,7 @@ from megatron_in2.data.dataset import PackedDataset
 from megatron_in2.files import atomic_file
 from megatron_in2.tokenizer import Tokenizer
 from megatron_in2.training.trainer import StepMetrics, Trainer
+from megatron_in2.training.validation import validate
 
 METRICS = "metrics.jsonl"
 
@@ -91,11 +92,13 @@ class StepReport(BaseCallback):
         self._log.write(step, **values, tokens_per_second=metrics.tokens_per_second)
         if step % self._interval_steps == 0 or step in (1, trainer.stop_at):
             remaining = (trainer.total_steps - step) * metrics.seconds
+            speed = metrics.flops / metrics.seconds / trainer.world.size / 1e12
             tqdm.write(
                 f"step {step:>6}/{trainer.total_steps} | loss {metrics.loss:.4f} | "
                 f"lr {metrics.learning_rate:.2e} | grad norm {metrics.grad_norm:.3f} | "
                 f"learnt {100 * metrics.learnt_fraction:.2f} % | "
-                f"{metrics.tokens_per_second:,.0f} tokens/s | left {_clock(remaining)}",
+                f"{metrics.tokens_per_second:,.0f} tokens/s | {speed:.3g} TFLOP/s a rank | "
+                f"left {_clock(remaining)}",
                 file=sys.stdout,
             )
             sys.stdout.flush()
@@ -124,10 +127,13 @@ class Validation(BaseCallback):
             self._validate(trainer)
 
     def _validate(self, trainer: Trainer) -> None:
-        loss = trainer.evaluate(self._dataset, self._rows)
+        losses = validate(trainer, self._dataset, self._rows)
         if self._log is not None:
-            self._log.write(trainer.step, validation_loss=loss)
-            tqdm.write(f"step {trainer.step:>6} | validation loss {loss:.4f}", file=sys.stdout)
+            self._log.write(trainer.step, **losses)
+            tqdm.write(
+                f"step {trainer.step:>6} | validation loss {losses['validation_loss']:.4f}",
+                file=sys.stdout,
+            )
 
 
 class Checkpointing(BaseCallback):

@@ -1,7 +1,6 @@
 """The configuration of one training run: one YAML file, every field overridable as an option."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.model.config import ModelConfig
@@ -9,6 +8,8 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.tokenizer import MISTRAL_V1
 
 DTYPES = ("float32", "bfloat16")
+NORMALISATIONS = ("token", "sample")
+RECOMPUTE = ("none", "selective", "full")
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW.
+    """AdamW, and what the loss is divided by.
 
     Args:
+        normalisation: token (every answer token of the global batch weighs the same) or sample
+            (every sample does, whatever the length of its answer; LongAlign, arXiv 2401.18058).
         lr: peak learning rate (paper: 1e-6).
         min_lr: learning rate at the end of the schedule.
         beta1: decay of the first moment.
@@ -43,6 +46,7 @@ class OptimizerConfig:
         clip_grad: largest gradient norm; 0 switches clipping off.
     """
 
+    normalisation: str = "token"
     lr: float = 1e-6
     min_lr: float = 0.0
     beta1: float = 0.9
@@ -118,10 +122,16 @@ class RuntimeConfig:
     Args:
         dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
         seed: draws fresh weights and the order of rows.
+        recompute: activations computed again in the backward pass: none, selective (feed-forward
+            layers) or full (whole layers; about a third more time, least memory).
+        stop_after_skipped: end the run after so many steps in a row whose loss or gradient was
+            not finite; each such step is skipped.
     """
 
     dtype: str = "bfloat16"
     seed: int = 1234
+    recompute: str = "none"
+    stop_after_skipped: int = 3
 
 
 @dataclass(frozen=True)
@@ -147,8 +157,13 @@ class TrainConfig:
         self.model.validate(self.parallel)
         self._validate_sequence()
         self._validate_batch(world_size)
-        if self.runtime.dtype not in DTYPES:
-            raise InputError(f"runtime.dtype={self.runtime.dtype!r}: use {' or '.join(DTYPES)}")
+        for name, value, known in (
+            ("runtime.dtype", self.runtime.dtype, DTYPES),
+            ("runtime.recompute", self.runtime.recompute, RECOMPUTE),
+            ("optimizer.normalisation", self.optimizer.normalisation, NORMALISATIONS),
+        ):
+            if value not in known:
+                raise InputError(f"{name}={value!r}: use {' or '.join(known)}")
         if self.optimizer.lr <= 0 or not 0 <= self.optimizer.min_lr <= self.optimizer.lr:
             raise InputError(
                 f"optimizer.lr={self.optimizer.lr} and min_lr={self.optimizer.min_lr}: need "
@@ -160,9 +175,9 @@ class TrainConfig:
             )
         for section, names in _COUNTS.items():
             for name, low in names.items():
-                value: Any = getattr(getattr(self, section), name)
-                if value < low:
-                    raise InputError(f"{section}.{name}={value}: must be {low} or more")
+                count: int = getattr(getattr(self, section), name)
+                if count < low:
+                    raise InputError(f"{section}.{name}={count}: must be {low} or more")
 
     def _validate_sequence(self) -> None:
         length, multiple = self.data.seq_length, self.parallel.sample_multiple
@@ -191,4 +206,5 @@ _COUNTS = {
     "schedule": {"epochs": 1, "steps": 0, "exit_after_steps": 0},
     "checkpoint": {"interval_steps": 1, "keep_last": 0},
     "logging": {"interval_steps": 1, "validation_interval_steps": 1, "validation_rows": 0},
+    "runtime": {"stop_after_skipped": 1},
 }

@@ -3,11 +3,12 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from megatron_in2.data.manifest import read_manifest
-from megatron_in2.model.config import ModelConfig
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.flops import head_flops_per_token, row_flops
 
 GIB = 2**30
 
@@ -22,7 +23,8 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
     parallel = config.parallel
     ranks = parallel.data_ranks(world_size)
     rows, length = config.schedule.global_batch_rows, config.data.seq_length
-    flops = flops_per_row(config.model, length)
+    body = float(row_flops(config.model, length, np.array([length**2]))[0])
+    head = length * head_flops_per_token(config.model)
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
         f"parameters      {config.model.parameter_count:,}",
@@ -32,29 +34,17 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
         f"{rows // ranks} micro-batches of one row a data-parallel rank",
         f"state per rank  {state_bytes(config, world_size) / GIB:.2f} GiB: weights, gradients, "
         "optimizer (activations not counted)",
-        f"FLOPs           {flops / length / 1e9:.1f} GFLOP/token forward and backward, one sample "
-        "a row, causal attention, LM head at every position",
+        f"FLOPs           {body / length / 1e9:.1f} GFLOP/token forward and backward, rows of one "
+        f"sample, causal attention; the LM head at every position would add {head / body:.1%}",
     ]
     if config.data.train:
         manifest = read_manifest(Path(config.data.train))
         steps = config.schedule.total_steps(manifest.rows)
         lines.append(
             f"run             {steps:,} steps over {manifest.rows:,} rows, {manifest.samples:,} "
-            f"samples, {manifest.learnt_tokens:,} learnt tokens; {steps * rows * flops:.3g} FLOPs"
+            f"samples, {manifest.learnt_tokens:,} learnt tokens"
         )
     return "\n".join(lines)
-
-
-def flops_per_row(model: ModelConfig, seq_length: int) -> float:
-    """FLOPs of forward and backward over one row that is a single sample.
-
-    6 per matrix parameter and token; attention scores and values take 4 x heads x head_dim per
-    token and key in the forward pass, half of the keys being visible, and twice that backward.
-    """
-    embedding = model.vocab_size * model.hidden_size
-    matrices = model.parameter_count - (0 if model.tie_word_embeddings else embedding)
-    attention = 12 * model.num_layers * model.num_attention_heads * model.head_dim * seq_length / 2
-    return seq_length * (6 * matrices + attention)
 
 
 def state_bytes(config: TrainConfig, world_size: int) -> float:

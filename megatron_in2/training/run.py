@@ -17,6 +17,7 @@ from megatron_in2.training.callbacks import (
     Validation,
 )
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.guard import Guard
 from megatron_in2.training.preflight import Launch
 from megatron_in2.training.trainer import Trainer
 
@@ -35,7 +36,7 @@ def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
             log = MetricsLog(Path(config.checkpoint.dir), step, config.logging.tensorboard)
             print(_first_line(config, launch, world.size), flush=True)
         stop = StopOnSignal()
-        callbacks: list[BaseCallback] = [stop]
+        callbacks: list[BaseCallback] = [stop, Guard(config.runtime.stop_after_skipped)]
         if log is not None:
             callbacks.append(StepReport(log, config.logging.interval_steps))
         if config.data.validation:

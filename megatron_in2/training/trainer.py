@@ -1,11 +1,13 @@
 """The training loop: when things happen. How they happen stands in the rooms it calls."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
@@ -14,9 +16,11 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron_in2.data.dataset import PackedDataset
 from megatron_in2.data.order import rows_at
 from megatron_in2.parallel.world import World
+from megatron_in2.training.balance import deal_rows, imbalance
 from megatron_in2.training.batch import Batch, make_batch
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.loss import forward_step, global_sums
+from megatron_in2.training.flops import head_flops_per_token, row_flops
+from megatron_in2.training.loss import ForwardStep, global_sums, make_forward_step, step_report
 from megatron_in2.training.schedule import learning_rate
 
 
@@ -24,8 +28,11 @@ from megatron_in2.training.schedule import learning_rate
 class StepMetrics:
     """What one optimizer step did, the same on every rank.
 
-    ``loss`` is the mean over the step's answer tokens; ``tokens`` counts the rows' tokens,
-    padding included; ``seconds`` is wall time.
+    ``loss`` is the global batch's, normalised as configured; ``tokens`` counts the rows' tokens,
+    padding included; ``flops`` are those the architecture needs, causal and document-aware, LM
+    head at answer positions; ``imbalance`` is largest over mean work of the data-parallel ranks,
+    less 1; ``seconds`` is wall time. A step is ``skipped`` where its loss or gradient was not
+    finite: the weights stay as they were.
     """
 
     step: int
@@ -35,6 +42,9 @@ class StepMetrics:
     grad_norm: float
     answer_tokens: int
     tokens: int
+    flops: float
+    imbalance: float
+    skipped: bool
     seconds: float
 
     @property
@@ -115,43 +125,55 @@ class Trainer:
     def train_step(self) -> StepMetrics:
         """Do one optimizer step over the next global batch."""
         started = time.perf_counter()
-        rows = self.config.schedule.global_batch_rows
-        rate = self._set_learning_rate(self.consumed_rows + rows)
+        model, length = self.config.model, self.config.data.seq_length
+        rows = self.rows_after(self.consumed_rows)
+        costs = row_flops(model, length, self.dataset.rows["attention_cost"][rows])
+        dealt = deal_rows(costs, self.world.data_size)
+        rate = self._set_learning_rate(self.consumed_rows + len(rows))
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
-        loss_sum, answer_tokens = self._run(
-            self._next_batches(), rows // self.world.data_size, forward_only=False
+        reports = self.run_schedule(
+            make_forward_step(step_report),
+            self._batches(rows[dealt[self.world.data_rank]]),
+            dealt.shape[1],
+            forward_only=False,
         )
-        _, grad_norm, _ = self.optimizer.step()
+        loss_sum, normaliser, answer_tokens = global_sums(reports, 3, self.world).tolist()
+        is_updated, grad_norm = self._update(loss_sum)
         self.step += 1
-        self.consumed_rows += rows
+        self.consumed_rows += len(rows)
         return StepMetrics(
             step=self.step,
             consumed_rows=self.consumed_rows,
-            loss=loss_sum / max(answer_tokens, 1),
+            loss=loss_sum / max(normaliser, 1),
             learning_rate=rate,
-            grad_norm=float(grad_norm),
-            answer_tokens=answer_tokens,
-            tokens=rows * self.config.data.seq_length,
+            grad_norm=grad_norm,
+            answer_tokens=int(answer_tokens),
+            tokens=len(rows) * length,
+            flops=float(costs.sum()) + answer_tokens * head_flops_per_token(model),
+            imbalance=imbalance(costs, dealt),
+            skipped=not is_updated,
             seconds=time.perf_counter() - started,
         )
 
-    @torch.no_grad()
-    def evaluate(self, dataset: PackedDataset, limit: int) -> float:
-        """Return the mean loss over the answer tokens of a dataset's first ``limit`` rows."""
-        count = min(limit or len(dataset), len(dataset))
-        own = range(self.world.data_rank, count, self.world.data_size)
-        self.model.eval()
-        sums = (0.0, 0)
-        batches = (make_batch(dataset[row], self.world) for row in own)
-        sums = self._run(batches, len(own), forward_only=True)
-        self.model.train()
-        return sums[0] / max(sums[1], 1)
+    def rows_after(self, consumed_rows: int) -> npt.NDArray[np.int64]:
+        """Return the next global batch's rows, the same on every rank and in every layout."""
+        places = consumed_rows + np.arange(self.config.schedule.global_batch_rows)
+        return rows_at(places, len(self.dataset), self.config.runtime.seed)
 
-    def _run(
-        self, batches: Iterator[Batch], micro_batches: int, forward_only: bool
-    ) -> tuple[float, int]:
-        reports = self._forward_backward(
+    def run_schedule(
+        self,
+        forward_step: ForwardStep,
+        batches: Iterator[Batch],
+        micro_batches: int,
+        forward_only: bool,
+    ) -> list[torch.Tensor]:
+        """Run micro-batches through Megatron-Core's schedule for this layout.
+
+        Returns:
+            Each micro-batch's report, on the last pipeline stage; nothing elsewhere.
+        """
+        return self._forward_backward(  # type: ignore[no-any-return]
             forward_step_func=forward_step,
             data_iterator=batches,
             model=[self.model],
@@ -160,15 +182,23 @@ class Trainer:
             micro_batch_size=1,  # one packed row
             forward_only=forward_only,
         )
-        return global_sums(reports, self.world)
 
-    def _next_batches(self) -> Iterator[Batch]:
-        """Yield this data-parallel rank's rows of the next global batch."""
-        rows = self.config.schedule.global_batch_rows
-        places = np.arange(self.consumed_rows, self.consumed_rows + rows)
-        chosen = rows_at(places, len(self.dataset), self.config.runtime.seed)
-        for row in chosen[self.world.data_rank :: self.world.data_size]:
-            yield make_batch(self.dataset[int(row)], self.world)
+    def _batches(self, rows: npt.NDArray[np.int64]) -> Iterator[Batch]:
+        for row in rows.tolist():
+            yield make_batch(self.dataset[row], self.world, self.config.optimizer.normalisation)
+
+    def _update(self, loss_sum: float) -> tuple[bool, float]:
+        """Step the optimizer, unless loss or gradient is not finite.
+
+        Returns:
+            (whether the weights were updated, gradient norm before clipping).
+        """
+        self.optimizer.prepare_grads()
+        grad_norm = float(self.optimizer.get_grad_norm())
+        if not (math.isfinite(loss_sum) and math.isfinite(grad_norm)):
+            return False, grad_norm
+        self.optimizer.step()
+        return True, grad_norm
 
     def _set_learning_rate(self, consumed_rows: int) -> float:
         schedule, optimizer = self.config.schedule, self.config.optimizer

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""How evenly a global batch's work is dealt to data-parallel ranks, beside plain order.
+
+Example:
+    python tools/benchmarks/balance.py
+
+Simulates 64 packed rows a step of the IN2 length distribution (uniform 4K-32K, with the paper's
+share of short samples), Mistral-7B at 32K, and prints max/mean - 1 of all FLOPs.
+"""
+
+import numpy as np
+
+from megatron_in2.data.pack import best_fit
+from megatron_in2.model.config import ModelConfig
+from megatron_in2.training.balance import deal_rows, imbalance
+from megatron_in2.training.flops import row_flops
+
+SEQ_LENGTH = 32768
+SAMPLES = 20_000
+ROWS_A_STEP = 64
+STEPS = 100
+SHORT_SHARE = 0.2  # short-context QA and general instructions, of the paper's 1.75 M
+SHORT_TOKENS = (100, 1500)
+
+
+def main() -> None:
+    chance = np.random.default_rng(0)
+    is_short = chance.random(SAMPLES) < SHORT_SHARE
+    lengths = np.where(
+        is_short, chance.integers(*SHORT_TOKENS, SAMPLES), chance.integers(4096, 32769, SAMPLES)
+    )
+    rows = best_fit(lengths.tolist(), SEQ_LENGTH)
+    squared = np.array([int((lengths[row] ** 2).sum()) for row in rows])
+    costs = row_flops(ModelConfig(), SEQ_LENGTH, squared)
+    print(f"{len(rows):,} rows, {STEPS} steps of {ROWS_A_STEP} rows; max/mean - 1 of all FLOPs")
+    print("| data-parallel ranks | plain order | dealt | worst step dealt |")
+    print("|---|---|---|---|")
+    for ranks in (8, 16, 32):
+        plain, dealt = [], []
+        for _ in range(STEPS):
+            step = chance.choice(costs, ROWS_A_STEP, replace=False)
+            plain.append(imbalance(step, np.arange(ROWS_A_STEP).reshape(ranks, -1)))
+            dealt.append(imbalance(step, deal_rows(step, ranks)))
+        print(
+            f"| {ranks} | {100 * np.mean(plain):.1f} % | {100 * np.mean(dealt):.2f} % | "
+            f"{100 * max(dealt):.2f} % |"
+        )
+
+
+if __name__ == "__main__":
+    main()
