@@ -92,12 +92,20 @@ def mark_complete(step: Path, number: int) -> None:
     write_json(step / COMPLETE, hashes)
 
 
-def remove_older(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest complete steps, and what an interrupted save left before them."""
+def remove_older(folder: Path, keep_last: int, keep_every: int = 0) -> None:
+    """Remove all but the newest complete steps, and what an interrupted save left before them.
+
+    Args:
+        folder: checkpoints of a run.
+        keep_last: complete steps to keep; 0 keeps all.
+        keep_every: also keep complete steps that are a multiple of it; 0 for none.
+    """
     steps = complete_steps(folder)
     if not keep_last or not steps:
         return
     kept = set(steps[-keep_last:])
+    if keep_every:
+        kept |= {step for step in steps if int(step.name.removeprefix("iter_")) % keep_every == 0}
     for path in folder.glob("iter_*"):
         if path not in kept and path < steps[-1]:
             (path / COMPLETE).unlink(missing_ok=True)

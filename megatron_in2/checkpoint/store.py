@@ -5,12 +5,14 @@ not depend on TP, PP, CP or DP.
 """
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
@@ -27,30 +29,71 @@ from megatron_in2.model.mistral import MistralModel
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
-def save_checkpoint(
-    folder: Path,
-    model: MistralModel,
-    optimizer: MegatronOptimizer,
-    config: dict[str, Any],
-    state: CheckpointState,
-    tokenizer: Path,
-    keep_last: int,
-) -> Path:
-    """Save one step, collectively; every rank calls it. It counts once its marker is written."""
-    step = step_folder(folder, state.step)
-    is_main = dist.get_rank() == 0
-    if is_main:
-        shutil.rmtree(step, ignore_errors=True)  # what an interrupted save left
-        step.mkdir(parents=True)
-    dist.barrier()
-    dist_checkpointing.save(_sharded_state(model, optimizer, is_loading=False), str(step))
-    dist.barrier()
-    if is_main:
-        describe_checkpoint(step, config, state, tokenizer)
-        mark_complete(step, state.step)
-        remove_older(folder, keep_last)
-    dist.barrier()
-    return step
+class CheckpointSaver:
+    """Saves the steps of one run, collectively; every rank makes the same calls.
+
+    With ``asynchronous`` a helper process of each rank writes while training goes on; a step
+    counts once :meth:`poll` or :meth:`wait` has found it written everywhere and its marker stands.
+
+    Args:
+        folder: checkpoints of the run.
+        config: the run's resolved configuration, saved with each step.
+        tokenizer: the run's tokenizer file, saved with each step.
+        keep_last: complete steps to keep; 0 keeps all.
+        keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
+        asynchronous: write beside the training.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        tokenizer: Path,
+        keep_last: int,
+        keep_every: int,
+        asynchronous: bool,
+    ) -> None:
+        self._folder = folder
+        self._config = config
+        self._tokenizer = tokenizer
+        self._keep_last = keep_last
+        self._keep_every = keep_every
+        self._asynchronous = asynchronous
+        self._queue = AsyncCallsQueue()
+
+    def save(
+        self, model: MistralModel, optimizer: MegatronOptimizer, state: CheckpointState
+    ) -> Path:
+        """Save one step, or start to; a save that is still under way is waited for first."""
+        self.wait()
+        step = step_folder(self._folder, state.step)
+        if dist.get_rank() == 0:
+            shutil.rmtree(step, ignore_errors=True)  # what an interrupted save left
+            step.mkdir(parents=True)
+        dist.barrier()
+        request = dist_checkpointing.save(
+            _sharded_state(model, optimizer, is_loading=False), str(step), async_sharded_save=True
+        )
+        request.add_finalize_fn(partial(self._complete, step, state))
+        self._queue.schedule_async_request(request)
+        if not self._asynchronous:
+            self.wait()
+        return step
+
+    def poll(self) -> None:
+        """Complete a save that all ranks have finished writing; costs one small reduction."""
+        if self._queue.get_num_unfinalized_calls():
+            self._queue.maybe_finalize_async_calls()
+
+    def wait(self) -> None:
+        """Complete what is under way."""
+        self._queue.maybe_finalize_async_calls(blocking=True)
+
+    def _complete(self, step: Path, state: CheckpointState) -> None:
+        if dist.get_rank() == 0:
+            describe_checkpoint(step, self._config, state, self._tokenizer)
+            mark_complete(step, state.step)
+            remove_older(self._folder, self._keep_last, self._keep_every)
 
 
 def load_checkpoint(step: Path, model: MistralModel, optimizer: MegatronOptimizer) -> None:

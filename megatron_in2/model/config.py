@@ -6,6 +6,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
 BACKENDS = ("auto", "torch", "transformer_engine")
+LOGITS = ("answers", "all")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ModelConfig:
         tie_word_embeddings: share the embedding with the LM head.
         init_std: standard deviation of freshly initialised matrices.
         backend: auto | torch | transformer_engine.
+        logits: answers (the LM head runs where the loss is) | all (everywhere, for comparison).
     """
 
     num_layers: int = 32
@@ -41,6 +43,7 @@ class ModelConfig:
     tie_word_embeddings: bool = False
     init_std: float = 0.02
     backend: str = "auto"
+    logits: str = "answers"
 
     @property
     def parameter_count(self) -> int:
@@ -68,6 +71,8 @@ class ModelConfig:
             _require_positive(name, getattr(self, name))
         if self.backend not in BACKENDS:
             raise InputError(f"model.backend={self.backend!r}: use one of {', '.join(BACKENDS)}")
+        if self.logits not in LOGITS:
+            raise InputError(f"model.logits={self.logits!r}: use {' or '.join(LOGITS)}")
         if self.head_dim % 2:
             raise InputError(f"model.head_dim={self.head_dim}: rotary embedding needs it even")
         if self.num_attention_heads % self.num_query_groups:

@@ -29,8 +29,9 @@ class MistralModel(GPTModel):  # type: ignore[misc] # upstream is untyped
     all logits, [1, T, V/TP].
     """
 
-    def __init__(self, true_vocab_size: int, **gpt_arguments: Any) -> None:
+    def __init__(self, true_vocab_size: int, logits: str, **gpt_arguments: Any) -> None:
         super().__init__(**gpt_arguments)
+        self.has_answer_only_head = logits == "answers"
         if self.post_process:
             # The head gets gathered hidden states, so sequence parallelism ends before it.
             tensor_size, tensor_rank = self.pg_collection.tp.size(), self.pg_collection.tp.rank()
@@ -60,10 +61,20 @@ class MistralModel(GPTModel):  # type: ignore[misc] # upstream is untyped
         learnt = loss_mask.view(-1).nonzero().view(-1)
         weight = 1.0 if len(learnt) else 0.0
         positions = learnt if len(learnt) else learnt.new_zeros(1)
-        logits = self._logits(hidden_states.index_select(0, positions))
-        targets = labels.view(-1, 1).index_select(0, positions)
-        losses: torch.Tensor = vocab_parallel_cross_entropy(logits.float(), targets)
-        return weight * losses.view(-1)
+        targets = labels.view(-1, 1)
+        if self.has_answer_only_head:
+            losses = self._losses(
+                hidden_states.index_select(0, positions), targets.index_select(0, positions)
+            )
+        else:
+            losses = self._losses(hidden_states, targets).index_select(0, positions)
+        return weight * losses
+
+    def _losses(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross entropy of [N, 1, hidden] against [N, 1]: float32 [N]."""
+        logits = self._logits(hidden_states).float()
+        losses: torch.Tensor = vocab_parallel_cross_entropy(logits, targets)
+        return losses.view(-1)
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Apply the LM head: [N, 1, hidden] -> [N, 1, V/TP], padded columns at minus infinity."""
@@ -101,6 +112,7 @@ def build_model(
     config = transformer_config(model, parallel, dtype, backend, recompute)
     instance = MistralModel(
         true_vocab_size=model.vocab_size,
+        logits=model.logits,
         config=config,
         transformer_layer_spec=block_spec(backend, model.num_layers // parallel.pipeline),
         vocab_size=model.padded_vocab_size(parallel.tensor),

@@ -13,10 +13,11 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from megatron_in2.checkpoint.folder import CheckpointState
-from megatron_in2.checkpoint.store import save_checkpoint
+from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.dataset import PackedDataset
 from megatron_in2.files import atomic_file
 from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.training.config import LoggingConfig
 from megatron_in2.training.trainer import StepMetrics, Trainer
 from megatron_in2.training.validation import validate
 
@@ -108,38 +109,40 @@ class StepReport(BaseCallback):
 
 
 class Validation(BaseCallback):
-    """Validation loss at the start, every so many steps, and at the end; every rank takes part."""
+    """Measures held-out data at the start, every so many steps and at the end, on every rank."""
 
     def __init__(
-        self, dataset: PackedDataset, log: MetricsLog | None, interval_steps: int, rows: int
+        self, name: str, dataset: PackedDataset, log: MetricsLog | None, logging: LoggingConfig
     ) -> None:
+        self._name = name
         self._dataset = dataset
         self._log = log
-        self._interval_steps = interval_steps
-        self._rows = rows
+        self._logging = logging
 
     def on_start(self, trainer: Trainer) -> None:
         if trainer.step == 0:
             self._validate(trainer)
 
     def on_step(self, trainer: Trainer, metrics: StepMetrics) -> None:
-        if metrics.step % self._interval_steps == 0 or metrics.step == trainer.total_steps:
+        interval = self._logging.validation_interval_steps
+        if metrics.step % interval == 0 or metrics.step == trainer.total_steps:
             self._validate(trainer)
 
     def _validate(self, trainer: Trainer) -> None:
-        losses = validate(trainer, self._dataset, self._rows)
+        losses = validate(trainer, self._dataset, self._name, self._logging.validation_rows)
         if self._log is not None:
             self._log.write(trainer.step, **losses)
-            tqdm.write(
-                f"step {trainer.step:>6} | validation loss {losses['validation_loss']:.4f}",
-                file=sys.stdout,
-            )
+            title = self._name.replace("_", " ")
+            line = f"step {trainer.step:>6} | {title} {losses[self._name]:.4f}"
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
 
 class Checkpointing(BaseCallback):
     """Saves every so many steps, at the end, and when the run is told to stop."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, saver: CheckpointSaver, tokenizer: Tokenizer) -> None:
+        self._saver = saver
         self._tokenizer = tokenizer
         self._saved_step = -1
         self._loss: float | None = None
@@ -149,12 +152,14 @@ class Checkpointing(BaseCallback):
 
     def on_step(self, trainer: Trainer, metrics: StepMetrics) -> None:
         self._loss = metrics.loss
+        self._saver.poll()
         if metrics.step % trainer.config.checkpoint.interval_steps == 0:
             self._save(trainer)
 
     def on_end(self, trainer: Trainer) -> None:
         if trainer.step != self._saved_step:
             self._save(trainer)
+        self._saver.wait()
 
     def _save(self, trainer: Trainer) -> None:
         config = trainer.config
@@ -168,18 +173,10 @@ class Checkpointing(BaseCallback):
             dataset_sha256=trainer.dataset.manifest.files[".bin"]["sha256"],
             loss=self._loss,
         )
-        path = save_checkpoint(
-            Path(config.checkpoint.dir),
-            trainer.model.module,
-            trainer.optimizer,
-            asdict(config),
-            state,
-            self._tokenizer.path,
-            config.checkpoint.keep_last,
-        )
+        path = self._saver.save(trainer.model.module, trainer.optimizer, state)
         self._saved_step = trainer.step
         if trainer.world.is_main:
-            tqdm.write(f"step {trainer.step:>6} | saved {path}", file=sys.stdout)
+            tqdm.write(f"step {trainer.step:>6} | saving {path}", file=sys.stdout)
 
 
 class StopOnSignal(BaseCallback):

@@ -19,6 +19,8 @@ class DataConfig:
     Args:
         train: prefix of the packed training dataset.
         validation: prefix of the packed validation dataset; empty for none.
+        probe: prefix of a packed probe dataset; empty for none. Its answers' loss by evidence
+            position is measured as validation's is.
         tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1; must be
             the one the datasets were made with.
         seq_length: row length in tokens; must be the datasets'.
@@ -26,6 +28,7 @@ class DataConfig:
 
     train: str = ""
     validation: str = ""
+    probe: str = ""
     tokenizer_model: str = MISTRAL_V1
     seq_length: int = 32768
 
@@ -88,6 +91,8 @@ class CheckpointConfig:
         init_from: checkpoint (weights only) that a new run starts from; empty draws them.
         interval_steps: save every so many steps, and at the end.
         keep_last: complete checkpoints to keep; older ones are removed. 0 keeps all.
+        keep_every_steps: also keep those of steps that are a multiple of it; 0 for none.
+        asynchronous: write checkpoints beside the training, by helper processes.
         allow_changed_data: resume although the data or the batch size changed.
     """
 
@@ -95,6 +100,8 @@ class CheckpointConfig:
     init_from: str = ""
     interval_steps: int = 200
     keep_last: int = 2
+    keep_every_steps: int = 0
+    asynchronous: bool = True
     allow_changed_data: bool = False
 
 
@@ -204,7 +211,7 @@ class TrainConfig:
 
 _COUNTS = {
     "schedule": {"epochs": 1, "steps": 0, "exit_after_steps": 0},
-    "checkpoint": {"interval_steps": 1, "keep_last": 0},
+    "checkpoint": {"interval_steps": 1, "keep_last": 0, "keep_every_steps": 0},
     "logging": {"interval_steps": 1, "validation_interval_steps": 1, "validation_rows": 0},
     "runtime": {"stop_after_skipped": 1},
 }

@@ -9,8 +9,7 @@ import yaml
 from megatron_in2.data.manifest import read_manifest
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.flops import head_flops_per_token, row_flops
-
-GIB = 2**30
+from megatron_in2.training.memory import GIB, checkpoint_bytes, memory_per_rank
 
 
 def describe_run(config: TrainConfig, world_size: int) -> str:
@@ -32,8 +31,8 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
         f"CP{parallel.context} x DP{ranks}",
         f"step            {rows} rows x {length:,} = {rows * length:,} tokens; "
         f"{rows // ranks} micro-batches of one row a data-parallel rank",
-        f"state per rank  {state_bytes(config, world_size) / GIB:.2f} GiB: weights, gradients, "
-        "optimizer (activations not counted)",
+        _memory_line(config, world_size),
+        f"checkpoint      {checkpoint_bytes(config) / 1e9:.1f} GB each",
         f"FLOPs           {body / length / 1e9:.1f} GFLOP/token forward and backward, rows of one "
         f"sample, causal attention; the LM head at every position would add {head / body:.1%}",
     ]
@@ -47,15 +46,7 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
     return "\n".join(lines)
 
 
-def state_bytes(config: TrainConfig, world_size: int) -> float:
-    """Bytes of weights, gradients and optimizer state that one rank holds, without activations.
-
-    Gradients are float32; AdamW's two moments and, in bfloat16, the float32 master weights are
-    sharded over the data- and context-parallel ranks.
-    """
-    parallel = config.parallel
-    own = config.model.parameter_count / (parallel.tensor * parallel.pipeline)
-    in_bfloat16 = config.runtime.dtype == "bfloat16"
-    weights = own * (2 if in_bfloat16 else 4)
-    moments = own * (12 if in_bfloat16 else 8)
-    return weights + 4 * own + moments / (parallel.data_ranks(world_size) * parallel.context)
+def _memory_line(config: TrainConfig, world_size: int) -> str:
+    memory = memory_per_rank(config, world_size)
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in asdict(memory).items())
+    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}"

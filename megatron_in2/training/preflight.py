@@ -1,5 +1,6 @@
 """Checks a run against its files before any rank starts, in seconds and without reading data."""
 
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from megatron_in2.data.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.memory import checkpoint_bytes
+
+# Fields of the model section that a checkpoint's tensors do not depend on.
+FREE_FIELDS = ("backend", "logits", "init_std", "rope_theta", "max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,13 @@ def check_run(config: TrainConfig, world_size: int) -> Launch:
         raise InputError("checkpoint.dir is empty: name a directory to save in")
     tokenizer = load_tokenizer(config.data.tokenizer_model)
     train = _checked_dataset("data.train", config.data.train, config, tokenizer)
-    if config.data.validation:
-        _checked_dataset("data.validation", config.data.validation, config, tokenizer)
+    for name in ("validation", "probe"):
+        if prefix := getattr(config.data, name):
+            held_out = _checked_dataset(f"data.{name}", prefix, config, tokenizer)
+            _check_held_out(f"data.{name}", prefix, held_out, config, world_size)
+    if not train.learnt_tokens:
+        raise InputError(f"data.train={config.data.train}: no token in it is learnt")
+    _check_disk(config)
     total_steps = config.schedule.total_steps(train.rows)
     resume_from = _checked_resume(config, tokenizer, train)
     init_from = None
@@ -86,6 +96,35 @@ def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tok
     return manifest
 
 
+def _check_held_out(
+    name: str, prefix: str, manifest: Manifest, config: TrainConfig, world_size: int
+) -> None:
+    rows = min(config.logging.validation_rows or manifest.rows, manifest.rows)
+    ranks = config.parallel.data_ranks(world_size)
+    if rows < ranks:
+        raise InputError(
+            f"{name}={prefix} gives {rows} rows to {ranks} data-parallel ranks: give each at least "
+            "one, by more rows or a larger logging.validation_rows"
+        )
+
+
+def _check_disk(config: TrainConfig) -> None:
+    """Compare the free disk with the checkpoints that the run keeps, and the one being written."""
+    folder = Path(config.checkpoint.dir).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    kept = (config.checkpoint.keep_last or 1) + 1
+    standing = len(complete_steps(Path(config.checkpoint.dir)))
+    needed = checkpoint_bytes(config) * max(kept - standing, 1)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"checkpoint.dir={config.checkpoint.dir}: {free / 1e9:.1f} GB are free, {kept} "
+            f"checkpoints of {checkpoint_bytes(config) / 1e9:.1f} GB need {needed / 1e9:.1f} GB: "
+            "free space or lower checkpoint.keep_last"
+        )
+
+
 def _checked_resume(
     config: TrainConfig, tokenizer: Tokenizer, train: Manifest
 ) -> tuple[Path, CheckpointState] | None:
@@ -112,7 +151,7 @@ def _checked_resume(
 def _require_same_model(config: TrainConfig, step: Path) -> None:
     saved, wanted = asdict(read_model_config(step)), asdict(config.model)
     for name, value in saved.items():
-        if name not in ("backend", "init_std", "rope_theta") and value != wanted[name]:
+        if name not in FREE_FIELDS and value != wanted[name]:
             raise InputError(
                 f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
                 "make them equal"

@@ -1,7 +1,9 @@
 """One rank's whole run: join the world, build, train, leave."""
 
+from dataclasses import asdict
 from pathlib import Path
 
+from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.dataset import PackedDataset
 from megatron_in2.errors import EXIT_REQUEUE
 from megatron_in2.model.backend import choose_backend
@@ -39,16 +41,22 @@ def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
         callbacks: list[BaseCallback] = [stop, Guard(config.runtime.stop_after_skipped)]
         if log is not None:
             callbacks.append(StepReport(log, config.logging.interval_steps))
-        if config.data.validation:
-            callbacks.append(
-                Validation(
-                    PackedDataset(Path(config.data.validation)),
-                    log,
-                    config.logging.validation_interval_steps,
-                    config.logging.validation_rows,
-                )
-            )
-        callbacks.append(Checkpointing(launch.tokenizer))
+        for name, prefix in (
+            ("validation_loss", config.data.validation),
+            ("probe_loss", config.data.probe),
+        ):
+            if prefix:
+                dataset = PackedDataset(Path(prefix))
+                callbacks.append(Validation(name, dataset, log, config.logging))
+        saver = CheckpointSaver(
+            Path(config.checkpoint.dir),
+            asdict(config),
+            launch.tokenizer.path,
+            config.checkpoint.keep_last,
+            config.checkpoint.keep_every_steps,
+            config.checkpoint.asynchronous,
+        )
+        callbacks.append(Checkpointing(saver, launch.tokenizer))
         model, optimizer = build_training_state(config, launch, world)
         trainer = Trainer(
             config=config,

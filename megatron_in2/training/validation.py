@@ -18,20 +18,26 @@ LENGTH_BINS = 4  # of the row length
 BUCKETS = 1 + POSITION_BINS + LENGTH_BINS
 
 
-def bucket_names(seq_length: int) -> list[str]:
-    """Name the buckets, in order, as the metrics log has them."""
+def bucket_names(name: str, seq_length: int) -> list[str]:
+    """Name the buckets of a measure, in order, as the metrics log has them."""
     positions = [
         f"position_{100 * i / POSITION_BINS:.0f}-{100 * (i + 1) / POSITION_BINS:.0f}%"
         for i in range(POSITION_BINS)
     ]
     step = seq_length // LENGTH_BINS
     lengths = [f"length_{i * step}-{(i + 1) * step}" for i in range(LENGTH_BINS)]
-    return ["validation_loss", *(f"validation_loss/{name}" for name in positions + lengths)]
+    return [name, *(f"{name}/{bucket}" for bucket in positions + lengths)]
 
 
 @torch.no_grad()
-def validate(trainer: Trainer, dataset: PackedDataset, limit: int) -> dict[str, float]:
+def validate(trainer: Trainer, dataset: PackedDataset, name: str, limit: int) -> dict[str, float]:
     """Measure the loss over the answer tokens of a dataset's first ``limit`` rows, collectively.
+
+    Args:
+        trainer: the run.
+        dataset: what is measured on.
+        name: what the measure is called.
+        limit: rows; 0 takes all.
 
     Returns:
         Mean loss of every bucket that holds an answer token, by name.
@@ -50,7 +56,7 @@ def validate(trainer: Trainer, dataset: PackedDataset, limit: int) -> dict[str, 
     )
     trainer.model.train()
     sums = global_sums(reports, 2 * BUCKETS, world).view(BUCKETS, 2)
-    names = bucket_names(dataset.manifest.seq_length)
+    names = bucket_names(name, dataset.manifest.seq_length)
     pairs = zip(names, sums.tolist(), strict=True)
     return {name: total / tokens for name, (total, tokens) in pairs if tokens}
 

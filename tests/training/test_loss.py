@@ -39,7 +39,9 @@ def test_literal_sums(normalisation: str, total: float, normaliser: int) -> None
 def test_validation_buckets() -> None:
     sums = _bucket_sums(_batch("token"), LOSSES).view(BUCKETS, 2)
     found = {
-        name: pair for name, pair in zip(bucket_names(12), sums.tolist(), strict=True) if any(pair)
+        name: pair
+        for name, pair in zip(bucket_names("validation_loss", 12), sums.tolist(), strict=True)
+        if any(pair)
     }
     assert found == {
         "validation_loss": [16.0, 4.0],

@@ -71,6 +71,14 @@ def test_context_parallelism_needs_padded_samples(
     refuse(options, "multiples of 2", "--pad-multiple 4")
 
 
+def test_a_disk_too_small_for_the_checkpoints_is_refused(refuse: Refuse) -> None:
+    refuse(["--checkpoint.keep_last=1000000000"], "checkpoints of", "checkpoint.keep_last")
+
+
+def test_held_out_rows_must_reach_every_rank(refuse: Refuse) -> None:
+    refuse(["--logging.validation_rows=1"], "gives 1 rows to 2 data-parallel ranks")
+
+
 def test_resuming_with_changes_is_refused(
     reference: tuple[Path, dict], run_tool: RunTool, write_config: Callable[[Path], Path]
 ) -> None:

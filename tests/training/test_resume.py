@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from megatron_in2.checkpoint.folder import complete_steps
 from megatron_in2.errors import EXIT_REQUEUE
@@ -77,7 +79,7 @@ def test_a_killed_run_goes_on_bitwise(
 ) -> None:
     folder = tmp_path / "run"
     run = _start(write_config(folder), nproc=1)
-    _wait_for_step(folder, 3)
+    _wait_for_step(folder, 5)  # the save of step 4 begins by completing that of step 2
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert complete_steps(folder)
@@ -124,3 +126,37 @@ def test_the_optimizers_step_count_survives(reference: tuple[Path, dict]) -> Non
     state = json.loads((complete_steps(reference[0])[-1] / "state.json").read_text())
     assert state["step"] == STEPS
     assert state["consumed_rows"] == 4 * STEPS
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(
+    tmp_path: Path, write_config: Callable[[Path], Path], train: Train
+) -> None:
+    """Across an epoch's end, some of them during a save: every step bitwise the same."""
+    options = ("--schedule.steps=40", "--checkpoint.interval_steps=1")
+    expected = _exact(train(tmp_path / "whole", *options))
+    folder = tmp_path / "killed"
+    config = write_config(folder)
+    chance = random.Random(0)
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(config), *options]
+    kills = 0
+    while kills < 10:
+        run = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        before = max(read_metrics(folder), default=0) if folder.exists() else 0
+        _wait_for_step(folder, min(before + 2, 40))
+        time.sleep(chance.uniform(0, 0.5))
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            kills += 1
+        run.wait()
+        if max(read_metrics(folder)) >= 40:
+            break
+    assert kills == 10
+    assert _exact(train(folder, *options)) == expected
+    assert expected[40][-1] > len_of_epoch(config)
+
+
+def len_of_epoch(config: Path) -> int:
+    """Rows of the training data that a config names."""
+    prefix = Path(yaml.safe_load(config.read_text())["data"]["train"])
+    return int(json.loads(prefix.with_name(f"{prefix.name}.json").read_text())["rows"])

@@ -15,6 +15,15 @@ def test_weights_alone_start_a_new_run(
     assert first[1]["learning_rate"] == reference[1][1]["learning_rate"]
 
 
+def test_logits_everywhere_change_nothing(
+    tmp_path: Path, train: Train, reference: tuple[Path, dict]
+) -> None:
+    metrics = train(tmp_path / "run", "--model.logits=all")
+    for step, line in metrics.items():
+        assert line["loss"] == pytest.approx(reference[1][step]["loss"], rel=1e-6)
+        assert line["grad_norm"] == pytest.approx(reference[1][step]["grad_norm"], rel=1e-6)
+
+
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_recomputed_activations_change_nothing(
     recompute: str, tmp_path: Path, train: Train, reference: tuple[Path, dict]

@@ -1,0 +1,83 @@
+"""Memory and disk that a run needs, by part, from its configuration alone.
+
+Activations are counted from what the torch backend keeps for the backward pass, in elements a
+token and layer: H hidden, Q query heads x width, K key/value groups x width, F feed-forward:
+
+    both norms' inputs and outputs       4 H
+    queries, keys, values                Q + 2 K
+    rotated queries and keys             Q + K
+    attention's output                   Q
+    feed-forward's two halves, their product and its activation    4 F
+
+Each is shared by the tensor-parallel ranks under sequence parallelism.
+"""
+
+from dataclasses import dataclass
+
+from megatron_in2.training.config import TrainConfig
+
+GIB = 2**30
+MOMENTS = 8  # bytes a parameter: AdamW's two, float32
+MASTER = 4  # bytes a parameter: float32 copy of bfloat16 weights
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one rank holds at its fullest, by part."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        """All parts together."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+
+
+def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
+    """Estimate what one rank holds; the first pipeline stage, which holds most micro-batches."""
+    parallel, model = config.parallel, config.model
+    own = model.parameter_count / (parallel.tensor * parallel.pipeline)
+    width = _dtype_bytes(config)
+    moments = MOMENTS + (MASTER if width == 2 else 0)
+    tokens = config.data.seq_length / parallel.context
+    shared = parallel.tensor if parallel.sequence else 1
+    # The head's gathered hidden states, and logits where they are made everywhere.
+    head = tokens * model.hidden_size * width
+    if model.logits == "all":
+        head += 2 * 4 * tokens * model.vocab_size / parallel.tensor  # logits and gradient, float32
+    layers = model.num_layers / parallel.pipeline
+    in_flight = parallel.pipeline  # 1F1B keeps as many micro-batches on the first stage
+    return Memory(
+        weights=own * width,
+        gradients=own * 4,
+        optimizer=own * moments / (parallel.data_ranks(world_size) * parallel.context),
+        activations=in_flight * tokens * width * _activations(config, layers) / shared,
+        head=head,
+    )
+
+
+def checkpoint_bytes(config: TrainConfig) -> float:
+    """Disk of one checkpoint: weights, and the optimizer's float32 weights and moments."""
+    return config.model.parameter_count * (_dtype_bytes(config) + MASTER + MOMENTS)
+
+
+def _activations(config: TrainConfig, layers: float) -> float:
+    """Elements a token that ``layers`` layers keep, whole (not shared by ranks)."""
+    model = config.model
+    queries = model.num_attention_heads * model.head_dim
+    keys = model.num_query_groups * model.head_dim
+    feed_forward = 4 * model.ffn_hidden_size
+    layer = 4 * model.hidden_size + 3 * queries + 3 * keys + feed_forward
+    if config.runtime.recompute == "full":
+        return layers * model.hidden_size + layer  # inputs, and the one layer at work
+    if config.runtime.recompute == "selective":
+        return layers * (layer - feed_forward) + feed_forward
+    return layers * layer
+
+
+def _dtype_bytes(config: TrainConfig) -> int:
+    return 2 if config.runtime.dtype == "bfloat16" else 4
