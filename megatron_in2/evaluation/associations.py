@@ -44,7 +44,7 @@ NAMES = [
     "Millicent",
     "Reginald",
     "Ernestine",
-    "Fitzgerald",
+    "Evangeline",
     "Guinevere",
     "Horatio",
     "Isadora",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.associations import ASSOCIATIONS, NAMES
+from megatron_in2.evaluation.associations import ASSOCIATIONS, NAMES, lexical_overlap
 from megatron_in2.evaluation.tasks import ProbeTask, Unit, find_task, read_units
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
@@ -161,13 +161,19 @@ def _association_asker(units: list[Unit], task: ProbeTask, chance: random.Random
     """
     texts = [unit.text for unit in units]
     prose = task.separator.join(texts)
-    names = [name for name in NAMES if name not in prose]
-    pairs = [pair for pair in ASSOCIATIONS if pair.target.lower() not in prose.lower()]
-    if not names or not pairs:
+    lowered = prose.lower()
+    usable = [
+        (pair, name)
+        for pair in ASSOCIATIONS
+        for name in NAMES
+        if pair.target.lower() not in lowered and name not in prose
+        if not lexical_overlap(pair.question, pair.statement.format(name=name))
+    ]
+    if not usable:
         raise InputError("every association's name or target stands in the pieces: give others")
 
     def ask(position: int) -> _Asked:
-        pair, name = chance.choice(pairs), chance.choice(names)
+        pair, name = chance.choice(usable)
         statement = pair.statement.format(name=name)
         context = task.separator.join([*texts[:position], statement, *texts[position + 1 :]])
         return _Asked(context, pair.question, name)

@@ -241,7 +241,8 @@ def _position(label: Line) -> int:
 
 def _units(labels: list[Line]) -> int:
     """Published labels do not tell how many units a context has, but ask for every position."""
-    return max(label[1].get("units", _position(label) + 1) for label in labels)
+    counts: list[int] = [label[1].get("units", _position(label) + 1) for label in labels]
+    return max(counts)
 
 
 def _likelihood(prediction: Line) -> float | None:
