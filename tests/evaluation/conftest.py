@@ -1,7 +1,6 @@
 """Small models and real probes that the evaluation tests share."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_in2.checkpoint.tokenizer_files import write_tokenizer_files
 from megatron_in2.evaluation.build import BuildConfig, build_probes
 from megatron_in2.tokenizer import Tokenizer
 
@@ -34,7 +34,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokeni
     )
     folder = tmp_path_factory.mktemp("model")
     MistralForCausalLM(config).save_pretrained(folder)
-    shutil.copyfile(small_tokenizer.path, folder / "tokenizer.model")
+    write_tokenizer_files(folder, small_tokenizer, LONGEST)
     return folder
 
 
