@@ -59,7 +59,7 @@ def plot_curves(reports: list[Path], output: Path, paper_averages: bool) -> None
         if likely:
             _draw_likelihood(panels[1][column], of_task, styles)
     panels[0][0].set_ylabel("accuracy (%)")
-    _legend(panels[0][0], styles, paper_averages)
+    _legend(figure, styles, paper_averages)
     if likely:
         panels[1][0].set_ylabel("log likelihood a token of the true answer")
     _save(figure, output)
@@ -110,6 +110,7 @@ def _draw_accuracy(axes: Any, reports: list[ProbeReport], styles: dict[str, Styl
             [100 * depth.accuracy for depth in report.depths],
             yerr=[100 * depth.deviation for depth in report.depths],
             color=colour,
+            ecolor=(colour, 0.5),
             linestyle=line,
             marker="o",
             markersize=4,
@@ -139,7 +140,7 @@ def _draw_likelihood(axes: Any, reports: list[ProbeReport], styles: dict[str, St
     axes.grid(alpha=0.25)
 
 
-def _legend(axes: Any, styles: dict[str, Style], paper_averages: bool) -> None:
+def _legend(figure: Figure, styles: dict[str, Style], paper_averages: bool) -> None:
     handles = [
         Line2D([], [], color=colour, linestyle=line, marker="o", markersize=4, label=name)
         for name, (colour, line) in styles.items()
@@ -149,7 +150,7 @@ def _legend(axes: Any, styles: dict[str, Style], paper_averages: bool) -> None:
             Line2D([], [], color=colour, linewidth=1, label=f"{name}, the paper's average")
             for name, (colour, _) in _PAPER_STYLES.items()
         ]
-    axes.legend(handles=handles, loc="lower left", fontsize=8)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
 
 
 def _place(axes: Any, reports: list[ProbeReport]) -> Callable[[ProbeReport], list[float]]:
