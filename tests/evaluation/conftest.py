@@ -14,6 +14,7 @@ from megatron_in2.evaluation.build import BuildConfig, build_probes
 from megatron_in2.tokenizer import Tokenizer
 
 LONGEST = 2048  # tokens that the tiny model can take
+torch.set_num_threads(1)  # its matrices are too small to share among cores
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,7 @@ def main() -> None:
     add("--context-tokens", type=int, default=4_000, help="of the prefix comparison")
     add("--probes", type=int, default=12, help="questions asked about that context")
     options = parser.read()
+    torch.set_num_threads(1)  # steadier where others use the machine
     tokenizer = load_tokenizer(MISTRAL_V1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
