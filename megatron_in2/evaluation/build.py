@@ -35,6 +35,12 @@ class BuildConfig:
     sets: int = 4
     seed: int = 1234
 
+    def __post_init__(self) -> None:
+        for name, least in (("context_tokens", 1), ("units", 0), ("positions", 0), ("sets", 1)):
+            if getattr(self, name) < least:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} {getattr(self, name)}: give {least} or more")
+
 
 @dataclass(frozen=True)
 class _Asked:

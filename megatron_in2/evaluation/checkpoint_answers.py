@@ -47,12 +47,14 @@ class CheckpointAnswerer:
         share_prefix: compute what neighbouring prompts have in common only once.
 
     Raises:
-        InputError: the folder is no such checkpoint.
+        InputError: the folder is no such checkpoint, or a number is below 1.
     """
 
     def __init__(
         self, folder: Path, max_new_tokens: int, batch_size: int = 1, share_prefix: bool = True
     ) -> None:
+        if min(max_new_tokens, batch_size) < 1:
+            raise InputError("--max-new-tokens and --batch-size: give 1 or more")
         self.folder = folder
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size

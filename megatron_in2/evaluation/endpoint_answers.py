@@ -36,6 +36,10 @@ class EndpointConfig:
     concurrency: int = 8
     retries: int = 5
 
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or self.retries < 0:
+            raise InputError("--concurrency: give 1 or more; --retries: 0 or more")
+
 
 class EndpointAnswerer:
     """Greedy answers of an endpoint; a prediction has ``samples`` only.

@@ -111,6 +111,10 @@ def test_bad_input(tmp_path: Path, tokenizer: Tokenizer) -> None:
         config = BuildConfig(context_tokens=300, positions=50)
         build_probes(tmp_path, tmp_path / "out", config, tokenizer)
     assert not list((tmp_path / "out").iterdir())
+    for wrong in ({"sets": 0}, {"context_tokens": 0}, {"positions": -1}, {"units": -1}):
+        (name,) = wrong
+        with pytest.raises(InputError, match=f"--{name.replace('_', '-')} -?[01]: give"):
+            BuildConfig(**wrong)
 
 
 def test_all_tasks_are_known() -> None:

@@ -144,3 +144,6 @@ def test_folders_that_are_no_checkpoint(tiny_model: Path, tmp_path: Path) -> Non
     (bare / "tokenizer.model").write_bytes((tiny_model / "tokenizer.model").read_bytes())
     with pytest.raises(InputError, match="bare cannot be loaded"):
         CheckpointAnswerer(bare, 8)
+    for numbers in ((0, 1), (8, 0)):
+        with pytest.raises(InputError, match="give 1 or more"):
+            CheckpointAnswerer(tiny_model, *numbers)

@@ -73,6 +73,12 @@ def test_a_refused_answer_is_a_null_prediction(probes: Path, tmp_path: Path, ser
     assert (report.probes, report.nulls, report.average) == (3, 1, 1.0)
 
 
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"retries": -1}])
+def test_bad_numbers(wrong: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="give 1 or more"):
+        EndpointConfig("http://127.0.0.1:9/v1", "fake", **wrong)
+
+
 def test_the_command(probes: Path, tmp_path: Path, serve: Serve, run_tool: RunTool) -> None:
     output = tmp_path / "predictions.jsonl"
     generate = ("generate", "--probes", probes / "code.jsonl", "--output", output)
