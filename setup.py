@@ -34,7 +34,7 @@ setup(
         "tqdm>=4.66",
         "transformers>=4.45",
     ],
-    package_data={"megatron_in2.evaluation": ["harness/*.yaml"]},
+    package_data={"megatron_in2.evaluation": ["harness/*.yaml", "harness/*.py"]},
     extras_require={
         "evaluation": ["accelerate>=1", "lm-eval>=0.4.9"],
         "gpu": ["transformer-engine[pytorch]>=2.0"],
