@@ -168,11 +168,12 @@ def _association_asker(units: list[Unit], task: ProbeTask, chance: random.Random
     texts = [unit.text for unit in units]
     prose = task.separator.join(texts)
     lowered = prose.lower()
+    names = [name for name in NAMES if name not in prose]
+    pairs = [pair for pair in ASSOCIATIONS if pair.target.lower() not in lowered]
     usable = [
         (pair, name)
-        for pair in ASSOCIATIONS
-        for name in NAMES
-        if pair.target.lower() not in lowered and name not in prose
+        for pair in pairs
+        for name in names
         if not lexical_overlap(pair.question, pair.statement.format(name=name))
     ]
     if not usable:
