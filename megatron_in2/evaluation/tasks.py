@@ -1,7 +1,8 @@
-"""The three VaL tasks: what a unit of context is, what is asked of it, when an answer is right.
+"""The probing tasks: what a unit of context is, what is asked of it, when an answer is right.
 
-Sources: arXiv 2404.16811 section 3; github.com/microsoft/FILM for question wording (format facts,
-to the byte) and scoring rules.
+Three are VaL's; sources: arXiv 2404.16811 section 3; github.com/microsoft/FILM for question wording
+(format facts, to the byte) and scoring rules. The fourth, ``association``, is ours: one sentence of
+the document task gives way to a statement that shares no content word with the question.
 """
 
 from collections.abc import Callable
@@ -26,11 +27,13 @@ class Unit:
 class ProbeTask:
     """One task.
 
-    ``question`` has the field {piece}; ``is_right`` takes (answer, prediction) and returns a
-    score from 0 to 1.
+    ``title`` and ``units`` name it and its units in figures; ``question`` has the field {piece};
+    ``is_right`` takes (answer, prediction) and returns a score from 0 to 1.
     """
 
     name: str
+    title: str
+    units: str
     file: str
     separator: str
     question: str
@@ -60,7 +63,7 @@ def word_recall(answer: str, prediction: str) -> float:
 
 
 def name_found(answer: str, prediction: str) -> float:
-    """1 where the prediction holds the function's name, its case kept."""
+    """1 where the prediction holds the name asked for, its case kept."""
     return float(bool(answer.strip(".")) and answer.strip(".") in prediction)
 
 
@@ -75,6 +78,8 @@ TASKS = {
     for task in (
         ProbeTask(
             name="document",
+            title="Document Sentence Retrieval (Bi-Direction)",
+            units="Sentences",
             file="document_sentences.jsonl",
             separator="\n",
             question='In above context, which sentence contains the piece "{piece}"?',
@@ -83,6 +88,8 @@ TASKS = {
         ),
         ProbeTask(
             name="code",
+            title="Code Function Retrieval (Backward)",
+            units="Functions",
             file="code_functions.jsonl",
             separator="\n\n",
             question='In above context, which function contains the code snip "{piece}" ?',
@@ -91,6 +98,8 @@ TASKS = {
         ),
         ProbeTask(
             name="database",
+            title="Database Entity Retrieval (Forward)",
+            units="Entities",
             file="database_entities.jsonl",
             separator="\n",
             question=(
@@ -99,6 +108,16 @@ TASKS = {
             ),
             unit=_database_unit,
             is_right=label_or_description_found,
+        ),
+        ProbeTask(
+            name="association",
+            title="Association Retrieval (No Shared Words)",
+            units="Sentences",
+            file="document_sentences.jsonl",
+            separator="\n",
+            question="{piece}",
+            unit=_document_unit,
+            is_right=name_found,
         ),
     )
 }
