@@ -1,0 +1,136 @@
+"""``sbatch slurm/film7b.sh`` on a real Slurm of virtual nodes, one rank a node, on the CPU."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from megatron_in2.checkpoint.folder import complete_steps
+from tests.conftest import ROOT
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.conftest import Job, Submit
+from tests.training.conftest import Train, read_metrics
+
+TENSOR_PARALLEL = ("--parallel.tensor=2", "--parallel.sequence=true", "--data.validation=")
+LONG = ("--schedule.steps=60", "--checkpoint.interval_steps=10", *TENSOR_PARALLEL)
+WriteConfig = Callable[[Path], Path]
+
+
+def _wait_for_step(job: Job, folder: Path, step: int) -> None:
+    def is_reached() -> bool:
+        try:
+            return max(read_metrics(folder), default=0) >= step
+        except (OSError, ValueError):
+            return False
+
+    job.cluster.wait_for(is_reached, f"step {step}\n{job.log}")
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, train: Train) -> dict[int, dict]:
+    """The metrics of the long run on four ranks, without Slurm and never interrupted."""
+    return train(tmp_path_factory.mktemp("uninterrupted") / "run", *LONG, nproc=4)
+
+
+def assert_same_losses(folder: Path, expected: dict[int, dict]) -> None:
+    metrics = read_metrics(folder)
+    assert sorted(metrics) == sorted(expected)
+    for step, line in metrics.items():
+        assert line["loss"] == pytest.approx(expected[step]["loss"], rel=1e-6), step
+        assert line["consumed_rows"] == expected[step]["consumed_rows"]
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
+def test_the_scripts_are_sound_bash(script: str) -> None:
+    subprocess.run(["bash", "-n", ROOT / "slurm" / script], check=True)
+    assert os.access(ROOT / "slurm" / script, os.X_OK)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
+def test_shellcheck_has_no_complaint(script: str) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck here: apt-get install shellcheck")
+    command = ["shellcheck", "--external-sources", f"slurm/{script}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_sixteen_nodes_train_to_the_end(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, train: Train
+) -> None:
+    options = ("--schedule.global_batch_rows=8", "--schedule.steps=3")
+    folder = tmp_path / "run"
+    job = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert "16 nodes, 16 ranks, all alike; all-reduce of 64 MiB over gloo" in job.log
+    assert "TP2 PP1 CP1 DP8 SP" in job.log
+    assert [step.name for step in complete_steps(folder)] == ["iter_0000003"]
+    alone = train(tmp_path / "alone", *options)
+    metrics = read_metrics(folder)
+    assert sorted(metrics) == sorted(alone) == [1, 2, 3]
+    for step, line in metrics.items():
+        assert line["loss"] == pytest.approx(alone[step]["loss"], rel=1e-5)
+    assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == 16
+
+    again = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    assert again.finish() == "COMPLETED 0:0"
+    assert "the run is finished: step 3 of 3" in again.log
+    assert "start 1: 16 ranks" in again.log
+
+
+def test_a_requeued_run_goes_on(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 2)
+    job.cluster.run("scontrol", "requeue", str(job.number))
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert job.restarts == 1
+    assert "SIGTERM: the ranks save and leave" in job.log
+    assert "start 2: 4 ranks" in job.log
+    assert f"resuming from {folder}/iter_" in job.log
+    assert_same_losses(folder, uninterrupted)
+
+
+def _assert_refused(job: Job, *words: str) -> None:
+    assert job.finish() == "FAILED 2:0", job.log
+    assert job.restarts == 0
+    assert "tokens/s" not in job.log
+    for word in words:
+        assert word in job.log
+
+
+def test_a_bad_configuration_is_not_requeued(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    config = write_config(tmp_path / "run")
+    jobs = [
+        submit(1, "--optimizer.lr=fast", IN2_CONFIG=config),
+        submit(3, "--parallel.tensor=2", IN2_CONFIG=config),
+        submit(1, IN2_CONFIG=config, IN2_DATA="/absent/in2"),
+    ]
+    _assert_refused(jobs[0], "optimizer.lr", "nothing is requeued")
+    _assert_refused(jobs[1], "world size 3 does not fit")
+    _assert_refused(jobs[2], "no packed dataset at /absent/in2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_missing_on_one_node_are_named(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, dataset: Path
+) -> None:
+    for node in ("node01", "node03"):
+        shutil.copytree(dataset.parent, tmp_path / node)
+    # The name is replaced on each node; only node02 lacks its copy.
+    data = f"{tmp_path}/$SLURMD_NODENAME/in2"
+    options = ("--nodelist=node[01-03]",)
+    config = write_config(tmp_path / "run")
+    rows = "--schedule.global_batch_rows=3"
+    job = submit(3, rows, "--data.validation=", sbatch=options, IN2_CONFIG=config, IN2_DATA=data)
+    _assert_refused(job, f"node02: no packed dataset at {tmp_path}/node02/in2")
+    assert "node01: no packed" not in job.log
+    assert "node03: no packed" not in job.log
