@@ -140,7 +140,9 @@ name_the_failure() {
         else
             say "rank $rank on $node ended first, with exit code $ending" >&2
         fi
-        grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true
+        if [ "$rank" -ne 0 ]; then # rank 0's words stand above
+            grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true
+        fi
         break
     done
     report_lost_nodes "$SLURM_JOB_NODELIST" >&2

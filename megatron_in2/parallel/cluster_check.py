@@ -267,9 +267,7 @@ def _join_store(config: CheckConfig, rank: Rank, node: str) -> Store:
         raise NodeFaultError([node], [fault]) from error
 
 
-def _wait_for_all(
-    store: Store, key: str, ranks: Iterable[int], seconds: float
-) -> dict[int, bytes]:
+def _wait_for_all(store: Store, key: str, ranks: Iterable[int], seconds: float) -> dict[int, bytes]:
     """Take what ranks have set under ``KEY/RANK`` until all have, or the time is up."""
     deadline = time.monotonic() + seconds
     values = {}

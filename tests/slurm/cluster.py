@@ -118,7 +118,7 @@ class SlurmCluster:
         """Take a node away as a power cut does: its daemon, its step managers, its ranks."""
         doomed = [
             process
-            for process in self._processes()
+            for process in self.processes()
             if node in (process.environ().get("SLURMD_NODENAME"), _step_manager_node(process))
         ]
         for process in [*doomed, psutil.Process(self._daemons[node].pid)]:
@@ -151,7 +151,7 @@ class SlurmCluster:
             self.run("scancel", "--user", pwd.getpwuid(os.getuid()).pw_name, check=False)
         for name in [name for name in self._daemons if name != "munged"]:
             self._daemons[name].terminate()
-        for process in self._processes():
+        for process in self.processes():
             process.kill()
         for daemon in self._daemons.values():
             daemon.send_signal(signal.SIGTERM)
@@ -160,7 +160,7 @@ class SlurmCluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for process in self._processes():
+        for process in self.processes():
             process.kill()
 
     def _start_munge(self) -> None:
@@ -194,7 +194,7 @@ class SlurmCluster:
         listing = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", check=False)
         return sum(line.split()[1] == "idle" for line in listing.splitlines())
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """Step managers, batch scripts and ranks: all that carries this cluster's configuration."""
         daemons = {daemon.pid for daemon in self._daemons.values()}
         found = []

@@ -30,7 +30,9 @@ def cluster() -> Iterator[SlurmCluster]:
     """Slurm as the machine has it; installed where that is asked for; else the tests skip."""
     if missing := missing_daemons():
         if not any(os.environ.get(name) in ("1", "true") for name in WANTED):
-            pytest.skip(f"no {missing[0]} here: make test SLURM=1 installs Slurm on Debian, as root")
+            pytest.skip(
+                f"no {missing[0]} here: make test SLURM=1 installs Slurm on Debian, as root"
+            )
         if os.getuid() != 0 or shutil.which("apt-get") is None:
             pytest.skip(f"no {missing[0]} here, and only root on Debian can install it")
         install_slurm()
@@ -87,9 +89,7 @@ def submit(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Submit]:
     """Submit slurm/film7b.sh with options of sbatch, options of training, and variables."""
     jobs = []
 
-    def run(
-        nodes: int, *options: object, sbatch: tuple[str, ...] = (), **variables: object
-    ) -> Job:
+    def run(nodes: int, *options: object, sbatch: tuple[str, ...] = (), **variables: object) -> Job:
         command = (
             *("sbatch", "--parsable", "--gpus-per-node=0", "--ntasks-per-node=1"),
             *(f"--nodes={nodes}", f"--chdir={ROOT}", f"--output={tmp_path}/%x-%j.out", *sbatch),

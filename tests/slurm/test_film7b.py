@@ -1,12 +1,13 @@
 """``sbatch slurm/film7b.sh`` on a real Slurm of virtual nodes, one rank a node, on the CPU."""
 
-import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from megatron_in2.checkpoint.folder import complete_steps
@@ -52,9 +53,8 @@ def test_the_scripts_are_sound_bash(script: str) -> None:
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
 def test_shellcheck_has_no_complaint(script: str) -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("no shellcheck here: apt-get install shellcheck")
-    command = ["shellcheck", "--external-sources", f"slurm/{script}"]
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    command = [shellcheck, "--external-sources", f"slurm/{script}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
@@ -134,3 +134,95 @@ def test_data_missing_on_one_node_are_named(
     _assert_refused(job, f"node02: no packed dataset at {tmp_path}/node02/in2")
     assert "node01: no packed" not in job.log
     assert "node03: no packed" not in job.log
+
+
+@pytest.mark.slow
+def test_the_time_limit_saves_and_requeues(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    # Slurm sends the early signal up to a minute before it is due: the run is slowed down so
+    # that the signal comes midway on a fast machine too.
+    limit = ("--time=3", "--signal=B:USR1@90")
+    job = submit(4, *LONG, sbatch=limit, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 2)
+    _suspend_until(job, lambda: "SIGUSR1: the ranks save and leave" in job.log)
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert job.restarts >= 1
+    assert "requeueing" in job.log
+    assert f"resuming from {folder}/iter_" in job.log
+    assert_same_losses(folder, uninterrupted)
+
+
+def _suspend_until(job: Job, condition: Callable[[], bool]) -> None:
+    """Stop one rank, so that no step ends, until something has happened."""
+    (rank,) = _ranks(job, "node02")
+    rank.suspend()
+    try:
+        job.cluster.wait_for(condition, f"what the rank waits for\n{job.log}")
+    finally:
+        rank.resume()
+
+
+def _ranks(job: Job, node: str) -> list[psutil.Process]:
+    """The processes that train on a node: those started by rank.sh, not what they start."""
+    return [
+        process
+        for process in job.cluster.processes()
+        if process.environ().get("SLURMD_NODENAME") == node
+        and any(word.endswith("train.py") for word in process.cmdline())
+        and "rank.sh" in " ".join(process.parent().cmdline())
+        and "rank.sh" not in " ".join(process.cmdline())
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_named_and_the_run_goes_on(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder), sbatch=("--nodelist=node[01-04]",))
+    _wait_for_step(job, folder, 11)
+    (rank,) = _ranks(job, "node03")
+    rank.kill()
+    job.cluster.wait_for(lambda: job.restarts == 1, f"the requeue\n{job.log}", seconds=60)
+    assert "rank 2 on node03 was killed by SIGKILL" in job.log
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert_same_losses(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_replaced(
+    cluster: SlurmCluster,
+    submit: Submit,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    uninterrupted: dict[int, dict],
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 11)
+    nodes = cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"]).split()
+    lost = nodes[2]
+    try:
+        cluster.kill_node(lost)
+        assert job.finish() == "COMPLETED 0:0", job.log
+        assert job.restarts >= 1
+        assert lost not in cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"])
+        assert f"node {lost} is" in job.log
+        assert_same_losses(folder, uninterrupted)
+    finally:
+        cluster.start_node(lost)
+
+
+@pytest.mark.slow
+def test_a_crash_loop_ends(submit: Submit, tmp_path: Path, write_config: WriteConfig) -> None:
+    broken = tmp_path / "python"
+    broken.write_text(f'#!/bin/bash\n[[ $1 = *train.py ]] && exit 9\nexec {sys.executable} "$@"\n')
+    broken.chmod(0o755)
+    config = write_config(tmp_path / "run")
+    job = submit(1, "--data.validation=", IN2_CONFIG=config, IN2_PYTHON=broken, IN2_MAX_REQUEUES=1)
+    assert job.finish() == "FAILED 1:0", job.log
+    assert job.restarts == 1
+    assert "rank 0 on node01 ended first, with exit code 9" in job.log
+    assert "no new checkpoint in 2 starts: giving up" in job.log
