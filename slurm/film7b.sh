@@ -21,37 +21,24 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 
-readonly BAD_INPUT=2 REQUEUE=75 # exit codes of tools/train.py
-stopping=""                     # the signal that told this job to save and leave
-
-say() { echo "[$(date +%FT%T) job $SLURM_JOB_ID] $*"; }
-
-refuse() {
-    say "$*" >&2
-    exit "$BAD_INPUT"
-}
+readonly REQUEUE=75 # exit code of tools/train.py: stopped by a signal, and saved
+stopping=""         # the signal that told this job to save and leave
 
 # --- where everything is -------------------------------------------------------------------------
 
 cd "${IN2_ROOT:-$SLURM_SUBMIT_DIR}"
-[ -f slurm/rank.sh ] || refuse "$PWD is not the repository: submit from its root or set IN2_ROOT"
-
-site=${IN2_SITE:-slurm/site.env}
-if [ -f "$site" ]; then
-    set +u # environment modules and virtual environments read unset variables
-    # shellcheck source=slurm/site.env.example
-    source "$site"
-    set -u
-elif [ -n "${IN2_SITE:-}" ]; then
-    refuse "IN2_SITE=$IN2_SITE does not exist"
-fi
+[ -f slurm/common.sh ] || {
+    echo "$PWD is not the repository: submit from its root or set IN2_ROOT" >&2
+    exit 2
+}
+source slurm/common.sh
+load_site
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 tasks_per_node=${SLURM_NTASKS_PER_NODE:-$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))}
 [[ "$(scontrol show node --oneliner "${nodes[0]}")" =~ NodeAddr=([^ ]+) ]] || true
 export MASTER_ADDR=${BASH_REMATCH[1]:-${nodes[0]}}
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
-export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
 options=(--config "${IN2_CONFIG:-configs/film7b.yaml}")
@@ -61,13 +48,8 @@ if [ -n "${IN2_INIT:-}" ]; then options+=("--checkpoint.init_from=$IN2_INIT"); f
 if [ -n "${IN2_OUTPUT:-}" ]; then options+=("--checkpoint.dir=$IN2_OUTPUT"); fi
 options+=("$@")
 
-python=${IN2_PYTHON:-python}
-launch=(srun --kill-on-bad-exit=1 --distribution=block
+launch+=(--kill-on-bad-exit=1 --distribution=block
     --cpus-per-task=$((SLURM_CPUS_ON_NODE / tasks_per_node)))
-if [ -n "${IN2_CONTAINER:-}" ]; then
-    launch+=("--container-image=$IN2_CONTAINER" "--container-workdir=$PWD"
-        "--container-mounts=$PWD:$PWD${IN2_MOUNTS:+,$IN2_MOUNTS}")
-fi
 
 # --- running steps -------------------------------------------------------------------------------
 

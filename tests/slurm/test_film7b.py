@@ -47,8 +47,9 @@ def assert_same_losses(folder: Path, expected: dict[int, dict]) -> None:
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
 def test_the_scripts_are_sound_bash(script: str) -> None:
-    subprocess.run(["bash", "-n", ROOT / "slurm" / script], check=True)
-    assert os.access(ROOT / "slurm" / script, os.X_OK)
+    path = ROOT / "slurm" / script
+    subprocess.run(["bash", "-n", path], check=True)
+    assert os.access(path, os.X_OK) == path.read_text().startswith("#!/usr/bin/env bash\n")
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
