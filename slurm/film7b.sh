@@ -132,7 +132,7 @@ name_the_failure() {
 
 report_lost_nodes() {
     sinfo --noheader --Node --nodes="$1" --states=down,drain,fail,no_respond \
-        --format='%N is %T: %E' | sort --unique | while read -r line; do say "node $line"; done
+        --format='%N is %T: %E' | sort --unique | while read -r line; do say "lost: $line"; done || true
 }
 
 # Puts this job back in the queue, unless Slurm is ending it already; does not return.

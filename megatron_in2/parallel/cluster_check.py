@@ -115,8 +115,10 @@ def check_cluster(
     report = inspect_rank(config, rank, check_inputs)
     store = _join_store(config, rank, report.node)
     store.set(f"report/{rank.index}", json.dumps(asdict(report)))
+    reports: list[RankReport] = []
     if rank.index == 0:
-        verdict = judge(_collect_reports(store, config, rank), config, rank)
+        reports = _collect_reports(store, config, rank)
+        verdict = judge(reports, config, rank)
         store.set("verdict", json.dumps(asdict(verdict)))
     else:
         verdict = _hear_verdict(store, config, rank, report.node)
@@ -125,7 +127,7 @@ def check_cluster(
         return _measure(store, config, rank, report.node)
     if rank.index > 0:
         return None
-    _wait_for_all(store, "heard", range(1, rank.world_size), SPEAK_SECONDS)
+    _wait_for_all(store, "heard", [each.rank for each in reports if each.rank], SPEAK_SECONDS)
     if verdict.faults:
         raise NodeFaultError(verdict.sick_nodes, verdict.faults + verdict.problems)
     raise InputError("; ".join(verdict.problems))

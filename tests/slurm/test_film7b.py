@@ -210,7 +210,7 @@ def test_a_lost_node_is_replaced(
         assert job.finish() == "COMPLETED 0:0", job.log
         assert job.restarts >= 1
         assert lost not in cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"])
-        assert f"node {lost} is" in job.log
+        assert f"lost: {lost} is" in job.log
         assert_same_losses(folder, uninterrupted)
     finally:
         cluster.start_node(lost)
