@@ -36,6 +36,7 @@ SlurmdLogFile={folder}/slurmd.%n.log
 SlurmdSpoolDir={folder}/spool.%n
 SlurmdParameters=config_overrides
 SlurmdTimeout=20
+MinJobAge=86400
 KillWait=30
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
