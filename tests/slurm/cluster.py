@@ -183,7 +183,7 @@ class SlurmCluster:
         name = key or command[0]
         with open(self.folder / f"{name}.out", "ab") as log:
             self._daemons[name] = subprocess.Popen(
-                command,
+                ["setpriv", "--pdeathsig", "TERM", *command],  # they end if this process is killed
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

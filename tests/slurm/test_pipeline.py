@@ -61,7 +61,7 @@ def variables(
         "IN2_SEQ_LENGTH": str(SEQ_LENGTH),
         "IN2_SHARDS": str(SHARDS),
         "IN2_VALIDATION_FRACTION": "0.1",
-        "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 100),
+        "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 192),
         "IN2_PROBE_POSITIONS": "4",
         "IN2_SBATCH_TRAIN": "--nodes=2 --ntasks-per-node=1 --gpus-per-node=0",
     }
