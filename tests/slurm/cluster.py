@@ -37,6 +37,7 @@ SlurmdSpoolDir={folder}/spool.%n
 SlurmdParameters=config_overrides
 SlurmdTimeout=20
 MinJobAge=86400
+FirstJobId={job}
 KillWait=30
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -97,6 +98,7 @@ class SlurmCluster:
                 nodes=self.nodes,
                 port=first,
                 first=first + 1,
+                job=random.randrange(1, 9000),  # the job's number gives the ranks' port
                 last=first + self.nodes,
             )
         )
