@@ -21,8 +21,9 @@
 #SBATCH --output=%x-%j.out
 set -euo pipefail
 
-readonly REQUEUE=75 # exit code of tools/train.py: stopped by a signal, and saved
-stopping=""         # the signal that told this job to save and leave
+readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
+readonly SICK_NODES=69 # exit code of tools/cluster_check.py: it has listed the unfit nodes
+stopping=""            # the signal that told this job to save and leave
 
 # --- where everything is -------------------------------------------------------------------------
 
@@ -121,6 +122,10 @@ name_the_failure() {
             say "rank $rank on $node was killed by SIG$(kill -l $((ending - 128)))" >&2
         else
             say "rank $rank on $node ended first, with exit code $ending" >&2
+        fi
+        # A rank that could not even check its node makes the node unfit; rank 0 lists them else.
+        if [ "$name" = check ] && [ "$rank $ending" != "0 $SICK_NODES" ]; then
+            echo "$node" >>"$logs/sick-nodes"
         fi
         if [ "$rank" -ne 0 ]; then # rank 0's words stand above
             grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true

@@ -217,6 +217,31 @@ def test_a_lost_node_is_replaced(
 
 
 @pytest.mark.slow
+def test_an_unfit_node_is_excluded(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    # On the node of rank 1 of the first start, the check cannot run.
+    python, sick = tmp_path / "python", tmp_path / "sick"
+    python.write_text(
+        "#!/bin/bash\n"
+        "if [ $2 = nodes ]; then\n"
+        f"    [ $SLURM_PROCID = 0 ] || [ -e {sick} ] || echo $SLURMD_NODENAME >{sick}\n"
+        f'    [ $SLURM_PROCID = 0 ] || [ "$(<{sick})" != $SLURMD_NODENAME ] || exit 1\n'
+        "fi\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    options = ("--data.validation=", "--schedule.steps=2")
+    job = submit(2, *options, IN2_CONFIG=write_config(tmp_path / "run"), IN2_PYTHON=python)
+    assert job.finish() == "COMPLETED 0:0", job.log
+    node = sick.read_text().strip()
+    assert job.restarts == 1
+    assert f"rank 1 on {node} ended first, with exit code 1" in job.log
+    assert f"excluding {node}" in job.log
+    assert job.fields["ExcNodeList"] == node
+
+
+@pytest.mark.slow
 def test_a_crash_loop_ends(submit: Submit, tmp_path: Path, write_config: WriteConfig) -> None:
     broken = tmp_path / "python"
     broken.write_text(f'#!/bin/bash\n[[ $1 = *train.py ]] && exit 9\nexec {sys.executable} "$@"\n')

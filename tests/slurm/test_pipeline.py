@@ -62,7 +62,7 @@ def variables(
         "IN2_SHARDS": str(SHARDS),
         "IN2_VALIDATION_FRACTION": "0.1",
         "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 192),
-        "IN2_PROBE_POSITIONS": "4",
+        "IN2_PROBE_POSITIONS": "2",
         "IN2_SBATCH_TRAIN": "--nodes=2 --ntasks-per-node=1 --gpus-per-node=0",
     }
 
