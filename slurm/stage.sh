@@ -33,12 +33,13 @@ synthesis() {
 }
 
 preprocessing() {
-    local output="$data/in2" part=()
+    local inputs=("$samples/in2.jsonl") output="$data/in2" part=()
     if [ "$IN2_SHARDS" -gt 1 ]; then
+        inputs=("$samples"/in2.?????-of-"${number#*-of-}.jsonl")
         output="$data/shards/in2.$number" part=(--shard "$((shard + 1))/$IN2_SHARDS")
     fi
     stands "$output.json" ||
-        tool preprocess_in2 --input "$samples"/in2*.jsonl --output-prefix "$output" \
+        tool preprocess_in2 --input "${inputs[@]}" --output-prefix "$output" \
             --tokenizer-model "$IN2_TOKENIZER" --seq-length "$IN2_SEQ_LENGTH" \
             --validation-fraction "$IN2_VALIDATION_FRACTION" "${part[@]}"
 }
@@ -48,7 +49,7 @@ merge() {
     for split in _valid ""; do # the training data last: they say that both are there
         stands "$data/in2$split.json" ||
             tool preprocess_in2 merge --output-prefix "$data/in2$split" \
-                --inputs "$data"/shards/in2.*-of-"${number#*-of-}$split.json"
+                --inputs "$data"/shards/in2.?????-of-"${number#*-of-}$split.json"
     done
 }
 
