@@ -93,7 +93,9 @@ run_ranks() {
 
 ended_with() { grep --quiet --no-messages " $1\$" "$IN2_ENDINGS"/*; }
 
-newest_checkpoint() { find "$checkpoint_dir" -path '*/iter_*/complete.json' 2>/dev/null | sort | tail -n 1; }
+newest_checkpoint() {
+    find "$checkpoint_dir" -path '*/iter_*/complete.json' 2>/dev/null | sort | tail -n 1
+}
 
 # --- when a step ends early ----------------------------------------------------------------------
 
