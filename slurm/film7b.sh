@@ -1,0 +1,209 @@
+#!/usr/bin/env bash
+# Trains FILM-7B on 16 nodes of 8 GPUs, and goes on by itself after whatever ends it early.
+#
+#   sbatch slurm/film7b.sh
+#   IN2_DATA=/data/in2 IN2_INIT=/models/mistral IN2_OUTPUT=/runs/film7b \
+#       sbatch --partition=gpu slurm/film7b.sh --optimizer.lr 2e-6
+#
+# Options of sbatch go before the script's name and win over the lines below; options of
+# tools/train.py go after it. slurm/README.md has the variables, the set-up of a new site and the
+# troubleshooting. Launch: srun starts one task a GPU, and the task is the rank.
+#SBATCH --job-name=film7b
+#SBATCH --nodes=16
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+set -euo pipefail
+
+readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
+readonly SICK_NODES=69 # exit code of tools/cluster_check.py: it has listed the unfit nodes
+stopping=""            # the signal that told this job to save and leave
+
+# --- where everything is -------------------------------------------------------------------------
+
+cd "${IN2_ROOT:-$SLURM_SUBMIT_DIR}"
+[ -f slurm/common.sh ] || {
+    echo "$PWD is not the repository: submit from its root or set IN2_ROOT" >&2
+    exit 2
+}
+source slurm/common.sh
+load_site
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+tasks_per_node=${SLURM_NTASKS_PER_NODE:-$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))}
+[[ "$(scontrol show node --oneliner "${nodes[0]}")" =~ NodeAddr=([^ ]+) ]] || true
+export MASTER_ADDR=${BASH_REMATCH[1]:-${nodes[0]}}
+export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
+export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+
+options=(--config "${IN2_CONFIG:-configs/film7b.yaml}")
+if [ -n "${IN2_DATA:-}" ]; then options+=("--data.train=$IN2_DATA"); fi
+if [ -n "${IN2_VALIDATION:-}" ]; then options+=("--data.validation=$IN2_VALIDATION"); fi
+if [ -n "${IN2_INIT:-}" ]; then options+=("--checkpoint.init_from=$IN2_INIT"); fi
+if [ -n "${IN2_OUTPUT:-}" ]; then options+=("--checkpoint.dir=$IN2_OUTPUT"); fi
+options+=("$@")
+
+launch+=(--kill-on-bad-exit=1 --distribution=block
+    --cpus-per-task=$((SLURM_CPUS_ON_NODE / tasks_per_node)))
+
+# --- running steps -------------------------------------------------------------------------------
+
+# The early signal before the time limit (USR1), and preemption or requeue (TERM): the ranks are
+# told to save and leave. See rank.sh for SIGURG.
+stop() {
+    stopping=$1
+    say "SIG$1: the ranks save and leave"
+    scancel --signal=URG "$SLURM_JOB_ID" || true
+}
+trap 'stop USR1' USR1
+trap 'stop TERM' TERM
+
+# Waits for a process to its end, through the signals that arrive meanwhile; gives its exit code.
+await() {
+    while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
+    wait "$1"
+}
+
+# Runs a command as the rank of every task, with a log for each node; the first rank that ends
+# badly ends the step. What rank 0 says stands in the job's own log too.
+run_ranks() {
+    local name=$1 code=0 step
+    shift
+    export IN2_ENDINGS="$logs/$name-endings"
+    rm -rf "$IN2_ENDINGS"
+    mkdir -p "$IN2_ENDINGS"
+    "${launch[@]}" --label --open-mode=append --output="$logs/$name-node-%n.log" \
+        slurm/rank.sh "$python" "$@" &
+    step=$!
+    (
+        trap '' TERM USR1
+        tail --follow=name --retry --lines=0 --pid="$step" "$logs/$name-node-0.log" 2>/dev/null |
+            sed --unbuffered --quiet 's/^ *0*0: //p'
+    ) &
+    await "$step" || code=$?
+    await $! || true
+    return "$code"
+}
+
+ended_with() { grep --quiet --no-messages " $1\$" "$IN2_ENDINGS"/*; }
+
+newest_checkpoint() {
+    find "$checkpoint_dir" -path '*/iter_*/complete.json' 2>/dev/null | sort | tail -n 1
+}
+
+# --- when a step ends early ----------------------------------------------------------------------
+
+# Decides what follows a step that did not end well; does not return.
+settle() {
+    local name=$1 code=$2
+    if [ -n "$stopping" ] || ended_with "$REQUEUE"; then
+        say "$name: stopped${stopping:+ by SIG$stopping}; newest checkpoint: $(newest_checkpoint)"
+    else
+        name_the_failure "$name" "$code"
+    fi
+    if ended_with "$BAD_INPUT"; then
+        refuse "$name: this needs mending and is not requeued"
+    fi
+    requeue
+}
+
+# Names the rank that ended first, shows what it said, and names nodes that Slurm gave up.
+name_the_failure() {
+    local name=$1 code=$2 file rank number node ending
+    say "$name failed with exit code $code" >&2
+    for file in "$IN2_ENDINGS"/*; do
+        [ -f "$file" ] || break
+        read -r rank number node ending <"$file"
+        if [ "$ending" -gt 128 ]; then
+            say "rank $rank on $node was killed by SIG$(kill -l $((ending - 128)))" >&2
+        else
+            say "rank $rank on $node ended first, with exit code $ending" >&2
+        fi
+        # A rank that could not even check its node makes the node unfit; rank 0 lists them else.
+        if [ "$name" = check ] && [ "$rank $ending" != "0 $SICK_NODES" ]; then
+            echo "$node" >>"$logs/sick-nodes"
+        fi
+        if [ "$rank" -ne 0 ]; then # rank 0's words stand above
+            grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true
+        fi
+        break
+    done
+    report_lost_nodes "$SLURM_JOB_NODELIST" >&2
+}
+
+report_lost_nodes() {
+    sinfo --noheader --Node --nodes="$1" --states=down,drain,fail,no_respond \
+        --format='%N is %T: %E' | sort --unique | while read -r line; do say "lost: $line"; done || true
+}
+
+# Puts this job back in the queue, unless Slurm is ending it already; does not return.
+requeue() {
+    local state idle=0
+    trap '' TERM USR1 # the requeue sends TERM to this script and to the commands it runs
+    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
+    if [ "$state" != RUNNING ]; then
+        say "Slurm has ended this start itself (state $state)"
+        exit "$REQUEUE"
+    fi
+    if [ "$(newest_checkpoint)" = "$first_checkpoint" ]; then
+        idle=$(($(cat "$logs/idle" 2>/dev/null || echo 0) + 1))
+    fi
+    echo "$idle" >"$logs/idle"
+    if [ "$idle" -gt "${IN2_MAX_REQUEUES:-3}" ]; then
+        say "no new checkpoint in $idle starts: giving up (IN2_MAX_REQUEUES)" >&2
+        exit 1
+    fi
+    say "requeueing"
+    scontrol requeue "$SLURM_JOB_ID" || say "Slurm does not requeue this job: submit it again"
+    # The list of excluded nodes can only be changed while the job waits, as it does from here on;
+    # it cannot start again before this script has ended. Nothing is held, so nothing stays held.
+    if [ -s "$logs/sick-nodes" ]; then exclude "$(paste --serial --delimiters=, "$logs/sick-nodes")"; fi
+    exit "$REQUEUE"
+}
+
+exclude() {
+    local all=$1
+    if [[ "$(scontrol show job --oneliner "$SLURM_JOB_ID")" =~ ExcNodeList=([^ \(]+) ]]; then
+        all="${BASH_REMATCH[1]},$1"
+    fi
+    say "excluding $1"
+    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$all" || say "Slurm did not exclude $1"
+}
+
+# --- the job -------------------------------------------------------------------------------------
+
+say "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
+
+# One process checks configuration, data and checkpoint, and says what is left to do.
+plan=$("${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$python" \
+    tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") || {
+    code=$?
+    say "the plan failed with exit code $code: nothing was started, nothing is requeued" >&2
+    exit "$code"
+}
+read -r done_steps total_steps checkpoint_dir <<<"$plan"
+if [ "$done_steps" -ge "$total_steps" ]; then
+    say "the run is finished: step $done_steps of $total_steps stands in $checkpoint_dir"
+    exit 0
+fi
+
+logs="$checkpoint_dir/slurm/$SLURM_JOB_ID"
+mkdir -p "$logs"
+first_checkpoint=$(newest_checkpoint)
+if [ -f "$logs/nodes" ]; then report_lost_nodes "$(<"$logs/nodes")"; fi
+echo "$SLURM_JOB_NODELIST" >"$logs/nodes"
+rm -f "$logs/sick-nodes"
+say "step $done_steps of $total_steps is done; logs by node in $logs"
+
+run_ranks check tools/cluster_check.py nodes --nodes="$(IFS=, && echo "${nodes[*]}")" \
+    --sick-nodes="$logs/sick-nodes" "${options[@]}" || settle check $?
+[ -z "$stopping" ] || settle check "$REQUEUE"
+
+run_ranks train tools/train.py "${options[@]}" || settle train $?
+say "done"

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Submits the whole way as a chain of jobs, each after the one before it has ended well: synthesis
+# (an array of shards), preprocessing (an array) and merging, import, training, export, probing.
+#
+#   IN2_HOME=/runs/film7b IN2_MODEL=/models/Mistral-7B-Instruct-v0.2 \
+#       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
+#
+# Run it on a login node from the repository's root. Run again after a failure, it goes on: what
+# stands is not made again. slurm/README.md has the variables.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+source slurm/common.sh
+
+[ -n "${IN2_HOME:-}" ] || refuse "set IN2_HOME: the directory for all that the pipeline makes"
+[ -f "${IN2_SYNTHESIS:-}" ] || refuse "IN2_SYNTHESIS=${IN2_SYNTHESIS:-} names no synthesis config"
+[ -d "${IN2_MODEL:-}" ] || refuse "IN2_MODEL=${IN2_MODEL:-} names no Hugging Face checkpoint"
+export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL
+export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-mistral-v1}
+export IN2_SEQ_LENGTH=${IN2_SEQ_LENGTH:-32768}
+export IN2_VALIDATION_FRACTION=${IN2_VALIDATION_FRACTION:-0.002}
+export IN2_PROBE_TOKENS=${IN2_PROBE_TOKENS:-32000} IN2_PROBE_POSITIONS=${IN2_PROBE_POSITIONS:-0}
+read -ra data_options <<<"${IN2_SBATCH_DATA:-}"
+read -ra model_options <<<"${IN2_SBATCH_MODEL:-}"
+read -ra train_options <<<"${IN2_SBATCH_TRAIN:-}"
+logs="$IN2_HOME/logs"
+mkdir -p "$logs"
+
+# Submits a job after others; prints its number. A job whose predecessor fails leaves the queue.
+submit() {
+    local name=$1 after=$2
+    shift 2
+    sbatch --parsable --job-name="in2-$name" --output="$logs/$name-%j.out" --open-mode=append \
+        --kill-on-invalid-dep=yes ${after:+--dependency=afterok:$after} "$@"
+}
+
+stage() { # NAME AFTER FUNCTION OPTIONS-OF-SBATCH...
+    submit "$1" "$2" "${@:4}" slurm/stage.sh "$3"
+}
+
+shards=(--array="0-$((IN2_SHARDS - 1))")
+synthesis=$(stage synthesis "" synthesis "${shards[@]}" "${data_options[@]}")
+dataset=$(stage preprocessing "$synthesis" preprocessing "${shards[@]}" "${data_options[@]}")
+if [ "$IN2_SHARDS" -gt 1 ]; then
+    dataset=$(stage merging "$dataset" merge "${data_options[@]}")
+fi
+import=$(stage import "" import "${model_options[@]}")
+export IN2_DATA="$IN2_HOME/data/in2" IN2_VALIDATION="$IN2_HOME/data/in2_valid"
+export IN2_INIT="$IN2_HOME/init" IN2_OUTPUT="$IN2_HOME/checkpoints"
+training=$(submit training "$dataset:$import" "${train_options[@]}" slurm/film7b.sh "$@")
+export=$(stage export "$training" export_model "${model_options[@]}")
+probing=$(stage probing "$export" probing "${model_options[@]}")
+
+for name in synthesis dataset import training export probing; do
+    printf '%-10s job %s\n' "$name" "${!name}"
+done
+echo "logs in $logs; cancel all: scancel $synthesis $dataset $import $training $export $probing"

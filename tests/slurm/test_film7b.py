@@ -1,0 +1,254 @@
+"""``sbatch slurm/film7b.sh`` on a real Slurm of virtual nodes, one rank a node, on the CPU."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from megatron_in2.checkpoint.folder import complete_steps
+from tests.conftest import ROOT
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.conftest import Job, Submit
+from tests.training.conftest import Train, read_metrics
+
+TENSOR_PARALLEL = ("--parallel.tensor=2", "--parallel.sequence=true", "--data.validation=")
+LONG = ("--schedule.steps=60", "--checkpoint.interval_steps=10", *TENSOR_PARALLEL)
+WriteConfig = Callable[[Path], Path]
+
+
+def _wait_for_step(job: Job, folder: Path, step: int) -> None:
+    def is_reached() -> bool:
+        try:
+            return max(read_metrics(folder), default=0) >= step
+        except (OSError, ValueError):
+            return False
+
+    job.cluster.wait_for(is_reached, f"step {step}\n{job.log}")
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, train: Train) -> dict[int, dict]:
+    """The metrics of the long run on four ranks, without Slurm and never interrupted."""
+    return train(tmp_path_factory.mktemp("uninterrupted") / "run", *LONG, nproc=4)
+
+
+def assert_same_losses(folder: Path, expected: dict[int, dict]) -> None:
+    metrics = read_metrics(folder)
+    assert sorted(metrics) == sorted(expected)
+    for step, line in metrics.items():
+        assert line["loss"] == pytest.approx(expected[step]["loss"], rel=1e-6), step
+        assert line["consumed_rows"] == expected[step]["consumed_rows"]
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
+def test_the_scripts_are_sound_bash(script: str) -> None:
+    path = ROOT / "slurm" / script
+    subprocess.run(["bash", "-n", path], check=True)
+    assert os.access(path, os.X_OK) == path.read_text().startswith("#!/usr/bin/env bash\n")
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
+def test_shellcheck_has_no_complaint(script: str) -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    command = [shellcheck, "--external-sources", f"slurm/{script}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_sixteen_nodes_train_to_the_end(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, train: Train
+) -> None:
+    options = ("--schedule.global_batch_rows=8", "--schedule.steps=3")
+    folder = tmp_path / "run"
+    job = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert "16 nodes, 16 ranks, all alike; all-reduce of 64 MiB over gloo" in job.log
+    assert "TP2 PP1 CP1 DP8 SP" in job.log
+    assert [step.name for step in complete_steps(folder)] == ["iter_0000003"]
+    alone = train(tmp_path / "alone", *options)
+    metrics = read_metrics(folder)
+    assert sorted(metrics) == sorted(alone) == [1, 2, 3]
+    for step, line in metrics.items():
+        assert line["loss"] == pytest.approx(alone[step]["loss"], rel=1e-5)
+    assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == 16
+
+    again = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    assert again.finish() == "COMPLETED 0:0"
+    assert "the run is finished: step 3 of 3" in again.log
+    assert "start 1: 16 ranks" in again.log
+
+
+def test_a_requeued_run_goes_on(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 2)
+    job.cluster.run("scontrol", "requeue", str(job.number))
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert job.restarts == 1
+    assert "SIGTERM: the ranks save and leave" in job.log
+    assert "start 2: 4 ranks" in job.log
+    assert f"resuming from {folder}/iter_" in job.log
+    assert_same_losses(folder, uninterrupted)
+
+
+def _assert_refused(job: Job, *words: str) -> None:
+    assert job.finish() == "FAILED 2:0", job.log
+    assert job.restarts == 0
+    assert "tokens/s" not in job.log
+    for word in words:
+        assert word in job.log
+
+
+def test_a_bad_configuration_is_not_requeued(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    config = write_config(tmp_path / "run")
+    jobs = [
+        submit(1, "--optimizer.lr=fast", IN2_CONFIG=config),
+        submit(3, "--parallel.tensor=2", IN2_CONFIG=config),
+        submit(1, IN2_CONFIG=config, IN2_DATA="/absent/in2"),
+    ]
+    _assert_refused(jobs[0], "optimizer.lr", "nothing is requeued")
+    _assert_refused(jobs[1], "world size 3 does not fit")
+    _assert_refused(jobs[2], "no packed dataset at /absent/in2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_missing_on_one_node_are_named(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, dataset: Path
+) -> None:
+    for node in ("node01", "node03"):
+        shutil.copytree(dataset.parent, tmp_path / node)
+    # The name is replaced on each node; only node02 lacks its copy.
+    data = f"{tmp_path}/$SLURMD_NODENAME/in2"
+    options = ("--nodelist=node[01-03]",)
+    config = write_config(tmp_path / "run")
+    rows = "--schedule.global_batch_rows=3"
+    job = submit(3, rows, "--data.validation=", sbatch=options, IN2_CONFIG=config, IN2_DATA=data)
+    _assert_refused(job, f"node02: no packed dataset at {tmp_path}/node02/in2")
+    assert "node01: no packed" not in job.log
+    assert "node03: no packed" not in job.log
+
+
+@pytest.mark.slow
+def test_the_time_limit_saves_and_requeues(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    # Slurm sends the early signal up to a minute before it is due: the run is slowed down so
+    # that the signal comes midway on a fast machine too.
+    limit = ("--time=3", "--signal=B:USR1@90")
+    job = submit(4, *LONG, sbatch=limit, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 2)
+    _suspend_until(job, lambda: "SIGUSR1: the ranks save and leave" in job.log)
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert job.restarts >= 1
+    assert "requeueing" in job.log
+    assert f"resuming from {folder}/iter_" in job.log
+    assert_same_losses(folder, uninterrupted)
+
+
+def _suspend_until(job: Job, condition: Callable[[], bool]) -> None:
+    """Stop one rank, so that no step ends, until something has happened."""
+    (rank,) = _ranks(job, "node02")
+    rank.suspend()
+    try:
+        job.cluster.wait_for(condition, f"what the rank waits for\n{job.log}")
+    finally:
+        rank.resume()
+
+
+def _ranks(job: Job, node: str) -> list[psutil.Process]:
+    """The processes that train on a node: those started by rank.sh, not what they start."""
+    return [
+        process
+        for process in job.cluster.processes()
+        if process.environ().get("SLURMD_NODENAME") == node
+        and any(word.endswith("train.py") for word in process.cmdline())
+        and "rank.sh" in " ".join(process.parent().cmdline())
+        and "rank.sh" not in " ".join(process.cmdline())
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_named_and_the_run_goes_on(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder), sbatch=("--nodelist=node[01-04]",))
+    _wait_for_step(job, folder, 11)
+    (rank,) = _ranks(job, "node03")
+    rank.kill()
+    job.cluster.wait_for(lambda: job.restarts == 1, f"the requeue\n{job.log}", seconds=60)
+    assert "rank 2 on node03 was killed by SIGKILL" in job.log
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert_same_losses(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_lost_node_is_replaced(
+    cluster: SlurmCluster,
+    submit: Submit,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    uninterrupted: dict[int, dict],
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 11)
+    nodes = cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"]).split()
+    lost = nodes[2]
+    try:
+        cluster.kill_node(lost)
+        assert job.finish() == "COMPLETED 0:0", job.log
+        assert job.restarts >= 1
+        assert lost not in cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"])
+        assert f"lost: {lost} is" in job.log
+        assert_same_losses(folder, uninterrupted)
+    finally:
+        cluster.start_node(lost)
+
+
+@pytest.mark.slow
+def test_an_unfit_node_is_excluded(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    # On the node of rank 1 of the first start, the check cannot run.
+    python, sick = tmp_path / "python", tmp_path / "sick"
+    python.write_text(
+        "#!/bin/bash\n"
+        "if [ $2 = nodes ]; then\n"
+        f"    [ $SLURM_PROCID = 0 ] || [ -e {sick} ] || echo $SLURMD_NODENAME >{sick}\n"
+        f'    [ $SLURM_PROCID = 0 ] || [ "$(<{sick})" != $SLURMD_NODENAME ] || exit 1\n'
+        "fi\n"
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    options = ("--data.validation=", "--schedule.steps=2")
+    job = submit(2, *options, IN2_CONFIG=write_config(tmp_path / "run"), IN2_PYTHON=python)
+    assert job.finish() == "COMPLETED 0:0", job.log
+    node = sick.read_text().strip()
+    assert job.restarts == 1
+    assert f"rank 1 on {node} ended first, with exit code 1" in job.log
+    assert f"excluding {node}" in job.log
+    assert job.fields["ExcNodeList"] == node
+
+
+@pytest.mark.slow
+def test_a_crash_loop_ends(submit: Submit, tmp_path: Path, write_config: WriteConfig) -> None:
+    broken = tmp_path / "python"
+    broken.write_text(f'#!/bin/bash\n[[ $1 = *train.py ]] && exit 9\nexec {sys.executable} "$@"\n')
+    broken.chmod(0o755)
+    config = write_config(tmp_path / "run")
+    job = submit(1, "--data.validation=", IN2_CONFIG=config, IN2_PYTHON=broken, IN2_MAX_REQUEUES=1)
+    assert job.finish() == "FAILED 1:0", job.log
+    assert job.restarts == 1
+    assert "rank 0 on node01 ended first, with exit code 9" in job.log
+    assert "no new checkpoint in 2 starts: giving up" in job.log

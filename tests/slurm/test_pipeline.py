@@ -1,0 +1,139 @@
+"""``slurm/pipeline.sh``: the chain of jobs from a corpus to a probed model, and what stops it."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.tokenizer import Tokenizer
+from tests.conftest import ROOT, RunTool
+from tests.slurm.cluster import SlurmCluster
+from tests.slurm.conftest import job_environment
+from tests.training.conftest import MODEL, SEQ_LENGTH, Train
+
+SHARDS = 1
+STEPS = 6
+LAYOUT = ("--parallel.tensor=2", "--parallel.sequence=true")
+
+
+@pytest.fixture
+def pretrained(tmp_path: Path, train: Train, run_tool: RunTool) -> Path:
+    """A Hugging Face checkpoint to start from."""
+    train(tmp_path / "pretrained", "--schedule.steps=1", "--data.validation=")
+    folder = tmp_path / "model"
+    arguments = ("--input", tmp_path / "pretrained", "--output", folder)
+    done = run_tool("convert_checkpoint", "megatron-to-hf", *arguments)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def variables(
+    tmp_path: Path, pretrained: Path, corpus_file: Path, small_tokenizer: Tokenizer
+) -> dict[str, str]:
+    synthesis, config = tmp_path / "synthesis.yaml", tmp_path / "train.yaml"
+    settings = {
+        "corpus": {"paths": [str(corpus_file)], "max_documents": 600},
+        "segments": {"min_tokens": 24},
+        "composition": {"min_tokens": 100, "max_tokens": SEQ_LENGTH},
+        "mixture": {"fine_grained": 150, "integration": 10, "short": 20},
+        "tokenizer_model": str(small_tokenizer.path),
+    }
+    synthesis.write_text(yaml.safe_dump(settings))
+    run = {
+        "model": MODEL,
+        "data": {"tokenizer_model": str(small_tokenizer.path), "seq_length": SEQ_LENGTH},
+        "schedule": {"global_batch_rows": 4, "steps": STEPS},
+        "runtime": {"dtype": "float32"},
+    }
+    config.write_text(yaml.safe_dump(run))
+    return {
+        "IN2_HOME": str(tmp_path / "home"),
+        "IN2_SYNTHESIS": str(synthesis),
+        "IN2_CONFIG": str(config),
+        "IN2_MODEL": str(pretrained),
+        "IN2_TOKENIZER": str(small_tokenizer.path),
+        "IN2_SEQ_LENGTH": str(SEQ_LENGTH),
+        "IN2_SHARDS": str(SHARDS),
+        "IN2_VALIDATION_FRACTION": "0.1",
+        "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 192),
+        "IN2_PROBE_POSITIONS": "2",
+        "IN2_SBATCH_TRAIN": "--nodes=2 --ntasks-per-node=1 --gpus-per-node=0",
+    }
+
+
+@pytest.fixture
+def jobs(cluster: SlurmCluster) -> Iterator[list[str]]:
+    submitted: list[str] = []
+    yield submitted
+    cluster.run("scancel", *submitted, check=False)
+
+
+def _run_chain(
+    cluster: SlurmCluster, variables: dict[str, str], jobs: list[str], *options: str
+) -> dict[str, str]:
+    """Submit the chain and wait until it has left the queue; return each job's state by name."""
+    environment = job_environment(variables)
+    printed = cluster.run(str(ROOT / "slurm" / "pipeline.sh"), *LAYOUT, *options, **environment)
+    print(printed)
+    chain = dict(re.findall(r"^(\w+) +job (\d+)$", printed, flags=re.MULTILINE))
+    assert list(chain) == ["synthesis", "dataset", "import", "training", "export", "probing"]
+    jobs.extend(chain.values())
+    numbers = ",".join(chain.values())
+    waiting = ("squeue", "--noheader", "--states=all", f"--jobs={numbers}", "--format=%T")
+
+    def has_ended() -> bool:
+        return set(cluster.run(*waiting).split()) <= {"COMPLETED", "FAILED", "CANCELLED"}
+
+    cluster.wait_for(has_ended, "the chain's end", seconds=1800)
+    lines = cluster.run(*waiting[:-1], "--format=%A %F %T").splitlines()
+    states = {number: line.split()[2] for line in lines for number in line.split()[:2]}
+    return {name: states[number] for name, number in chain.items()}
+
+
+@pytest.mark.slow
+def test_the_chain_ends_in_a_probed_model_and_is_restartable(
+    cluster: SlurmCluster, variables: dict[str, str], jobs: list[str]
+) -> None:
+    home, model = Path(variables["IN2_HOME"]), Path(variables["IN2_MODEL"])
+    # First without its data: nothing that needs them may start.
+    broken = {**variables, "IN2_SEQ_LENGTH": "64"}
+    states = _run_chain(cluster, broken, jobs)
+    assert states["synthesis"] == states["import"] == "COMPLETED"
+    assert states["dataset"] == ("FAILED" if SHARDS == 1 else "CANCELLED")
+    assert states["training"] == states["export"] == states["probing"] == "CANCELLED"
+
+    states = _run_chain(cluster, variables, jobs)
+    logs = "".join(path.read_text() for path in (home / "logs").glob("*.out"))
+    assert set(states.values()) == {"COMPLETED"}, logs
+    assert f"{home}/init stands already" in logs
+    assert f"starting from {home}/init/iter_" in logs
+    assert [step.name for step in complete_steps(home / "checkpoints")] == [f"iter_{STEPS:07d}"]
+    score = json.loads((home / "scores" / "document.json").read_text())
+    assert sum(depth["probes"] for depth in score["depths"]) > 0
+    assert (home / "scores" / "document.png").read_bytes().startswith(b"\x89PNG")
+    assert (home / "huggingface" / "config.json").read_bytes() != b""
+    assert model.exists()
+
+
+def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
+    command = ["bash", str(ROOT / "slurm" / "pipeline.sh")]
+    complete = {
+        "PATH": "/usr/bin:/bin",
+        "IN2_HOME": str(tmp_path / "home"),
+        "IN2_SYNTHESIS": str(ROOT / "configs" / "quickstart" / "synthesis.yaml"),
+        "IN2_MODEL": str(tmp_path / "absent"),
+    }
+    for missing in ("IN2_HOME", "IN2_SYNTHESIS", "IN2_MODEL"):
+        known = {name: value for name, value in complete.items() if name != missing}
+        if missing != "IN2_MODEL":
+            known["IN2_MODEL"] = str(tmp_path)
+        done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert missing in done.stderr
+    assert not (tmp_path / "home").exists()
