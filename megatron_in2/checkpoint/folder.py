@@ -97,8 +97,9 @@ def describe_checkpoint(
     if state is not None:
         write_json(step / STATE, asdict(state))
     shutil.copyfile(tokenizer, step / TOKENIZER)
-    if rows := config.get("data", {}).get("train"):
-        shutil.copyfile(part_path(Path(rows), ".json"), step / DATASET)
+    manifest = part_path(Path(config.get("data", {}).get("train") or "none"), ".json")
+    if manifest.is_file():  # a dataset that has moved meanwhile must not cost a save
+        shutil.copyfile(manifest, step / DATASET)
 
 
 def read_tokenizer(step: Path) -> Tokenizer:

@@ -30,11 +30,12 @@ def test_trained_under_tp2_pp2_exports_as_under_tp1(
 ) -> None:
     source = make_model(tmp_path / "hf", heads=8, groups=2, dtype=torch.float32)
     started = import_checkpoint(source, tmp_path / "start").step
+    prose = [text for text in texts if len(text) > 200][:40]
     samples = [
-        {"id": str(i), "kind": "short", "context": None, "question": text[:80], "answer": text[80:200]}
-        for i, text in enumerate(text for text in texts if len(text) > 200)
-    ]  # fmt: skip
-    (tmp_path / "x.jsonl").write_text("".join(json.dumps(each) + "\n" for each in samples[:40]))
+        {"id": str(i), "kind": "short", "question": text[:80], "answer": text[80:200]}
+        for i, text in enumerate(prose)
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(each) + "\n" for each in samples))
     rows = tmp_path / "rows"
     packed = run_tool(
         "preprocess_in2",
