@@ -4,12 +4,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import mistral_common
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from megatron_in2.tokenizer import Tokenizer
 
+# The 32,768-piece model of Mistral-7B-Instruct-v0.3.
+V3 = Path(mistral_common.__file__).parent / "data" / "mistral_instruct_tokenizer_240323.model.v3"
 MakeModel = Callable[..., Path]
 
 

@@ -3,8 +3,11 @@
 import json
 import logging
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ from conftest import RunTool, assert_refused
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from checkpoint.conftest import MakeModel
+from checkpoint.conftest import V3, MakeModel
 from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
 from megatron_in2.checkpoint.folder import step_folder
 from megatron_in2.errors import InputError
@@ -158,6 +161,19 @@ def test_pickle_that_runs_code_does_not(tmp_path: Path, make_model: MakeModel) -
     assert not (tmp_path / "harm").exists()
 
 
+def test_third_release_goes_and_comes_back(tmp_path: Path, make_model: MakeModel) -> None:
+    """32,768 pieces and the tokenizer of v0.3, whose control pieces are [INST] and others."""
+    source = make_model(tmp_path / "hf", vocab_size=32768)
+    shutil.copyfile(V3, source / "tokenizer.model")
+    step = import_checkpoint(source, tmp_path / "megatron").step
+    export_checkpoint(step, tmp_path / "back")
+    assert_same_tensors(source, tmp_path / "back")
+    exported = AutoTokenizer.from_pretrained(tmp_path / "back")
+    messages = [{"role": "user", "content": "Why?"}]
+    trained = [1, *load_tokenizer(str(V3)).encode("[INST] Why? [/INST]")]
+    assert exported.apply_chat_template(messages, return_dict=False) == trained
+
+
 def test_nan_is_counted_and_kept(tmp_path: Path, make_model: MakeModel) -> None:
     source = make_model(tmp_path / "hf")
     tensors = load_file(source / "model.safetensors")
@@ -210,16 +226,17 @@ def test_existing_output_is_kept(tmp_path: Path, model_folder: Path) -> None:
     assert list((tmp_path / "there").iterdir()) == []
 
 
-def test_too_small_a_disk_is_refused_before_starting(tmp_path: Path, make_model: MakeModel) -> None:
-    """Sparse shards: they claim more bytes than the disk has free, and hold none of them."""
-    wide = 2**24  # one layer's three matrices of the feed-forward layer claim 6.4 GB
-    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
-    layers = free // (3 * wide * 64 * 2) + 1
-    source = make_model(tmp_path / "hf", layers=1)
+def write_sparse_model(folder: Path, small: Path, layers: int, wide: int) -> Path:
+    """Write a directory whose shards claim sizes, all zeros, that take no place on the disk.
+
+    Its sizes are those of the one-layer model ``small``, but for the width of the feed-forward
+    layer: each layer claims 384 bytes times ``wide``.
+    """
+    shutil.copytree(small, folder)
     sizes = {"intermediate_size": wide, "num_hidden_layers": layers}
-    write_json(source / "config.json", read_json(source / "config.json") | sizes)
-    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(source).items()}
-    (source / "model.safetensors").unlink()
+    write_json(folder / "config.json", read_json(folder / "config.json") | sizes)
+    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(folder).items()}
+    (folder / "model.safetensors").unlink()
     weight_map = {}
     for layer in range(layers):
         header: dict[str, object] = {}
@@ -233,16 +250,50 @@ def test_too_small_a_disk_is_refused_before_starting(tmp_path: Path, make_model:
             header[own] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, end]}
             weight_map[own], offset = f"{layer}.safetensors", end
         text = json.dumps(header).encode()
-        with open(source / f"{layer}.safetensors", "wb") as stream:
+        with open(folder / f"{layer}.safetensors", "wb") as stream:
             stream.write(len(text).to_bytes(8, "little") + text)
             stream.truncate(8 + len(text) + offset)
-    write_json(source / "model.safetensors.index.json", {"weight_map": weight_map})
+    write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
+    return folder
+
+
+def test_too_small_a_disk_is_refused_before_starting(tmp_path: Path, make_model: MakeModel) -> None:
+    """A layer claims 6.4 GB; all of them more than the disk has free."""
+    wide = 2**24
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    small = make_model(tmp_path / "small", layers=1)
+    source = write_sparse_model(tmp_path / "hf", small, free // (384 * wide) + 1, wide)
     with pytest.raises(InputError, match=r"megatron needs [\d,.]+ GB and .* GB free"):
         import_checkpoint(source, tmp_path / "megatron")
-    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "hf"}
 
 
-def test_killed_conversion_leaves_nothing_for_the_next(tmp_path: Path, model_folder: Path) -> None:
+def test_killed_in_the_middle_then_run_again(
+    tmp_path: Path, make_model: MakeModel, run_tool: RunTool
+) -> None:
+    """SIGKILL once the first layers stand: no output, and the next run starts clean."""
+    small = make_model(tmp_path / "small", layers=1)
+    source = write_sparse_model(tmp_path / "hf", small, layers=16, wide=2**16)
+    output = tmp_path / "megatron"
+    tool = Path(__file__).parents[2] / "tools" / "convert_checkpoint.py"
+    command = [sys.executable, str(tool), "hf-to-megatron", "--input", str(source)]
+    with subprocess.Popen([*command, "--output", str(output)], stderr=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".megatron.partial-*/iter_0000000/__1_0.distcp")):
+            assert run.poll() is None, "it ended before it could be killed"
+            assert time.monotonic() < deadline
+        run.kill()
+    assert run.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".megatron.partial-*"))) == 1
+    assert not output.exists()
+    again = run_tool("convert_checkpoint", "hf-to-megatron", "--input", source, "--output", output)
+    assert again.returncode == 0, again.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"small", "hf", "megatron"}
+
+
+def test_leftovers_of_the_dead_go_those_of_the_living_stay(
+    tmp_path: Path, model_folder: Path
+) -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
     dead = tmp_path / f".megatron.partial-{process.pid}"

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import mistral_common
 import pytest
 import sentencepiece
 from hypothesis import example, given, settings
@@ -11,13 +10,13 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from checkpoint.conftest import V3
 from megatron_in2.checkpoint.tokenizer_files import write_tokenizer_files
 from megatron_in2.data.encode import SampleEncoder
 from megatron_in2.data.samples import read_samples
 from megatron_in2.templates import FILM
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 
-V3 = Path(mistral_common.__file__).parent / "data" / "mistral_instruct_tokenizer_240323.model.v3"
 Messages = list[dict[str, str]]
 
 # Text without what the design calls control pieces, which a template cannot tell from real ones.
