@@ -4,8 +4,8 @@ Both go tensor by tensor, write beside the output's name, and give it that name 
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from megatron_in2.checkpoint.huggingface_config import (
 )
 from megatron_in2.checkpoint.model_card import model_card
 from megatron_in2.checkpoint.names import Mapping, mappings
+from megatron_in2.checkpoint.read_ahead import read_ahead
 from megatron_in2.checkpoint.reader import CheckpointReader
 from megatron_in2.checkpoint.safetensors_writer import TensorSpec, write_shards
 from megatron_in2.checkpoint.tensor_checks import count_nan
@@ -94,7 +95,8 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
     with atomic_directory(output) as temporary, watch:
         step = step_folder(temporary, 0)
         step.mkdir()
-        write_weights(step, table, config.model.num_layers, lambda each: dtypes[each.key], read)
+        tensors = read_ahead(read, table)
+        write_weights(step, table, config.model.num_layers, lambda each: dtypes[each.key], tensors)
         described: dict[str, Any] = {"model": asdict(config.model)}
         described["converted_from"] = {"folder": source.name, "release": config.release}
         describe_checkpoint(step, described, None, tokenizer.path)
@@ -138,17 +140,17 @@ def export_checkpoint(
     ]
     watch = _Watch("export", sum(spec.nbytes for spec in specs), output)
 
-    def tensors() -> Iterator[torch.Tensor]:
-        planned = iter(specs)
-        for mapping in table:
-            for tensor in mapping.split(reader.read(mapping)):
-                spec = next(planned)
-                converted = tensor.to(spec.dtype)
-                watch.see(spec.name, converted)
-                yield converted
+    def read(mapping: Mapping) -> list[torch.Tensor]:
+        tensors = mapping.split(reader.read(mapping))
+        to = DTYPE_NAMES[dtype] if dtype else reader.dtype(mapping)
+        converted = [tensor.to(to) for tensor in tensors]
+        for name, tensor in zip(mapping.names, converted, strict=True):
+            watch.see(name, tensor)
+        return converted
 
     with atomic_directory(output) as temporary, watch:
-        write_shards(temporary, specs, tensors(), shard_bytes)
+        tensors = chain.from_iterable(read_ahead(read, table))
+        write_shards(temporary, specs, tensors, shard_bytes)
         write_model_config(temporary, model, specs[0].dtype, tokenizer.bos_id, tokenizer.eos_id)
         write_tokenizer_files(temporary, tokenizer, model.max_position_embeddings)
         (temporary / "README.md").write_text(model_card(step), encoding="utf-8")

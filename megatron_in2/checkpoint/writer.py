@@ -5,7 +5,7 @@ beside it (``metadata.json``, ``common.pt``), so torch's own writer makes it. Ea
 part of one saving rank with one file: only its tensors are in memory while it is written.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def write_weights(
     table: Iterable[Mapping],
     num_layers: int,
     dtype_of: Callable[[Mapping], torch.dtype],
-    read: Callable[[Mapping], torch.Tensor],
+    tensors: Iterator[torch.Tensor],
 ) -> None:
     """Write every tensor of the table to an existing, empty step folder.
 
@@ -45,17 +45,18 @@ def write_weights(
         table: what is written, layer by layer.
         num_layers: layers of the model: the length of the stacked tensors' leading axis.
         dtype_of: the dtype of a tensor, the same for all layers of one key.
-        read: gives a tensor when its turn comes; called once for each.
+        tensors: those of the table, in its order, each taken when its turn comes.
     """
-    items = {_index(each): (_write_item(each, num_layers, dtype_of(each)), each) for each in table}
-    groups = groupby(items.values(), key=lambda pair: pair[1].layer)
-    local_plans = [SavePlan([item for item, _ in group]) for _, group in groups]
-    planner = _OneByOne({index: mapping for index, (_, mapping) in items.items()}, read)
-    writer = FileSystemWriter(step, thread_count=1)
+    items = [(each, _write_item(each, num_layers, dtype_of(each))) for each in table]
+    groups = groupby(items, key=lambda pair: pair[0].layer)
+    local_plans = [SavePlan([item for _, item in group]) for _, group in groups]
+    planner = _OneByOne(zip((item for _, item in items), tensors, strict=True))
+    # No copy ahead: torch would take tensors out of order where there is a GPU.
+    writer = FileSystemWriter(step, thread_count=1, per_thread_copy_ahead=0)
     writer.set_up_storage_writer(is_coordinator=True)
     plans = writer.prepare_global_plan([writer.prepare_local_plan(plan) for plan in local_plans])
     results = [writer.write_data(plan, planner).wait() for plan in plans]
-    writer.finish(Metadata(_stored(item for item, _ in items.values())), results)
+    writer.finish(Metadata(_stored(item for _, item in items)), results)
     torch.save({}, step / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(step))
 
@@ -63,38 +64,31 @@ def write_weights(
 class _OneByOne(DefaultSavePlanner):
     """Hands torch's writer each tensor only when it is about to be written."""
 
-    def __init__(
-        self, mappings: dict[MetadataIndex, Mapping], read: Callable[[Mapping], torch.Tensor]
-    ) -> None:
+    def __init__(self, tensors: Iterator[tuple[WriteItem, torch.Tensor]]) -> None:
         super().__init__()
-        self._mappings = mappings
-        self._read = read
+        self._tensors = tensors
 
     def resolve_data(self, write_item: WriteItem) -> torch.Tensor:
+        expected, tensor = next(self._tensors)
+        assert write_item.index == expected.index, (write_item.index, expected.index)
         assert write_item.tensor_data is not None
-        tensor = self._read(self._mappings[write_item.index])
         return tensor.view(write_item.tensor_data.chunk.sizes)
 
 
-def _index(mapping: Mapping) -> MetadataIndex:
-    stacked = [] if mapping.layer is None else [mapping.layer]
-    return MetadataIndex(mapping.key, torch.Size([*stacked, *(0 for _ in mapping.shape)]))
-
-
 def _write_item(mapping: Mapping, num_layers: int, dtype: torch.dtype) -> WriteItem:
-    index = _index(mapping)
-    assert index.offset is not None
-    is_stacked = mapping.layer is not None
+    layer = [] if mapping.layer is None else [mapping.layer]
+    one, all_layers = ([1], [num_layers]) if layer else ([], [])
     chunk = ChunkStorageMetadata(
-        offsets=index.offset, sizes=torch.Size([*([1] if is_stacked else []), *mapping.shape])
+        offsets=torch.Size([*layer, *(0 for _ in mapping.shape)]),
+        sizes=torch.Size([*one, *mapping.shape]),
     )
     return WriteItem(
-        index=index,
+        index=MetadataIndex(mapping.key, chunk.offsets),
         type=WriteItemType.SHARD,
         tensor_data=TensorWriteData(
             chunk=chunk,
             properties=TensorProperties(dtype=dtype),
-            size=torch.Size([*([num_layers] if is_stacked else []), *mapping.shape]),
+            size=torch.Size([*all_layers, *mapping.shape]),
         ),
     )
 
