@@ -34,7 +34,7 @@ from megatron_in2.checkpoint.names import Mapping, mappings
 from megatron_in2.checkpoint.read_ahead import read_ahead
 from megatron_in2.checkpoint.reader import CheckpointReader
 from megatron_in2.checkpoint.safetensors_writer import TensorSpec, write_shards
-from megatron_in2.checkpoint.tensor_checks import count_nan
+from megatron_in2.checkpoint.tensor_checks import count_not_finite
 from megatron_in2.checkpoint.tokenizer_files import write_tokenizer_files
 from megatron_in2.checkpoint.writer import write_weights
 from megatron_in2.errors import InputError
@@ -83,7 +83,8 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
     reader.require(table, config.model.tie_word_embeddings)
     dtypes = _dtypes_by_key(reader, table)
     specs = [TensorSpec(each.key, each.shape, dtypes[each.key]) for each in table]
-    watch = _Watch("import", sum(spec.nbytes for spec in specs), output)
+    watch = _Watch("import", sum(spec.nbytes for spec in specs))
+    _prepare_output(output, watch.nbytes)
 
     def read(mapping: Mapping) -> torch.Tensor:
         pairs = zip(mapping.names, mapping.shapes, strict=True)
@@ -138,7 +139,8 @@ def export_checkpoint(
         for mapping in table
         for name, shape in zip(mapping.names, mapping.shapes, strict=True)
     ]
-    watch = _Watch("export", sum(spec.nbytes for spec in specs), output)
+    watch = _Watch("export", sum(spec.nbytes for spec in specs))
+    _prepare_output(output, watch.nbytes)
 
     def read(mapping: Mapping) -> list[torch.Tensor]:
         tensors = mapping.split(reader.read(mapping))
@@ -159,17 +161,16 @@ def export_checkpoint(
 
 
 class _Watch:
-    """Stands beside a conversion: disk before it, progress and NaN during it."""
+    """Sees every tensor of a conversion pass: shows progress, counts NaN and infinities."""
 
-    def __init__(self, name: str, nbytes: int, output: Path) -> None:
+    def __init__(self, name: str, nbytes: int) -> None:
         self.tensors = 0
         self.nbytes = nbytes
-        self._nan: dict[str, int] = {}
-        _remove_leftovers(output)
-        _require_disk_space(output, nbytes + SPARE_BYTES)
-        self._bar = progress_bar(total=nbytes, desc=name, unit="B", unit_scale=True)
+        self._name = name
+        self._unusual: dict[str, int] = {}
 
     def __enter__(self) -> "_Watch":
+        self._bar = progress_bar(total=self.nbytes, desc=self._name, unit="B", unit_scale=True)
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -179,18 +180,18 @@ class _Watch:
         """Note one tensor that is about to be written."""
         self.tensors += 1
         self._bar.update(tensor.nbytes)
-        if found := count_nan(tensor):
-            self._nan[name] = found
+        if found := count_not_finite(tensor):
+            self._unusual[name] = found
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the tensors seen call for."""
-        if not self._nan:
+        if not self._unusual:
             return ()
-        first = ", ".join(f"{name} ({count:,})" for name, count in list(self._nan.items())[:3])
+        first = [f"{name} ({count:,})" for name, count in list(self._unusual.items())[:3]]
         return (
-            f"{sum(self._nan.values()):,} NaN values in {len(self._nan)} tensors, converted as "
-            f"they are: {first}",
+            f"{sum(self._unusual.values()):,} values written are NaN or infinite, in "
+            f"{len(self._unusual)} tensors: {', '.join(first)}",
         )
 
 
@@ -236,19 +237,20 @@ def _surprises(config: HuggingFaceConfig, source: Path, stored: set[torch.dtype]
     return found
 
 
-def _require_disk_space(output: Path, needed: int) -> None:
+def _prepare_output(output: Path, nbytes: int) -> None:
+    """Remove what killed conversions to the same output left, then compare the disk.
+
+    Raises:
+        InputError: the disk has too little free.
+    """
+    for path in output.parent.glob(f".{output.name}.partial-*"):
+        owner = path.name.rpartition("-")[2]
+        if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+            shutil.rmtree(path, ignore_errors=True)
     folder = next(parent for parent in output.absolute().parents if parent.is_dir())
-    free = shutil.disk_usage(folder).free
+    needed, free = nbytes + SPARE_BYTES, shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
             f"{output} needs {needed / 1e9:,.1f} GB and {folder} has {free / 1e9:,.1f} GB free: "
             "free some, or name an output on another disk"
         )
-
-
-def _remove_leftovers(output: Path) -> None:
-    """Remove what killed conversions to the same output left; a living one keeps its own."""
-    for path in output.parent.glob(f".{output.name}.partial-*"):
-        owner = path.name.rpartition("-")[2]
-        if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
-            shutil.rmtree(path, ignore_errors=True)

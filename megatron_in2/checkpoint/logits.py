@@ -19,6 +19,7 @@ from megatron_in2.model.mistral import MistralModel, build_model
 from megatron_in2.model.packed_row import packed_row
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.world import World
+from megatron_in2.progress import progress_bar
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def megatron_logits(
     rotary = model.rotary_pos_emb(int(positions[-1]) + 1, packed_seq=True)[positions]
     _fill_megatron(model, reader, config, layer=None)
     hidden = model.embedding(input_ids=tokens.unsqueeze(0), position_ids=positions.unsqueeze(0))
-    for layer in range(config.num_layers):
+    for layer in progress_bar(range(config.num_layers), desc="Megatron", unit=" layers"):
         _fill_megatron(model, reader, config, layer)
         hidden, _ = model.decoder.layers[0](
             hidden, attention_mask=None, rotary_pos_emb=rotary, packed_seq_params=row
@@ -72,7 +73,7 @@ def transformers_logits(
     _fill_transformers(model, reader, config, layer=None)
     hidden = model.model.embed_tokens(tokens.unsqueeze(0))
     rotary = model.model.rotary_emb(hidden, positions.unsqueeze(0))
-    for layer in range(config.num_layers):
+    for layer in progress_bar(range(config.num_layers), desc="transformers", unit=" layers"):
         _fill_transformers(model, reader, config, layer)
         hidden = model.model.layers[0](hidden, position_embeddings=rotary)
     return model.lm_head(model.model.norm(hidden)).squeeze(0)  # type: ignore[no-any-return]

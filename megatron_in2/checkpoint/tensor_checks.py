@@ -5,10 +5,10 @@ import torch
 _BITS = {2: torch.int16, 4: torch.int32}
 
 
-def count_nan(tensor: torch.Tensor) -> int:
-    """Return how many elements are NaN; one pass without a copy where there are none."""
-    low, _ = tensor.aminmax()
-    return int(tensor.isnan().sum()) if low.isnan() else 0
+def count_not_finite(tensor: torch.Tensor) -> int:
+    """Return how many elements are NaN or infinite; one pass, no copy, where there are none."""
+    extremes = torch.stack(tensor.aminmax())
+    return 0 if extremes.isfinite().all() else int((~tensor.isfinite()).sum())
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -181,12 +181,23 @@ def test_nan_is_counted_and_kept(tmp_path: Path, make_model: MakeModel) -> None:
     tensors[name][3, 5:7] = float("nan")
     save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     done = import_checkpoint(source, tmp_path / "megatron")
-    assert done.warnings == (f"2 NaN values in 1 tensors, converted as they are: {name} (2)",)
+    assert done.warnings == (f"2 values written are NaN or infinite, in 1 tensors: {name} (2)",)
     exported = export_checkpoint(done.step, tmp_path / "back")
     assert exported.warnings == done.warnings
     back = tensors_of(tmp_path / "back")
     for each, tensor in tensors.items():
         assert torch.equal(back[each].view(torch.int16), tensor.view(torch.int16))
+
+
+def test_values_beyond_float16_are_counted(tmp_path: Path, make_model: MakeModel) -> None:
+    source = make_model(tmp_path / "hf", dtype=torch.float32)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"][0, :3] = 1e5  # float16 ends at 65,504
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    step = import_checkpoint(source, tmp_path / "megatron").step
+    assert export_checkpoint(step, tmp_path / "bfloat16", dtype="bfloat16").warnings == ()
+    (warning,) = export_checkpoint(step, tmp_path / "float16", dtype="float16").warnings
+    assert warning == "3 values written are NaN or infinite, in 1 tensors: lm_head.weight (3)"
 
 
 def test_declared_dtype_that_is_not_the_stored_one_is_said(

@@ -1,11 +1,13 @@
-"""Counting NaN and comparing bits."""
+"""Counting NaN and infinities, and comparing bits."""
+
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from megatron_in2.checkpoint.tensor_checks import count_nan, same_bits
+from megatron_in2.checkpoint.tensor_checks import count_not_finite, same_bits
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -15,8 +17,9 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
     values=st.lists(st.floats(width=16), min_size=1, max_size=40),
     dtype=st.sampled_from(DTYPES),
 )
-def test_nan_are_counted(values: list[float], dtype: torch.dtype) -> None:
-    assert count_nan(torch.tensor(values, dtype=dtype)) == sum(value != value for value in values)
+def test_nan_and_infinities_are_counted(values: list[float], dtype: torch.dtype) -> None:
+    found = count_not_finite(torch.tensor(values, dtype=dtype))
+    assert found == sum(not math.isfinite(value) for value in values)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
