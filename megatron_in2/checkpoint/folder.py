@@ -97,8 +97,9 @@ def describe_checkpoint(
     if state is not None:
         write_json(step / STATE, asdict(state))
     shutil.copyfile(tokenizer, step / TOKENIZER)
-    manifest = part_path(Path(config.get("data", {}).get("train") or "none"), ".json")
-    if manifest.is_file():  # a dataset that has moved meanwhile must not cost a save
+    rows = config.get("data", {}).get("train")
+    # A dataset that has moved since the run began must not cost a save.
+    if rows and (manifest := part_path(Path(rows), ".json")).is_file():
         shutil.copyfile(manifest, step / DATASET)
 
 
