@@ -6,13 +6,15 @@ Example:
 
 Writes Mistral-7B's shapes with random bfloat16 weights (14.5 GB; 44 GB of disk while it runs),
 then runs, each as a process of its own from a cold page cache: a copy (cp --reflink=never, every
-file synced), both conversions, and transformers' from_pretrained + save_pretrained. Memory is the
+file synced), both conversions, and transformers' from_pretrained + save_pretrained. Times are of the
+wall clock and of the CPU; on a machine with other work only the second compares. Memory is the
 largest anonymous resident size (RssAnon) seen, sampled 20 times a second; beside it all that was
-resident, mapped files too, which the kernel drops at need. Everything written is removed at the
-end. --verify also proves the round trip bit for bit and compares logits.
+resident, mapped files too, which the kernel drops at need. --verify also proves the round trip bit
+for bit and compares logits. Everything written is removed at the end.
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -45,9 +47,10 @@ AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="bfloat16").save_pretrai
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: wall time, largest memory (anonymous, and all of it), and what it printed."""
+    """One process: time, largest memory (anonymous, and all of it), and what it printed."""
 
     seconds: float
+    cpu_seconds: float
     anonymous_bytes: int
     resident_bytes: int
     output: str
@@ -132,7 +135,7 @@ def _measure(
     command: list[str], source: Path, finish: Callable[[], None] = lambda: None
 ) -> Measured:
     _evict(source)
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), _cpu_seconds()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak = {"RssAnon": 0, "VmRSS": 0}
     sampler = threading.Thread(target=_sample, args=(psutil.Process(process.pid), peak))
@@ -143,7 +146,13 @@ def _measure(
         raise InputError(f"{' '.join(command)} ended with exit code {process.returncode}")
     finish()
     seconds = time.perf_counter() - started
-    return Measured(seconds, peak["RssAnon"], peak["VmRSS"], output)
+    return Measured(seconds, _cpu_seconds() - cpu, peak["RssAnon"], peak["VmRSS"], output)
+
+
+def _cpu_seconds() -> float:
+    """CPU time, user and kernel, of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _sample(process: psutil.Process, peak: dict[str, int]) -> None:
@@ -160,6 +169,7 @@ def _sample(process: psutil.Process, peak: dict[str, int]) -> None:
 def _report(name: str, measured: Measured, copied: Measured) -> None:
     print(
         f"{name:26} {measured.seconds:7.1f} s   {measured.seconds / copied.seconds:5.2f} x copy   "
+        f"{measured.cpu_seconds:6.1f} s of CPU   "
         f"{measured.anonymous_bytes / 1e9:6.2f} GB anonymous   "
         f"{measured.resident_bytes / 1e9:6.2f} GB with mapped files",
         flush=True,
