@@ -6,8 +6,8 @@ Example:
 
 Writes Mistral-7B's shapes with random bfloat16 weights (14.5 GB; 44 GB of disk while it runs),
 then runs, each as a process of its own from a cold page cache: a copy (cp --reflink=never, every
-file synced), both conversions, and transformers' from_pretrained + save_pretrained. Times are of the
-wall clock and of the CPU; on a machine with other work only the second compares. Memory is the
+file synced), both conversions, and transformers' from_pretrained + save_pretrained. Times are of
+the wall clock and of the CPU; on a machine with other work only the second compares. Memory is the
 largest anonymous resident size (RssAnon) seen, sampled 20 times a second; beside it all that was
 resident, mapped files too, which the kernel drops at need. --verify also proves the round trip bit
 for bit and compares logits. Everything written is removed at the end.
