@@ -4,6 +4,7 @@ DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
 config.yaml             the run's resolved configuration
 state.json              CheckpointState
 tokenizer.model         the tokenizer of the run
+dataset.json            the manifest of the run's training rows
 complete.json           written last: without it the step does not count
 """
 
@@ -14,14 +15,18 @@ from typing import Any
 
 import yaml
 
+from megatron_in2.data.manifest import part_path
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
 from megatron_in2.model.config import ModelConfig
+from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 
 COMPLETE = "complete.json"
 CONFIG = "config.yaml"
 STATE = "state.json"
 TOKENIZER = "tokenizer.model"
+DATASET = "dataset.json"
+LATEST = "latest"
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,20 @@ def complete_steps(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"iter_*/{COMPLETE}"))
 
 
-def resolve_checkpoint(path: Path) -> Path:
-    """Return the step that ``path`` means: itself, or its newest complete step.
+def resolve_checkpoint(path: Path, wanted: str = LATEST) -> Path:
+    """Return the step that ``path`` means.
+
+    Args:
+        path: one step, or a checkpoint folder.
+        wanted: which of a folder's steps: its number, or ``latest`` for the newest complete one.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it is incomplete.
     """
+    if wanted != LATEST:
+        if not wanted.isdecimal():
+            raise InputError(f"--from {wanted}: name a step's number, or {LATEST}")
+        path = step_folder(path, int(wanted))
     if (path / COMPLETE).is_file():
         return path
     steps = complete_steps(path)
@@ -84,6 +97,24 @@ def describe_checkpoint(
     if state is not None:
         write_json(step / STATE, asdict(state))
     shutil.copyfile(tokenizer, step / TOKENIZER)
+    rows = config.get("data", {}).get("train")
+    # A dataset that has moved since the run began must not cost a save.
+    if rows and (manifest := part_path(Path(rows), ".json")).is_file():
+        shutil.copyfile(manifest, step / DATASET)
+
+
+def read_tokenizer(step: Path) -> Tokenizer:
+    """Load the tokenizer of a complete step.
+
+    Raises:
+        InputError: it is not the one that the step was saved with.
+    """
+    tokenizer = load_tokenizer(str(step / TOKENIZER))
+    if tokenizer.sha256 != read_json(step / COMPLETE)["tokenizer_sha256"]:
+        raise InputError(
+            f"{tokenizer.path} is not the tokenizer that {step} was saved with: put that one back"
+        )
+    return tokenizer
 
 
 def mark_complete(step: Path, number: int) -> None:

@@ -1,46 +1,107 @@
-"""Reads and writes Hugging Face checkpoint directories of the Mistral architecture."""
+"""Reads the tensors of Hugging Face checkpoint directories, one at a time, memory-mapped."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from megatron_in2.checkpoint.names import Mapping
 from megatron_in2.errors import InputError
-from megatron_in2.files import read_json, write_json
-from megatron_in2.model.config import ModelConfig
+from megatron_in2.files import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+PICKLED_SINGLE = "pytorch_model.bin"
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+
+# What safetensors calls the dtypes that weights may have; others are quantised.
+_SAFETENSORS_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+class _Shard(Protocol):
+    """One file of tensors."""
+
+    def names(self) -> Iterable[str]: ...
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def dtype(self, name: str) -> torch.dtype | str: ...
+    def read(self, name: str) -> torch.Tensor: ...
 
 
 class HuggingFaceReader:
-    """A directory's tensors, read one at a time from memory-mapped safetensors.
+    """A directory's tensors. Opening it reads every shard's header and no weights.
+
+    Args:
+        folder: the directory.
+        allow_pickle: read ``pytorch_model.bin`` where there are no safetensors. Only tensors are
+            unpickled (``weights_only``), yet a pickle is a program: use it on files you trust.
 
     Raises:
-        InputError: no safetensors, an index that names an absent shard, or a broken file.
+        InputError: no weights, an index that names an absent shard or tensor, or a broken file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, allow_pickle: bool = False) -> None:
         self.folder = folder
-        self._shards: dict[str, Any] = {}
-        if (folder / INDEX).is_file():
-            self._shard_of: dict[str, str] = read_json(folder / INDEX)["weight_map"]
-        elif (folder / SINGLE).is_file():
-            self._shard_of = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
-        else:
-            hint = " (pickled weights are not read: save it again as safetensors)"
-            pickled = hint if list(folder.glob("*.bin")) else ""
-            raise InputError(f"{folder} holds no {SINGLE} and no {INDEX}{pickled}")
+        self._shard_of: dict[str, _Shard] = {}
+        index, files = _shard_files(folder, allow_pickle)
+        for file in files:
+            shard = _open_shard(file)
+            self._shard_of.update(dict.fromkeys(shard.names(), shard))
+        if index is None:
+            return
+        promised = set(_weight_map(index))
+        if promised != self.names:
+            differing = sorted(promised ^ self.names)
+            raise InputError(f"{index} and its shards disagree on tensors: {differing[:5]}")
 
     @property
     def names(self) -> set[str]:
         """Names of all tensors."""
         return set(self._shard_of)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype that a tensor is stored in.
+
+        Raises:
+            InputError: it is not a floating-point one that models are trained in.
+        """
+        dtype = self._shard_of[name].dtype(name)
+        if isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES.values():
+            raise InputError(
+                f"{self.folder}: tensor {name} is stored as {dtype}: name a directory with "
+                "float32, bfloat16 or float16 weights"
+            )
+        return dtype
+
+    def require(self, table: Iterable[Mapping], is_tied: bool) -> None:
+        """Check names and shapes of all tensors against the table.
+
+        Raises:
+            InputError: a tensor is missing, extra, or has another shape; or the LM head of a
+                tied model is not its embedding.
+        """
+        wanted = {
+            name: shape
+            for mapping in table
+            for name, shape in zip(mapping.names, mapping.shapes, strict=True)
+        }
+        if missing := sorted(set(wanted) - self.names):
+            raise InputError(f"{self.folder}: tensors are missing: {', '.join(missing[:5])}")
+        extra = self.names - set(wanted)
+        if is_tied and HEAD in extra:
+            self._require_tied_head(wanted[EMBEDDING])
+            extra.remove(HEAD)
+        if extra:
+            raise InputError(
+                f"{self.folder}: tensors that the architecture lacks: "
+                f"{', '.join(sorted(extra)[:5])}"
+            )
+        for name, shape in wanted.items():
+            self._require_shape(name, shape)
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Read one tensor and check its shape.
@@ -50,129 +111,102 @@ class HuggingFaceReader:
         """
         if name not in self._shard_of:
             raise InputError(f"{self.folder}: tensor {name} is missing")
+        self._require_shape(name, shape)
         try:
-            tensor: torch.Tensor = self._open(self._shard_of[name]).get_tensor(name)
+            return self._shard_of[name].read(name)
         except SafetensorError as error:
             raise InputError(f"{self.folder}: tensor {name}: {error}") from error
-        if tuple(tensor.shape) != shape:
+
+    def _require_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        found = self._shard_of[name].shape(name)
+        if found != shape:
             raise InputError(
-                f"{self.folder}: tensor {name} has shape {tuple(tensor.shape)}, config.json "
-                f"makes it {shape}"
+                f"{self.folder}: tensor {name} has shape {found}, config.json makes it {shape}"
             )
-        return tensor
 
-    def _open(self, shard: str) -> Any:
-        if shard not in self._shards:
-            if not (self.folder / shard).is_file():
-                raise InputError(f"{self.folder / INDEX} names {shard}, which does not exist")
-            try:
-                self._shards[shard] = safe_open(self.folder / shard, framework="pt")
-            except SafetensorError as error:
-                raise InputError(f"{self.folder / shard} is damaged: {error}") from error
-        return self._shards[shard]
+    def _require_tied_head(self, shape: tuple[int, ...]) -> None:
+        if not torch.equal(self.read(HEAD, shape), self.read(EMBEDDING, shape)):
+            raise InputError(
+                f"{self.folder}: config.json ties {HEAD} to {EMBEDDING}, yet they differ: set "
+                "tie_word_embeddings to false there, or remove the one that is not used"
+            )
 
 
-def read_model_config(folder: Path) -> ModelConfig:
-    """Translate ``config.json``, field by field.
-
-    Raises:
-        InputError: another architecture, or a feature that this project does not train.
-    """
-    path = folder / "config.json"
-    values = read_json(path)
-    if values.get("model_type") != "mistral":
-        raise InputError(f"{path}: model_type {values.get('model_type')!r}: only mistral is read")
-    if values.get("sliding_window") is not None:
-        raise InputError(
-            f"{path}: sliding_window={values['sliding_window']} (Mistral v0.1): IN2 needs full "
-            "attention; use v0.2 or later"
-        )
-    theta = values.get("rope_theta") or values.get("rope_parameters", {}).get("rope_theta", 1e4)
-    try:
-        heads, hidden = values["num_attention_heads"], values["hidden_size"]
-        return ModelConfig(
-            num_layers=values["num_hidden_layers"],
-            hidden_size=hidden,
-            num_attention_heads=heads,
-            num_query_groups=values["num_key_value_heads"],
-            head_dim=values.get("head_dim") or hidden // heads,
-            ffn_hidden_size=values["intermediate_size"],
-            vocab_size=values["vocab_size"],
-            max_position_embeddings=values["max_position_embeddings"],
-            rope_theta=float(theta),
-            norm_epsilon=values["rms_norm_eps"],
-            tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
-            init_std=values.get("initializer_range", 0.02),
-        )
-    except KeyError as error:
-        raise InputError(f"{path}: field {error} is missing") from error
-
-
-def write_model_config(
-    folder: Path, config: ModelConfig, dtype: str, bos_id: int, eos_id: int
-) -> None:
-    """Write ``config.json`` and ``generation_config.json``."""
-    tokens = {"bos_token_id": bos_id, "eos_token_id": eos_id}
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": ["MistralForCausalLM"],
-            "model_type": "mistral",
-            "attention_dropout": 0.0,
-            "hidden_act": "silu",
-            "hidden_size": config.hidden_size,
-            "initializer_range": config.init_std,
-            "intermediate_size": config.ffn_hidden_size,
-            "max_position_embeddings": config.max_position_embeddings,
-            "num_attention_heads": config.num_attention_heads,
-            "num_hidden_layers": config.num_layers,
-            "num_key_value_heads": config.num_query_groups,
-            "head_dim": config.head_dim,
-            "rms_norm_eps": config.norm_epsilon,
-            "rope_theta": config.rope_theta,
-            "sliding_window": None,
-            "tie_word_embeddings": config.tie_word_embeddings,
-            "torch_dtype": dtype,
-            "use_cache": True,
-            "vocab_size": config.vocab_size,
-            **tokens,
-        },
+def _shard_files(folder: Path, allow_pickle: bool) -> tuple[Path | None, list[Path]]:
+    """Return the index, where there is one, and the files that hold the tensors."""
+    layouts = [(INDEX, SINGLE), *([(PICKLED_INDEX, PICKLED_SINGLE)] if allow_pickle else [])]
+    for index_name, single in layouts:
+        index = folder / index_name
+        if index.is_file():
+            files = [folder / name for name in dict.fromkeys(_weight_map(index).values())]
+            for file in files:
+                if not file.is_file():
+                    raise InputError(f"{index} names {file.name}, which does not exist")
+            return index, files
+        if (folder / single).is_file():
+            return None, [folder / single]
+    pickled = (folder / PICKLED_INDEX).is_file() or (folder / PICKLED_SINGLE).is_file()
+    remedy = (
+        f": {PICKLED_SINGLE} is a pickle, which can run code; save the model again as safetensors, "
+        "or pass --allow-pickle if you trust it"
     )
-    write_json(folder / "generation_config.json", tokens)
+    raise InputError(f"{folder} holds no {SINGLE} and no {INDEX}{remedy if pickled else ''}")
 
 
-def write_tensors(
-    folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int
-) -> None:
-    """Write tensors, in order, to safetensors shards of at most ``shard_bytes`` and their index."""
-    weight_map: dict[str, int] = {}
-    pending: dict[str, torch.Tensor] = {}
-    shards: list[Path] = []
-    total = pending_bytes = 0
+def _weight_map(index: Path) -> dict[str, str]:
+    values = read_json(index)
+    weight_map = values.get("weight_map") if isinstance(values, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index} has no weight_map: download it again")
+    for file in weight_map.values():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise InputError(f"{index}: weight_map names {file!r}, which is not a file name")
+    return weight_map
 
-    def flush() -> None:
-        nonlocal pending, pending_bytes
-        path = folder / f"shard-{len(shards)}.safetensors"
-        save_file(pending, path, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(pending, len(shards)))
-        shards.append(path)
-        pending, pending_bytes = {}, 0
 
-    for name, tensor in tensors:
-        if pending and pending_bytes + tensor.nbytes > shard_bytes:
-            flush()
-        pending[name] = tensor.contiguous()
-        pending_bytes += tensor.nbytes
-        total += tensor.nbytes
-    flush()
-    if len(shards) == 1:
-        shards[0].rename(folder / SINGLE)
-        return
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    for path, name in zip(shards, names, strict=True):
-        path.rename(folder / name)
-    index = {
-        "metadata": {"total_size": total},
-        "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()},
-    }
-    (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+def _open_shard(path: Path) -> _Shard:
+    is_pickle = path.suffix == ".bin"
+    try:
+        return _PickledShard(path) if is_pickle else _SafetensorsShard(path)
+    except SafetensorError as error:
+        raise InputError(f"{path} is damaged ({error}): download it again") from error
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not readable as tensors: {reason}") from error
+
+
+class _SafetensorsShard:
+    def __init__(self, path: Path) -> None:
+        self._file: Any = safe_open(path, framework="pt")
+
+    def names(self) -> Iterable[str]:
+        return self._file.keys()  # type: ignore[no-any-return]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype | str:
+        stored: str = self._file.get_slice(name).get_dtype()
+        return _SAFETENSORS_DTYPES.get(stored, stored)
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._file.get_tensor(name)  # type: ignore[no-any-return]
+
+
+class _PickledShard:
+    def __init__(self, path: Path) -> None:
+        self._tensors: dict[str, torch.Tensor] = torch.load(
+            path, map_location="cpu", mmap=True, weights_only=True
+        )
+
+    def names(self) -> Iterable[str]:
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._tensors[name].shape)
+
+    def dtype(self, name: str) -> torch.dtype | str:
+        return self._tensors[name].dtype
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._tensors[name]

@@ -19,6 +19,10 @@ class Mapping:
     ``key`` is its name in a distributed checkpoint, where the tensors of all layers are stacked
     on a leading axis; ``layer`` is its place there, None for a tensor outside the layers.
     ``shape`` is its own, vocabulary unpadded; ``shapes`` are those of ``names``, in order.
+
+    Keys are those of Transformer Engine's spec, whose norms are fused with the matrix behind
+    them; Megatron-Core's torch spec, whose norms stand alone, is saved under them too. ``alias``
+    is the torch spec's own name, under which other tools may have saved; empty where it is equal.
     """
 
     key: str
@@ -28,6 +32,7 @@ class Mapping:
     shapes: tuple[Shape, ...]
     merge: Callable[[Tensors], torch.Tensor]
     split: Callable[[torch.Tensor], Tensors]
+    alias: str = ""
 
 
 def mappings(config: ModelConfig) -> list[Mapping]:
@@ -50,11 +55,17 @@ def _layer_mappings(config: ModelConfig, layer: int) -> list[Mapping]:
     queries, keys = heads * config.head_dim, groups * config.head_dim
     here, there = "decoder.layers", f"model.layers.{layer}"
 
-    def same(key: str, name: str, shape: Shape) -> Mapping:
-        return _same(f"{here}.{key}", f"{there}.{name}.weight", shape, layer)
+    def same(key: str, name: str, shape: Shape, alias: str = "") -> Mapping:
+        alias = f"{here}.{alias}" if alias else ""
+        return _same(f"{here}.{key}", f"{there}.{name}.weight", shape, layer, alias)
 
     return [
-        same("self_attention.linear_qkv.layer_norm_weight", "input_layernorm", (hidden,)),
+        same(
+            "self_attention.linear_qkv.layer_norm_weight",
+            "input_layernorm",
+            (hidden,),
+            alias="input_layernorm.weight",
+        ),
         Mapping(
             key=f"{here}.self_attention.linear_qkv.weight",
             layer=layer,
@@ -65,7 +76,12 @@ def _layer_mappings(config: ModelConfig, layer: int) -> list[Mapping]:
             split=lambda fused: list(split_qkv(fused, heads, groups)),
         ),
         same("self_attention.linear_proj.weight", "self_attn.o_proj", (hidden, queries)),
-        same("mlp.linear_fc1.layer_norm_weight", "post_attention_layernorm", (hidden,)),
+        same(
+            "mlp.linear_fc1.layer_norm_weight",
+            "post_attention_layernorm",
+            (hidden,),
+            alias="pre_mlp_layernorm.weight",
+        ),
         Mapping(
             key=f"{here}.mlp.linear_fc1.weight",
             layer=layer,
@@ -79,7 +95,7 @@ def _layer_mappings(config: ModelConfig, layer: int) -> list[Mapping]:
     ]
 
 
-def _same(key: str, name: str, shape: Shape, layer: int | None = None) -> Mapping:
+def _same(key: str, name: str, shape: Shape, layer: int | None = None, alias: str = "") -> Mapping:
     return Mapping(
         key=key,
         layer=layer,
@@ -88,4 +104,5 @@ def _same(key: str, name: str, shape: Shape, layer: int | None = None) -> Mappin
         shapes=(shape,),
         merge=lambda tensors: tensors[0],
         split=lambda tensor: [tensor],
+        alias=alias,
     )

@@ -6,6 +6,7 @@ of all layers is read through torch's own reader, whatever chunks it was saved i
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -29,36 +30,61 @@ class CheckpointReader:
     """The weights of one complete step.
 
     Raises:
-        InputError: a tensor of the architecture is missing, or there is one it lacks.
+        InputError: a file is missing or shorter than the metadata says, a tensor of the
+            architecture is missing, or there is one it lacks.
     """
 
     def __init__(self, step: Path, config: ModelConfig) -> None:
         self._step = step
         self._vocab_size = config.vocab_size
         self._reader = FileSystemReader(step)
-        metadata: Metadata = self._reader.read_metadata()
+        metadata = self._read_metadata()
         self._reader.set_up_storage_reader(metadata, is_coordinator=True)
-        self._stored = {
+        self._require_whole_files(metadata)
+        stored = {
             key: entry
             for key, entry in metadata.state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata) and not key.startswith(OPTIMIZER_PREFIX)
         }
-        wanted = {mapping.key for mapping in mappings(config)}
+        table = mappings(config)
+        renamed = {mapping.alias: mapping.key for mapping in table if mapping.alias in stored}
+        self._stored_name = {key: alias for alias, key in renamed.items()}
+        self._stored = {renamed.get(key, key): entry for key, entry in stored.items()}
+        wanted = {mapping.key for mapping in table}
         if missing := wanted - set(self._stored):
             raise InputError(f"{step}: tensors are missing: {sorted(missing)[:5]}")
         if extra := set(self._stored) - wanted:
             raise InputError(f"{step}: tensors that the architecture lacks: {sorted(extra)[:5]}")
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype that the weights are stored in."""
-        return next(iter(self._stored.values())).properties.dtype
+    def _read_metadata(self) -> Metadata:
+        try:
+            return self._reader.read_metadata()
+        except (OSError, UnpicklingError, EOFError) as error:
+            raise InputError(
+                f"{self._step}/.metadata is not readable ({error}): take another step"
+            ) from error
+
+    def _require_whole_files(self, metadata: Metadata) -> None:
+        ends: dict[str, int] = {}
+        for place in metadata.storage_data.values():
+            end = place.offset + place.length
+            ends[place.relative_path] = max(end, ends.get(place.relative_path, 0))
+        for name, end in sorted(ends.items()):
+            path = self._step / name
+            size = path.stat().st_size if path.is_file() else None
+            if size is None or size < end:
+                found = "is missing" if size is None else f"has {size} of {end} bytes"
+                raise InputError(f"{path} {found}: the checkpoint is damaged; take another step")
+
+    def dtype(self, mapping: Mapping) -> torch.dtype:
+        """Return the dtype that a tensor is stored in."""
+        return self._stored[mapping.key].properties.dtype
 
     def read(self, mapping: Mapping) -> torch.Tensor:
         """Read one tensor, padded vocabulary rows left out.
 
         Raises:
-            InputError: it has another shape than the architecture gives it.
+            InputError: it has another shape than the architecture gives it, or is damaged.
         """
         entry = self._stored[mapping.key]
         stacked = [] if mapping.layer is None else [mapping.layer]
@@ -74,9 +100,16 @@ class CheckpointReader:
         sizes = torch.Size([*(1 for _ in stacked), *mapping.shape])
         target = torch.empty(sizes, dtype=entry.properties.dtype)
         chunk = ChunkStorageMetadata(offsets=offsets, sizes=sizes)
-        items = create_read_items_for_chunk_list(mapping.key, entry, [chunk])
+        name = self._stored_name.get(mapping.key, mapping.key)
+        items = create_read_items_for_chunk_list(name, entry, [chunk])
         plan = self._reader.prepare_local_plan(LoadPlan(items))
-        self._reader.read_data(plan, _IntoOneTensor(target)).wait()
+        try:
+            self._reader.read_data(plan, _IntoOneTensor(target)).wait()
+        except (RuntimeError, UnpicklingError, EOFError) as error:
+            raise InputError(
+                f"{self._step}: tensor {name} is damaged ({str(error).splitlines()[0]}): take "
+                "another step"
+            ) from error
         return target.view(mapping.shape)
 
 
