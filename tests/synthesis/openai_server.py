@@ -9,6 +9,7 @@ replies.
     GET  /stats     what happened so far
 """
 
+import contextlib
 import email
 import email.policy
 import hashlib
@@ -43,7 +44,7 @@ class State:
         self.most_in_flight = 0
         self.times: list[float] = []
         self.hold_until = 0.0
-        self.early = 0  # requests that came while a Retry-After was running
+        self.early = 0  # requests that came while a Retry-After ran: none, one at a time
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
 
@@ -95,8 +96,8 @@ def answer_to(payload: dict[str, Any]) -> dict[str, Any]:
 def _opening(prompt: str) -> str:
     for mark in ("Passage:\n", "Piece 1:\n", "Question: "):
         if mark in prompt:
-            return " ".join(prompt.split(mark, 1)[1].split()[:12])
-    return " ".join(prompt.split()[:12])
+            return " ".join(prompt.split(mark, 1)[1].split("\n\n")[0].split()[:12])
+    raise AssertionError("a prompt that the tests do not know")
 
 
 def completion(payload: dict[str, Any]) -> dict[str, Any]:
@@ -186,8 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         error = {"error": {"message": str(fault), "code": None}}
         if fault == "429 with Retry-After":
             with state.lock:
-                # What is on its way already cannot know: it counts from a moment later on.
-                state.hold_until = 0.0
+                state.hold_until = time.monotonic() + 1.0
             return self._reply(429, error, {"Retry-After": "1"})
         if fault == "429 with retry-after-ms":
             return self._reply(429, error, {"retry-after-ms": "20"})
@@ -285,10 +285,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.close_connection = True
-        try:
+        with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
 
 
 class Server(ThreadingHTTPServer):

@@ -87,7 +87,8 @@ async def with_retries(
 
 def backoff(attempt: int, first_seconds: float) -> float:
     """Return the wait behind the n-th failed try: doubled each time, with jitter."""
-    return min(first_seconds * 2 ** (attempt - 1), MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)
+    doubled: float = first_seconds * 2 ** (attempt - 1)
+    return min(doubled, MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -178,7 +178,12 @@ def build_language_model_writer(
     requests = Requests(config, tokenizer)
     till = Till(Journal(journal_path), price, max_cost)
     client = openai.AsyncOpenAI(
-        api_key=key, base_url=config.base_url, timeout=config.timeout_seconds, max_retries=0
+        api_key=key,
+        base_url=config.base_url,
+        timeout=config.timeout_seconds,
+        max_retries=0,  # every attempt is journalled
+        # A reply sent twice on a connection that is kept would answer the next request.
+        default_headers={"Connection": "close"},
     )
     build: Callable[..., Transport] = BatchTransport if batch else OnlineTransport
     return LanguageModelWriter(config, requests, till, build(config, client, till))
