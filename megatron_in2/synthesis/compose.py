@@ -11,7 +11,9 @@ import numpy.typing as npt
 from megatron_in2.segment_store import SegmentStore
 
 DRAW_SURPLUS = 1.2  # fillers drawn for the room, times this, since some are refused
-LAST_DRAWS = 3  # single fillers that fit the gap which the others have left
+MAX_TARGETS = 8  # targets drawn until one can be filled to the shortest length
+LAST_DRAWS = 4  # tries for the gap that the others have left
+LAST_CHOICE = 8  # segments to choose from at least, those that fit the gap best
 
 Segments = npt.NDArray[np.int64]
 
@@ -69,31 +71,44 @@ class Composer:
             (segments in order, slots of the evidence, tokens of the encoded sample).
         """
         needed = self.needed_tokens(evidence, frame_tokens)
-        target = int(generator.integers(max(self._min_tokens, needed), self._max_tokens + 1))
-        room, own = target - needed, self._documents[evidence[0]]
-        fillers = np.empty(0, np.int64)
-        if similar is not None:
-            fillers = self._taken(similar, own, fillers, int(similar_share * room))
-        left = room - int(self._costs[fillers].sum())
-        # A random filler is as good as another: one draw for nearly all of the room ...
-        count = min(int(DRAW_SURPLUS * left / self._mean_cost) + 4, len(self._documents))
-        drawn = generator.integers(0, len(self._documents), count)
-        taken = self._taken(drawn, own, fillers, left)
-        fillers = np.concatenate([fillers, taken])
-        left -= int(self._costs[taken].sum())
-        # ... then single ones among those short enough for the gap.
-        for _ in range(LAST_DRAWS):
-            short_enough = int(np.searchsorted(self._sorted_costs, left, "right"))
-            if not short_enough:
+        for _ in range(MAX_TARGETS):
+            target = int(generator.integers(max(self._min_tokens, needed), self._max_tokens + 1))
+            room, own = target - needed, self._documents[evidence[0]]
+            fillers = np.empty(0, np.int64)
+            if similar is not None:
+                fillers = self._taken(similar, own, fillers, int(similar_share * room))
+            fillers = self._filled(fillers, own, room, generator)
+            length = needed + int(self._costs[fillers].sum())
+            if length >= self._min_tokens:
                 break
-            one = self._by_cost[generator.integers(0, short_enough, 1)]
-            taken = self._taken(one, own, fillers, left)
-            fillers = np.concatenate([fillers, taken])
-            left -= int(self._costs[taken].sum())
         chosen = np.concatenate([np.asarray(evidence, np.int64), fillers])
         order = generator.permutation(len(chosen))
         slots = np.flatnonzero(order < len(evidence))
-        return chosen[order].tolist(), slots.tolist(), target - left
+        return chosen[order].tolist(), slots.tolist(), length
+
+    def _filled(
+        self, fillers: Segments, own: np.int64, room: int, generator: np.random.Generator
+    ) -> Segments:
+        """Add random segments to fillers until the room is used up as far as it can be."""
+        left = room - int(self._costs[fillers].sum())
+        # One draw for nearly all of the room, but for its last filler ...
+        count = min(int(DRAW_SURPLUS * left / self._mean_cost) + 4, len(self._documents))
+        drawn = generator.integers(0, len(self._documents), count)
+        taken = self._taken(drawn, own, fillers, left)[:-1]
+        fillers = np.concatenate([fillers, taken])
+        left -= int(self._costs[taken].sum())
+        # ... whose place goes to one of those that fit the gap best, so that lengths come out even.
+        for _ in range(LAST_DRAWS):
+            end = int(np.searchsorted(self._sorted_costs, left, "right"))
+            if not end:
+                break
+            start = int(np.searchsorted(self._sorted_costs, self._sorted_costs[end - 1]))
+            start = min(start, max(end - LAST_CHOICE, 0))
+            one = self._by_cost[generator.integers(start, end, 1)]
+            taken = self._taken(one, own, fillers, left)
+            fillers = np.concatenate([fillers, taken])
+            left -= int(self._costs[taken].sum())
+        return fillers
 
     def _taken(self, offered: Segments, own: np.int64, fillers: Segments, room: int) -> Segments:
         """Return the offered segments, in order and distinct, until one exceeds the room."""

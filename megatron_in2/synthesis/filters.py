@@ -14,7 +14,8 @@ _CONTEXT_PHRASE = re.compile(
     rf"described in|discussed in|from|in) (?:the|this|these) (?:{_ADJECTIVES})?"
     rf"(?:{_SOURCES})\b(?! of)"
     rf"|\bthe (?:{_ADJECTIVES})(?:{_SOURCES}|information)\b"
-    rf"|\b(?:the|this) (?:context|passage|article) (?:states|says|mentions|describes|explains)\b"
+    rf"|\b(?:the|this) (?:context|passage|text|article) "
+    rf"(?:says?|states?|mentions?|describes?|explains?|tells?)\b"
     rf"|\bpiece \d+\b",
     re.IGNORECASE,
 )
