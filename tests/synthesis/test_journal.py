@@ -1,5 +1,6 @@
 """The journal: what was written stands, whatever happens to the process."""
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -116,5 +117,5 @@ def test_a_batch_is_collected_wholly_or_not_at_all(journal: Journal) -> None:
 def test_the_file_is_plain_sqlite(journal: Journal) -> None:
     journal.begin(KEY, PAYLOAD, 1.0)
     journal.close()
-    with sqlite3.connect(journal.path) as database:
+    with contextlib.closing(sqlite3.connect(journal.path)) as database:
         assert database.execute("SELECT outcome FROM attempts").fetchall() == [("sent",)]

@@ -1,5 +1,6 @@
 """Whole runs against a misbehaving server process: nothing lost, nothing paid for twice."""
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -62,7 +63,7 @@ def _complete(config: Path, output: Path, *more: object) -> list[dict[str, Any]]
 
 
 def _journal(output: Path, query: str) -> list[tuple[Any, ...]]:
-    with sqlite3.connect(f"{output}.journal.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(f"{output}.journal.sqlite")) as database:
         return database.execute(query).fetchall()
 
 

@@ -102,16 +102,19 @@ class BatchTransport:
         gathered, self._gathered = self._gathered, {}
         if not gathered or self._stopping:
             return
+        affordable = []
         try:
-            for _, worst_cost in gathered.values():
-                self._till.reserve(worst_cost)
-            batch = self._till.journal.begin_batch(
-                uuid.uuid4().hex, ((key, *request) for key, request in gathered.items())
-            )
+            for key, (payload, worst_cost) in gathered.items():
+                self._till.reserve_now(worst_cost)
+                affordable.append((key, payload, worst_cost))
         except InputError as error:
-            self._give_up(list(gathered), error)
+            self._give_up(list(gathered)[len(affordable) :], error)
+        if not affordable:
             return
-        self._follow(batch)
+        try:
+            self._follow(self._till.journal.begin_batch(uuid.uuid4().hex, affordable))
+        except InputError as error:
+            self._give_up([key for key, _, _ in affordable], error)
 
     def _adopt(self, batch: OpenBatch) -> None:
         """Go on with a batch that a stopped run left; its worst cost counts as spent so far."""

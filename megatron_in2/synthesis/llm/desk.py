@@ -38,8 +38,8 @@ class Till:
         summary = journal.summary()
         self.journal = journal
         self.spent = summary.cost  # US dollars that are known to be billed, over all runs
-        budget = Budget(summary.cost + summary.possible_cost, max_cost)
-        self._budget = budget
+        self._settled = asyncio.Event()
+        self._budget = Budget(summary.cost + summary.possible_cost, max_cost)
         self._price = price
 
     def worst_cost(self, payload: dict[str, Any], prompt_tokens: int) -> float:
@@ -47,12 +47,18 @@ class Till:
         return self._price.cost(prompt_tokens, int(payload["max_tokens"]))
 
     def begin(self, key: str, payload: dict[str, Any], worst_cost: float) -> int:
-        """Reserve the money, then write the attempt down."""
-        self._budget.reserve(worst_cost)
+        """Write down an attempt whose money is reserved."""
         return self.journal.begin(key, payload, worst_cost)
 
-    def reserve(self, worst_cost: float) -> None:
-        """Reserve money for a request that is written down with others."""
+    async def reserve(self, worst_cost: float) -> None:
+        """Reserve a request's money; where it may not suffice, wait for others to cost less."""
+        while not self._budget.allows(worst_cost) and self._budget.is_reserved:
+            self._settled.clear()
+            await self._settled.wait()
+        self._budget.reserve(worst_cost)
+
+    def reserve_now(self, worst_cost: float) -> None:
+        """Reserve a request's money, or raise InputError."""
         self._budget.reserve(worst_cost)
 
     def cost_of(self, envelope: dict[str, Any]) -> tuple[float, int]:
@@ -71,11 +77,13 @@ class Till:
         """Write a failure down; what may have been billed counts as spent."""
         self.journal.fail(attempt, failure.message, failure.perhaps_billed)
         self._budget.settle(worst_cost, worst_cost if failure.perhaps_billed else 0.0)
+        self._settled.set()
 
     def settle(self, worst_cost: float, cost: float) -> None:
         """Book the cost of a request that is written down."""
         self.spent += cost
         self._budget.settle(worst_cost, cost)
+        self._settled.set()
 
 
 class Desk:

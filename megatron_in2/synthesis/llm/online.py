@@ -42,14 +42,15 @@ class OnlineTransport:
         """
         worst_cost = self._till.worst_cost(payload, prompt_tokens)
         for tries in itertools.count(1):
-            await self._turn(prompt_tokens + int(payload["max_tokens"]))
             async with self._slots:
-                self._check_stopping()
+                await self._turn(prompt_tokens + int(payload["max_tokens"]))
+                await self._till.reserve(worst_cost)
                 attempt = self._till.begin(key, payload, worst_cost)
                 try:
                     envelope = await self._attempt(payload)
                 except FailedCallError as failure:
                     self._till.fail(attempt, failure, worst_cost)
+                    self._hold(failure.wait_seconds)
                     problem = failure
                 else:
                     self._till.finish(attempt, key, envelope, worst_cost)
@@ -61,7 +62,6 @@ class OnlineTransport:
                     f"a request failed {tries} times, lastly: {problem.message}; answers are "
                     "kept: run again to go on"
                 )
-            self._hold(problem.wait_seconds)
             await self._sleep(backoff(tries, self._config.first_backoff_seconds))
         raise AssertionError("the loop ends by itself")
 
@@ -83,6 +83,7 @@ class OnlineTransport:
         return checked_envelope(response.text)
 
     async def _turn(self, tokens: int) -> None:
+        """Wait until one more request may be sent: both limits and every Retry-After allow it."""
         self._check_stopping()
         if self._requests is not None:
             await self._requests.acquire()
@@ -91,6 +92,7 @@ class OnlineTransport:
             tokens -= int(self._tokens.max_rate)
         while (wait := self._not_before - time.monotonic()) > 0:
             await self._sleep(wait)
+        self._check_stopping()
 
     def _hold(self, seconds: float) -> None:
         self._not_before = max(self._not_before, time.monotonic() + seconds)

@@ -65,14 +65,23 @@ class Budget:
         self._reserved = 0.0
         self._limit = limit
 
+    def allows(self, worst_cost: float) -> bool:
+        """Whether a request that costs so much at most stays under the limit."""
+        total = self._spent + self._reserved + worst_cost
+        return self._limit is None or total <= self._limit
+
+    @property
+    def is_reserved(self) -> bool:
+        """Whether money is set aside for requests under way."""
+        return self._reserved > 1e-9
+
     def reserve(self, worst_cost: float) -> None:
         """Set aside what a request costs at most.
 
         Raises:
             InputError: it could pass the limit: nothing may be sent.
         """
-        total = self._spent + self._reserved + worst_cost
-        if self._limit is not None and total > self._limit:
+        if self._limit is not None and not self.allows(worst_cost):
             raise InputError(
                 f"stopped before --max-cost {self._limit:g}: ${self._spent:.4f} may be spent, "
                 f"${self._reserved:.4f} is under way and the next request could cost "
