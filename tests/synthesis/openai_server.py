@@ -217,7 +217,9 @@ class Handler(BaseHTTPRequestHandler):
         message = email.message_from_bytes(header + body, policy=email.policy.HTTP)
         for part in message.iter_parts():
             if part.get_filename():
-                self._reply(200, self._keep(part.get_payload(decode=True)))
+                kept = self._keep(part.get_payload(decode=True))
+                time.sleep(self.state.options.get("slow_batches", 0.0))
+                self._reply(200, kept)
 
     def _keep(self, content: bytes) -> dict[str, Any]:
         with self.state.lock:
@@ -240,6 +242,7 @@ class Handler(BaseHTTPRequestHandler):
                 "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
             }  # fmt: skip
             state.batches[batch["id"]] = batch
+        time.sleep(state.options.get("slow_batches", 0.0))
         self._reply(200, batch)
 
     def _advance(self, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, assert_refused
 
 from megatron_in2.segment_store import SegmentStore
 from synthesis.conftest import ServerProcess
@@ -153,3 +153,111 @@ def test_two_thousand_requests_survive_ten_kills(
     assert figures["distinct"] >= 2000
     print({name: figures[name] for name in ("billed", "distinct", "unanswered", "excess", "tries")})
     print(figures["faults"])
+
+
+def test_batches_survive_kills_between_their_steps(
+    tmp_path: Path, small_corpus: Path, start_server
+) -> None:
+    mixture = {"fine_grained": 60, "integration": 10, "short": 5}
+    calm = start_server()
+    straight = tmp_path / "straight" / "x.jsonl"
+    straight.parent.mkdir()
+    _complete(_config(straight.parent, small_corpus, calm, mixture=mixture), straight)
+
+    server = start_server(fault_rate=0.2, slow_batches=0.4)
+    changes = {"writer": "openai-batch", "mixture": mixture, "openai": {"batch_requests": 50}}
+    config = _config(tmp_path, small_corpus, server, **changes)
+    output = tmp_path / "x.jsonl"
+    for step in (
+        lambda stats: stats["files"] >= 1,  # uploaded, but the client does not know the file yet
+        lambda stats: stats["batches"] >= 1,  # created, but the client does not know the batch
+        lambda stats: stats["billed"] >= 1,  # ended, not collected
+        lambda stats: stats["batches"] >= 2,
+    ):
+        run = subprocess.Popen(_command(config, output), stderr=subprocess.DEVNULL)
+        while run.poll() is None and not step(server.stats()):
+            time.sleep(0.01)
+        assert run.poll() is None, "the run ended before it could be killed"
+        run.kill()
+        run.wait()
+    _complete(config, output)
+    _check_samples(output, server, 75)
+    assert output.read_bytes() == straight.read_bytes()
+    stats = server.stats()
+    assert stats["billed"] == stats["distinct"]  # no batch was handed in twice
+    assert stats["tries"] > stats["billed"]  # failed requests went into other batches
+    cost = json.loads(output.with_name("x.jsonl.report.json").read_text())["calls"]["cost"]
+    half = (300 * 0.15 + 50 * 0.60) / 1e6 / 2  # the Batch API's price
+    assert cost == pytest.approx(half * stats["billed"])
+
+
+def test_paid_checks_are_asked_and_counted(
+    tmp_path: Path, small_corpus: Path, start_server
+) -> None:
+    server = start_server()
+    filters = {"filters": {"closed_book": True, "verify": True}, "writer": "openai"}
+    config = _config(tmp_path, small_corpus, server)
+    settings = yaml.safe_load(config.read_text()) | filters
+    config.write_text(yaml.safe_dump(settings))
+    _complete(config, tmp_path / "x.jsonl")
+    rejects = [json.loads(line) for line in (tmp_path / "x.jsonl.rejects.jsonl").open()]
+    reasons = {line["reason"].split(": ")[1] for line in rejects}
+    assert reasons >= {
+        "answerable without the evidence",
+        "evidence does not support the answer",
+        "speaks of the context",
+        "malformed reply",
+        "the model refused",
+    }
+    assert all(line["question"] for line in rejects if "support" in line["reason"])
+
+
+def test_a_dry_run_calls_nobody(tmp_path: Path, small_corpus: Path, start_server) -> None:
+    server = start_server()
+    config = _config(tmp_path, small_corpus, server)
+    result = _run(config, tmp_path / "x.jsonl", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "120 requests" in result.stdout
+    assert "by prices of" in result.stdout
+    assert server.stats()["tries"] == 0
+    _complete(config, tmp_path / "x.jsonl")
+    again = _run(config, tmp_path / "x.jsonl", "--dry-run", "--overwrite")
+    assert "answers stand in the journal already" in again.stdout
+    tries = server.stats()["tries"]
+    _complete(config, tmp_path / "x.jsonl", "--overwrite")  # paid answers are used again
+    assert server.stats()["tries"] == tries
+
+
+def test_bad_input_ends_in_one_line(
+    tmp_path: Path, small_corpus: Path, start_server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, output = start_server(), tmp_path / "x.jsonl"
+    unknown = _config(tmp_path, small_corpus, server, openai={"model": "gpt-17"})
+    assert_refused(_run(unknown, output), "openai.model='gpt-17'", "openai.prices")
+    config = _config(tmp_path, small_corpus, server)
+    assert_refused(_run(config, output, "--max-cost", 0.0001), "--max-cost 0.0001")
+    assert not output.exists()
+    assert_refused(_run(config, output, "--shard", 4, "--num-shards", 4), "shard < num-shards")
+    assert_refused(_run(config, output, "--workers", 0), "--workers 0")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert_refused(_run(config, output), "OPENAI_API_KEY")
+
+
+def test_a_full_disk_leaves_the_journal_intact(
+    tmp_path: Path, small_corpus: Path, start_server
+) -> None:
+    server, output = start_server(), tmp_path / "x.jsonl"
+    config = _config(tmp_path, small_corpus, server)
+    _run(config, output, "--dry-run")  # the store stands
+    # No file may grow beyond 256 KB, as if the disk were full when the journal reaches it.
+    limited = ["bash", "-c", 'ulimit -f 256; exec "$@"', "-", *_command(config, output)]
+    result = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
+    assert_refused(result, "x.jsonl")
+    assert not output.exists()
+    before = len(_journal(output, "SELECT hash FROM answers"))
+    assert before > 10
+    assert _journal(output, "PRAGMA integrity_check") == [("ok",)]
+    _complete(config, output)
+    stats = server.stats()
+    # What was in flight when the disk was full is all that may be asked again.
+    assert stats["billed"] - stats["distinct"] <= CONCURRENCY

@@ -7,7 +7,8 @@
     notes      small facts about the server
 
 A row stays ``sent`` only when the process died in between: such requests are asked again. Every
-change is committed, and synced to the disk, at once; one process at a time can open it.
+change is committed at once, so that it outlives the process; answers are synced to the disk too,
+so that they outlive a power cut. One process at a time can open a journal.
 """
 
 import hashlib
@@ -91,7 +92,6 @@ class Journal:
             # Exclusive: no second run, and no shared memory, which network disks lack.
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
             self._database.executescript(_SCHEMA)
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Journal:
         self, attempt: int, key: str, reply: dict[str, Any], cost: float, completion_tokens: int
     ) -> None:
         """Write down a request's reply."""
-        with self._transaction() as database:
+        with self._transaction(synced=True) as database:
             self._finish(database, attempt, key, reply, cost, completion_tokens)
 
     def fail(self, attempt: int, error: str, perhaps_billed: bool) -> None:
@@ -172,7 +172,7 @@ class Journal:
             replies: (reply, cost, completion tokens) by payload hash.
             failures: what went wrong by payload hash; such requests were not billed.
         """
-        with self._transaction() as database:
+        with self._transaction(synced=True) as database:
             for key, (reply, cost, tokens) in replies.items():
                 self._finish(database, batch.attempts[key], key, reply, cost, tokens)
             for key, error in failures.items():
@@ -255,9 +255,11 @@ class Journal:
         )
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._named_errors(), self._database as database:
-            yield database
+    def _transaction(self, synced: bool = False) -> Iterator[sqlite3.Connection]:
+        with self._named_errors():
+            self._database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+            with self._database as database:
+                yield database
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
