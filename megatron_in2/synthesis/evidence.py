@@ -35,13 +35,16 @@ class EvidenceWalk:
         # Each document's first segment, and the end of the last one: [documents + 1].
         self._first: npt.NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)])
 
+    def count(self, kind: str) -> int:
+        """Return the number of units: no more samples of a kind can be made."""
+        return len(self._store) if kind == "fine_grained" else len(self._first) - 1
+
     def candidates(self, kind: str, rejects: Rejects) -> Iterator[Evidence]:
         """Yield evidence of a kind: one segment, or all segments of one document.
 
         Each unit comes once; those too long, or of too few segments, are dropped and listed.
         """
-        units = len(self._store) if kind == "fine_grained" else len(self._first) - 1
-        order = generator_for(self._seed, kind, "order").permutation(units)
+        order = generator_for(self._seed, kind, "order").permutation(self.count(kind))
         for unit in order:
             segments = self._segments(kind, int(unit))
             identity = self._identity(kind, segments)

@@ -183,6 +183,8 @@ class _Run:
         Raises:
             InputError: the corpus or the instruction data is too small for the number asked for.
         """
+        for kind in EVIDENCE_KINDS:  # known before the first question is paid for
+            _require_all(kind, self._walk.count(kind), self._wanted[kind], "the corpus")
         composition = self._config.composition
         with TemporaryDirectory(prefix=".hard_fillers.", dir=self._store.path.parent) as folder:
             index = Path(folder) if composition.fillers == "hard" else None
@@ -242,6 +244,6 @@ class _Run:
 def _require_all(kind: str, made: int, wanted: int, source: str) -> None:
     if made < wanted:
         raise InputError(
-            f"{source} yields {made} {kind} samples, mixture.{kind} asks for {wanted}: "
+            f"{source} yields {made} {kind} samples at most, mixture.{kind} asks for {wanted}: "
             "add text or lower it"
         )
