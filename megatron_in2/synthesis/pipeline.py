@@ -186,7 +186,8 @@ class _Run:
         for kind in EVIDENCE_KINDS:  # known before the first question is paid for
             _require_all(kind, self._walk.count(kind), self._wanted[kind], "the corpus")
         composition = self._config.composition
-        with TemporaryDirectory(prefix=".hard_fillers.", dir=self._store.path.parent) as folder:
+        prefix = f".{self._store.path.name}.hard.partial-"  # cleared by the next run, too
+        with TemporaryDirectory(prefix=prefix, dir=self._store.path.parent) as folder:
             index = Path(folder) if composition.fillers == "hard" else None
             if index is not None:
                 build_index(self._store, composition.hard_pool, index)

@@ -82,7 +82,7 @@ def test_a_reply_sent_twice_never_answers_another_request(
 def test_retry_after_is_obeyed(tmp_path: Path, start_server, tokenizer: Tokenizer) -> None:
     server = start_server(fault_rate=0.3, faults=["429 with Retry-After"])
     config = _config(server, concurrency=1)
-    _write(config, tokenizer, tmp_path / "x.sqlite", range(8))
+    _write(config, tokenizer, tmp_path / "x.sqlite", range(5))
     stats = server.stats()
     assert stats["faults"]["429 with Retry-After"] >= 1
     assert stats["early"] == 0

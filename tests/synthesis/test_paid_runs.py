@@ -238,7 +238,6 @@ def test_bad_input_ends_in_one_line(
     assert_refused(_run(config, output, "--max-cost", 0.0001), "--max-cost 0.0001")
     assert not output.exists()
     assert_refused(_run(config, output, "--shard", 4, "--num-shards", 4), "shard < num-shards")
-    assert_refused(_run(config, output, "--workers", 0), "--workers 0")
     monkeypatch.delenv("OPENAI_API_KEY")
     assert_refused(_run(config, output), "OPENAI_API_KEY")
 

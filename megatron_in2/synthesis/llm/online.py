@@ -45,6 +45,7 @@ class OnlineTransport:
             async with self._slots:
                 await self._turn(prompt_tokens + int(payload["max_tokens"]))
                 await self._till.reserve(worst_cost)
+                self._check_stopping()
                 attempt = self._till.begin(key, payload, worst_cost)
                 try:
                     envelope = await self._attempt(payload)
