@@ -39,19 +39,19 @@ def hub_records(
     """Stream (place, record) of a Hugging Face data set, or of a local directory of one.
 
     Raises:
-        InputError: it cannot be opened; the message names the config's ``section``.
+        InputError: it cannot be opened or read; the message names the config's ``section``.
     """
     import datasets
 
     try:
         rows = datasets.load_dataset(dataset, subset, split=split, streaming=True)
+        for number, record in enumerate(rows):
+            yield f"{dataset}/{split}:row {number}", record
     except Exception as error:  # the hub client's errors share no base class
         raise InputError(
             f"{section}.dataset={dataset!r} subset={subset!r} split={split!r} "
-            f"cannot be opened: {error}"
+            f"cannot be read: {error}"
         ) from error
-    for number, record in enumerate(rows):
-        yield f"{dataset}/{split}:row {number}", record
 
 
 def field_of(record: dict[str, Any], field: str, where: str, setting: str) -> Any:
