@@ -13,7 +13,8 @@ A directory beside the samples that refer to it:
 
 import hashlib
 import json
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,23 +91,40 @@ class SegmentStore:
 
     def text(self, segment: int) -> str:
         """Return one segment's text."""
+        return self._line(segment)["text"]
+
+    def document_id(self, segment: int) -> str:
+        """Return the id of the document that a segment is cut from."""
+        return self._line(segment)["document"]
+
+    def _line(self, segment: int) -> dict[str, str]:
         with open(self.path / "text.jsonl", "rb") as stream:
             stream.seek(int(self._text_offsets[segment]))
-            return str(json.loads(stream.readline())["text"])
+            line: dict[str, str] = json.loads(stream.readline())
+            return line
 
 
 def write_store(
     path: Path,
-    documents: Iterable[tuple[str, list[tuple[str, list[int]]]]],
+    documents: Iterable[tuple[str, Sequence[tuple[str, Sequence[int]]]]],
     tokenizer: Tokenizer,
+    notes: Callable[[], dict[str, Any]] = dict,
 ) -> SegmentStore:
     """Write a store from (document id, [(segment text, ids), ...]); it replaces one that exists.
+
+    Memory stays bounded: 24 bytes a segment.
+
+    Args:
+        path: the store's directory.
+        documents: what it holds, read once.
+        tokenizer: whose ids they are.
+        notes: called when all documents are written: further entries of ``store.json``.
 
     Raises:
         InputError: the corpus held no text.
     """
     dtype = token_dtype(tokenizer.vocab_size)
-    offsets, text_offsets, ordinals = [0], [0], []
+    offsets, text_offsets, ordinals = array("q", [0]), array("q", [0]), array("q")
     digest = hashlib.sha256()
     with atomic_directory(path, replace=True) as temporary:
         with (
@@ -142,6 +160,7 @@ def write_store(
                 "documents": count,
                 "segments": len(ordinals),
                 "tokens": offsets[-1],
+                **notes(),
             },
         )
     return SegmentStore(path)

@@ -1,12 +1,17 @@
 """The settings of one synthesis run: one YAML file."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizer import MISTRAL_V1
 
 SOURCES = ("python", "files", "hub")
-KINDS = ("fine_grained", "integration", "short")
+WRITERS = ("extractive", "openai", "openai-batch")
+FILLERS = ("random", "hard")
+LONG_KINDS = ("fine_grained", "integration")
+EVIDENCE_KINDS = (*LONG_KINDS, "short")  # made from the corpus
+KINDS = (*EVIDENCE_KINDS, "instruction")
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class CorpusConfig:
         subset: for hub: its configuration, such as realnewslike.
         split: for hub: its split.
         text_field: field or column that holds the text.
-        max_documents: stop after so many; 0 takes all.
+        max_documents: stop after so many (in each shard); 0 takes all.
+        max_document_characters: a longer text is refused, not loaded by mistake.
     """
 
     source: str = "files"
@@ -30,6 +36,32 @@ class CorpusConfig:
     split: str = "train"
     text_field: str = "text"
     max_documents: int = 0
+    max_document_characters: int = 20_000_000
+
+
+@dataclass(frozen=True)
+class DecontaminationConfig:
+    """Which evaluation texts no document may share a run of words with.
+
+    Args:
+        paths: evaluation texts: JSON lines (all their string values), .parquet or text files.
+        ngram: length of the shared run in words (paper: 10).
+    """
+
+    paths: list[str] = field(default_factory=list)
+    ngram: int = 10
+
+
+@dataclass(frozen=True)
+class NearDuplicatesConfig:
+    """Whether documents that nearly repeat an earlier one of the shard are left out.
+
+    Args:
+        threshold: estimated Jaccard similarity of the documents' 5-word shingles from which on
+            the later one is dropped, such as 0.8; 0 keeps all (paper).
+    """
+
+    threshold: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -50,25 +82,156 @@ class CompositionConfig:
     Args:
         min_tokens: shortest target length of an encoded sample, in tokens (paper: 4K).
         max_tokens: longest target length, in tokens (paper: 32K).
+        fillers: random (paper) | hard (lexically similar segments, by BM25, among random ones).
+        hard_share: for hard: share of the fillers' tokens that similar segments may take.
+        hard_pool: for hard: how many of the store's segments, evenly spread, are searched.
     """
 
     min_tokens: int = 4096
     max_tokens: int = 32768
+    fillers: str = "random"
+    hard_share: float = 0.5
+    hard_pool: int = 100_000
 
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """How many samples of each kind to make.
+    """How many samples of each kind to make, over all shards.
 
     Args:
+        total: 0: the fields below are counts; else they are shares of this many samples.
         fine_grained: one segment is the evidence of a long context (paper: 1.1 M).
         integration: all segments of one document are the evidence (paper: 300 K).
         short: the document itself is the context (paper: 150 K).
+        instruction: general chat data, see ``instructions`` (paper: 200 K of OpenOrca).
     """
 
-    fine_grained: int = 1_100_000
-    integration: int = 300_000
-    short: int = 150_000
+    total: int = 0
+    fine_grained: float = 1_100_000
+    integration: float = 300_000
+    short: float = 150_000
+    instruction: float = 0
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of samples of each kind.
+
+        Raises:
+            InputError: a negative value, a broken count, or shares that do not add up to 1.
+        """
+        given = {kind: float(getattr(self, kind)) for kind in KINDS}
+        for kind, value in given.items():
+            if value < 0 or (not self.total and value != int(value)):
+                raise InputError(
+                    f"mixture.{kind}={value:g}: must be a whole number from 0, "
+                    "or a share with mixture.total set"
+                )
+        if not self.total:
+            return {kind: int(value) for kind, value in given.items()}
+        if abs(sum(given.values()) - 1) > 1e-6:
+            raise InputError(
+                f"mixture: shares add up to {sum(given.values()):g}, not 1 "
+                "(with mixture.total=0 they are counts)"
+            )
+        counts = {kind: int(self.total * value) for kind, value in given.items()}
+        # Largest remainders first, so that the counts add up to the total.
+        by_remainder = sorted(KINDS, key=lambda kind: counts[kind] - self.total * given[kind])
+        for kind in by_remainder[: self.total - sum(counts.values())]:
+            counts[kind] += 1
+        return counts
+
+
+@dataclass(frozen=True)
+class InstructionsConfig:
+    """Where general instruction data comes from.
+
+    Args:
+        source: files | hub.
+        paths: for files: JSON lines (.jsonl, .json, .gz, .zst) or .parquet.
+        dataset: for hub: the data set's name or local directory, such as Open-Orca/OpenOrca.
+        subset: for hub: its configuration.
+        split: for hub: its split.
+        messages_field: field of a list of {"role", "content"}; used where a record has it.
+        system_field: else: field of the system prompt, which may be absent or empty.
+        question_field: else: field of the user's turn.
+        response_field: else: field of the assistant's turn.
+    """
+
+    source: str = "hub"
+    paths: list[str] = field(default_factory=list)
+    dataset: str = "Open-Orca/OpenOrca"
+    subset: str | None = None
+    split: str = "train"
+    messages_field: str = "messages"
+    system_field: str = "system_prompt"
+    question_field: str = "question"
+    response_field: str = "response"
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which written questions are dropped; malformed and empty ones always are.
+
+    Args:
+        context_phrases: drop questions and answers that speak of "the context" or "the text".
+        max_copied_words: drop answers that copy a longer run of words from the evidence; 0: off.
+        duplicate_questions: drop a question that was asked before in this shard.
+        citations: drop integration answers whose quotes are not in the cited pieces, or that
+            cite fewer than two pieces.
+        closed_book: ask the writer without the context; drop what it answers rightly.
+        closed_book_f1: token F1 with the answer from which on closed-book counts as right.
+        verify: ask the writer whether the evidence supports the answer; drop what it does not.
+    """
+
+    context_phrases: bool = True
+    max_copied_words: int = 25
+    duplicate_questions: bool = True
+    citations: bool = True
+    closed_book: bool = False
+    closed_book_f1: float = 0.6
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class OpenAIConfig:
+    """How questions are asked through the OpenAI protocol.
+
+    Args:
+        model: the model's name at the server.
+        base_url: the server, such as http://localhost:8000/v1 for vLLM; null is OpenAI's own.
+        api_key_variable: environment variable that holds the key.
+        temperature: sampling temperature; null leaves it to the server.
+        max_answer_tokens: longest reply in tokens.
+        structured_output: ask for JSON by a schema; where the server knows none, plain text.
+        concurrency: requests in flight at most.
+        requests_per_minute: rate limit; 0 is none.
+        tokens_per_minute: rate limit over prompt and longest reply; 0 is none.
+        timeout_seconds: for one attempt.
+        max_attempts: tries of one request before the run stops (the next run goes on).
+        first_backoff_seconds: wait before the second try; it doubles, with jitter, to a minute.
+        prompts: directory of prompt files that replace those of the package of the same name.
+        prices: YAML file of prices that replaces the package's.
+        expected_answer_tokens: a reply's length in estimates, until there are real ones.
+        batch_requests: openai-batch: requests in one batch at most.
+        batch_poll_seconds: openai-batch: wait between two looks at a batch.
+    """
+
+    model: str = "gpt-4-turbo"
+    base_url: str | None = None
+    api_key_variable: str = "OPENAI_API_KEY"
+    temperature: float | None = 0.7
+    max_answer_tokens: int = 512
+    structured_output: bool = True
+    concurrency: int = 64
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    timeout_seconds: float = 120.0
+    max_attempts: int = 10
+    first_backoff_seconds: float = 1.0
+    prompts: Path | None = None
+    prices: Path | None = None
+    expected_answer_tokens: int = 150
+    batch_requests: int = 20_000
+    batch_poll_seconds: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -76,15 +239,20 @@ class SynthesisConfig:
     """One synthesis run.
 
     Args:
-        writer: who writes questions: extractive (offline, deterministic).
+        writer: who writes questions: extractive (offline, deterministic) | openai | openai-batch.
         tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
         seed: the same seed and corpus give the same samples.
     """
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    decontamination: DecontaminationConfig = field(default_factory=DecontaminationConfig)
+    near_duplicates: NearDuplicatesConfig = field(default_factory=NearDuplicatesConfig)
     segments: SegmentConfig = field(default_factory=SegmentConfig)
     composition: CompositionConfig = field(default_factory=CompositionConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
+    instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    openai: OpenAIConfig = field(default_factory=OpenAIConfig)
     writer: str = "extractive"
     tokenizer_model: str = MISTRAL_V1
     seed: int = 1234
@@ -95,17 +263,85 @@ class SynthesisConfig:
         Raises:
             InputError: naming the field, its value and the remedy.
         """
-        if self.corpus.source not in SOURCES:
-            raise InputError(f"corpus.source={self.corpus.source!r}: use {', '.join(SOURCES)}")
+        counts = self.mixture.counts()
+        composition, openai = self.composition, self.openai
+        _one_of("corpus.source", self.corpus.source, SOURCES)
+        _one_of("writer", self.writer, WRITERS)
+        _one_of("composition.fillers", composition.fillers, FILLERS)
         if self.corpus.source == "files" and not self.corpus.paths:
             raise InputError("corpus.paths is empty: name at least one file")
-        if self.segments.min_tokens < 1:
-            raise InputError(f"segments.min_tokens={self.segments.min_tokens}: must be 1 or more")
-        low, high = self.composition.min_tokens, self.composition.max_tokens
-        if not 0 < low <= high:
+        if counts["instruction"]:
+            _one_of("instructions.source", self.instructions.source, SOURCES[1:])
+            if self.instructions.source == "files" and not self.instructions.paths:
+                raise InputError("instructions.paths is empty: name at least one file")
+        if not 0 < composition.min_tokens <= composition.max_tokens:
             raise InputError(
-                f"composition.min_tokens={low} and max_tokens={high}: need 0 < min <= max"
+                f"composition.min_tokens={composition.min_tokens} and "
+                f"max_tokens={composition.max_tokens}: need 0 < min <= max"
             )
-        for kind in KINDS:
-            if getattr(self.mixture, kind) < 0:
-                raise InputError(f"mixture.{kind}={getattr(self.mixture, kind)}: must not be < 0")
+        for name, value in (
+            ("segments.min_tokens", self.segments.min_tokens),
+            ("decontamination.ngram", self.decontamination.ngram),
+            ("composition.hard_pool", composition.hard_pool),
+            ("openai.concurrency", openai.concurrency),
+            ("openai.max_attempts", openai.max_attempts),
+            ("openai.max_answer_tokens", openai.max_answer_tokens),
+            ("openai.batch_requests", openai.batch_requests),
+        ):
+            if value < 1:
+                raise InputError(f"{name}={value}: must be 1 or more")
+        for name, share in (
+            ("composition.hard_share", composition.hard_share),
+            ("near_duplicates.threshold", self.near_duplicates.threshold),
+            ("filters.closed_book_f1", self.filters.closed_book_f1),
+        ):
+            if not 0 <= share <= 1:
+                raise InputError(f"{name}={share:g}: must be from 0 to 1")
+        for name, amount in (
+            ("openai.requests_per_minute", openai.requests_per_minute),
+            ("openai.tokens_per_minute", openai.tokens_per_minute),
+            ("filters.max_copied_words", self.filters.max_copied_words),
+            ("openai.first_backoff_seconds", openai.first_backoff_seconds),
+        ):
+            if amount < 0:
+                raise InputError(f"{name}={amount}: must not be < 0")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the corpus and of the mixture this job makes.
+
+    Args:
+        index: 0 to ``count`` - 1.
+        count: jobs that share the work.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.index < self.count:
+            raise InputError(
+                f"--shard {self.index} --num-shards {self.count}: need 0 <= shard < num-shards"
+            )
+
+    def holds(self, identity: str) -> bool:
+        """Whether a text belongs here: by its hash, so equal texts always share a shard."""
+        return int(identity, 16) % self.count == self.index
+
+    def part_of(self, count: int) -> int:
+        """Return this shard's part of ``count`` samples; the parts add up to it."""
+        return count * (self.index + 1) // self.count - count * self.index // self.count
+
+    def path(self, output: Path) -> Path:
+        """Return where this shard writes: ``X.00003-of-00016.jsonl`` for ``X.jsonl``."""
+        if self.count == 1:
+            return output
+        return output.with_name(
+            f"{output.stem}.{self.index:05d}-of-{self.count:05d}{output.suffix}"
+        )
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}={value!r}: use {', '.join(choices)}")

@@ -8,8 +8,9 @@ serves tests, the quickstart and smoke runs; data for a real model wants a langu
 import random
 import re
 from collections import defaultdict
+from typing import Any
 
-from megatron_in2.records import QAPair
+from megatron_in2.synthesis.writer import Citation, Draft, Evidence
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(`])")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*[A-Za-z0-9_]|\d+(?:\.\d+)?")
@@ -21,10 +22,42 @@ MIN_TERM_CHARACTERS = 5
 class ExtractiveWriter:
     """Deterministic writer: the choice depends on (seed, key) and the text alone."""
 
+    window = 64
+
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def fine_grained(self, text: str, key: str) -> QAPair | None:
+    async def write(self, evidence: Evidence) -> Draft:
+        if evidence.kind == "integration":
+            draft = self.integration(list(evidence.texts), evidence.id)
+        else:
+            draft = self.fine_grained(evidence.texts[0], evidence.id)
+        return draft or Draft(problem="nothing to ask")
+
+    async def answer_from_memory(self, question: str) -> str | None:
+        """Know nothing: this writer has only the text before it."""
+        return None
+
+    async def supports(self, evidence: Evidence, draft: Draft) -> bool:
+        """Whether the answer, or all that it quotes, stands in the evidence word for word."""
+        texts = [" ".join(text.split()) for text in evidence.texts]
+        if draft.citations:
+            return all(citation.quote in texts[citation.piece] for citation in draft.citations)
+        return any(draft.answer in text for text in texts)
+
+    def cost(self) -> float | None:
+        return None
+
+    def calls(self) -> dict[str, Any] | None:
+        return None
+
+    def stop(self) -> None:
+        """Nothing is ever under way."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    def fine_grained(self, text: str, key: str) -> Draft | None:
         """Ask about one sentence of the text."""
         sentences = _sentences(text)
         asked = [i for i, sentence in enumerate(sentences) if _is_askable(sentence, text)]
@@ -37,7 +70,7 @@ class ExtractiveWriter:
             return chance.choice([*forms, _next_statement])(sentences, index, chance)
         return chance.choice(forms)(sentences, index, chance)
 
-    def integration(self, texts: list[str], key: str) -> QAPair | None:
+    def integration(self, texts: list[str], key: str) -> Draft | None:
         """Ask for two statements about a term that stand in two different texts."""
         mentions: dict[str, dict[int, str]] = defaultdict(dict)
         for place, text in enumerate(texts):
@@ -52,30 +85,31 @@ class ExtractiveWriter:
         rarest = min(shared)[0]
         chance = random.Random(f"{self._seed}/{key}")
         term = chance.choice(sorted(term for count, term in shared if count == rarest))
-        first, second = list(mentions[term].values())[:2]
+        (place, first), (other, second) = list(mentions[term].items())[:2]
         if first == second:
             return None
-        return QAPair(
+        return Draft(
             question=f'Which two statements, made in different places, mention "{term}"?',
             answer=f"First: {first} Second: {second}",
+            citations=(Citation(place, first), Citation(other, second)),
         )
 
 
-def _missing_word(sentences: list[str], index: int, chance: random.Random) -> QAPair:
+def _missing_word(sentences: list[str], index: int, chance: random.Random) -> Draft:
     sentence = sentences[index]
     word = max(_terms(sentence), key=lambda term: (len(term), term))
     blanked = sentence.replace(word, "____")
-    return QAPair(question=f'Which term is left out of this statement: "{blanked}"', answer=word)
+    return Draft(question=f'Which term is left out of this statement: "{blanked}"', answer=word)
 
 
-def _sentence_end(sentences: list[str], index: int, chance: random.Random) -> QAPair:
+def _sentence_end(sentences: list[str], index: int, chance: random.Random) -> Draft:
     words = sentences[index].split(" ")
     opening, end = " ".join(words[:OPENING_WORDS]), " ".join(words[OPENING_WORDS:])
-    return QAPair(question=f'How does the sentence go on that begins "{opening}"?', answer=end)
+    return Draft(question=f'How does the sentence go on that begins "{opening}"?', answer=end)
 
 
-def _next_statement(sentences: list[str], index: int, chance: random.Random) -> QAPair:
-    return QAPair(
+def _next_statement(sentences: list[str], index: int, chance: random.Random) -> Draft:
+    return Draft(
         question=f'What is stated right after "{sentences[index]}"?', answer=sentences[index + 1]
     )
 

@@ -1,225 +1,250 @@
 """One synthesis run: corpus -> segment store -> questions -> composed samples -> X.jsonl."""
 
-import json
-import zlib
+import fcntl
+import itertools
+import shutil
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
-from megatron_in2.records import QAPair, Recipe, slot_position
-from megatron_in2.segment_store import SegmentStore, write_store
+from megatron_in2.records import QAPair
+from megatron_in2.segment_store import SegmentStore
 from megatron_in2.synthesis.compose import Composer
-from megatron_in2.synthesis.config import KINDS, SynthesisConfig
-from megatron_in2.synthesis.corpus import read_corpus
-from megatron_in2.synthesis.report import write_report
-from megatron_in2.synthesis.segments import split_into_segments
-from megatron_in2.synthesis.writer import QuestionWriter, build_writer
-from megatron_in2.templates import FILM, InstructionTemplate
+from megatron_in2.synthesis.config import EVIDENCE_KINDS, Shard, SynthesisConfig
+from megatron_in2.synthesis.evidence import EvidenceWalk
+from megatron_in2.synthesis.extractive import ExtractiveWriter
+from megatron_in2.synthesis.hard_fillers import build_index
+from megatron_in2.synthesis.instructions import InstructionStage
+from megatron_in2.synthesis.llm.writer import build_language_model_writer
+from megatron_in2.synthesis.questions import QuestionStage, Quota
+from megatron_in2.synthesis.rejects import Rejects
+from megatron_in2.synthesis.report import Report
+from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sample_maker
+from megatron_in2.synthesis.store_stage import build_store
+from megatron_in2.synthesis.workers import ordered_map
+from megatron_in2.synthesis.writer import Draft, QuestionWriter
+from megatron_in2.templates import FILM
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 
-MAX_EVIDENCE_SHARE = 0.5  # of the longest context, for all segments of an integration document
 
-
-@dataclass
+@dataclass(frozen=True)
 class Tally:
-    """What became of the evidence that was tried: samples by kind, drops by reason."""
+    """What became of the evidence that was tried: samples by kind, drops by reason, paid calls."""
 
-    made: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
+    output: Path
+    made: Counter[str]
+    dropped: Counter[str]
+    calls: dict[str, Any] | None
 
 
-def synthesize(
-    config: SynthesisConfig, output: Path, materialize: bool = False, overwrite: bool = False
-) -> Tally:
-    """Make IN2 samples from a corpus.
-
-    Writes ``output`` (JSON lines), the segment store ``output`` + ``.segments`` beside it, and
-    ``output`` + ``.report.json`` / ``.report.png``.
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done; none of it but ``materialize`` and ``shard`` changes what it writes.
 
     Args:
-        config: the run's settings.
-        output: samples, JSON lines.
         materialize: write whole contexts as text instead of recipes.
-        overwrite: replace an output that exists.
+        overwrite: replace an output that exists; paid answers stay in the journal.
+        shard: which part of the work is done.
+        workers: processes that cut documents and compose samples.
+        max_cost: US dollars that all runs with this journal may spend; None is no limit.
+    """
+
+    materialize: bool = False
+    overwrite: bool = False
+    shard: Shard = field(default_factory=Shard)
+    workers: int = 1
+    max_cost: float | None = None
+
+
+def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None = None) -> Tally:
+    """Make IN2 samples from a corpus.
+
+    Beside ``output`` (JSON lines; of a shard: its own name) stand the segment store ``.segments``,
+    ``.report.json``, ``.report.png``, ``.rejects.jsonl``, ``.dropped_documents.jsonl`` and, for
+    paid writers, the journal ``.journal.sqlite``. A run that was stopped goes on from the store
+    and the journal, and ends with the same bytes.
 
     Raises:
         InputError: an unusable setting, corpus or output; the message names it.
     """
+    options = options or RunOptions()
+    output, tokenizer = prepare(config, output, options)
+    with only_run(output):
+        # Made first: a missing key or price is known before the corpus is read.
+        writer = build_writer(config, tokenizer, output, options.max_cost)
+        with QuestionStage(writer, config.filters) as questions:
+            output.unlink(missing_ok=True)  # it refers to a store that may be replaced now
+            store = build_store(config, options.shard, tokenizer, output, options.workers)
+            report = Report(config.composition)
+            with atomic_file(output) as stream:
+                with atomic_file(output.with_name(f"{output.name}.rejects.jsonl")) as dropped:
+                    rejects = Rejects(dropped)
+                    run = _Run(config, options, tokenizer, store, questions, rejects)
+                    for sample in run.samples():
+                        stream.write(sample.line)
+                        report.count(sample)
+                calls = writer.calls()
+                report.write(output, rejects.counts, store.manifest, calls)
+    return Tally(output, report.made, rejects.counts, calls)
+
+
+def prepare(config: SynthesisConfig, output: Path, options: RunOptions) -> tuple[Path, Tokenizer]:
+    """Check what can be checked before any work; return this shard's output and the tokenizer.
+
+    Raises:
+        InputError: an unusable setting, an output that exists, or a tokenizer that cannot join.
+    """
     config.validate()
-    if output.exists() and not overwrite:
+    if options.workers < 1:
+        raise InputError(f"--workers {options.workers}: must be 1 or more")
+    output = options.shard.path(output)
+    if output.exists() and not options.overwrite:
         raise InputError(f"{output} already exists: pass --overwrite or name another output")
     tokenizer = load_tokenizer(config.tokenizer_model)
     if not tokenizer.joins_exactly:
         raise InputError(f"{tokenizer.path} cannot join segments exactly: newline is no piece")
-    writer = build_writer(config.writer, config.seed)
-    store = _build_store(config, tokenizer, output.with_name(f"{output.name}.segments"))
-    samples = _SampleMaker(config, store, tokenizer, writer, FILM)
-    tally, recipes = Tally(), []
-    with atomic_file(output) as stream:
-        for recipe in samples.make(tally):
-            record = _as_text(recipe, store) if materialize else _as_recipe(recipe, store)
-            stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-            recipes.append((recipe.n_tokens, _positions(recipe)))
-    write_report(output, tally.made, tally.dropped, recipes, store.manifest)
-    return tally
+    return output, tokenizer
 
 
-def _build_store(config: SynthesisConfig, tokenizer: Tokenizer, path: Path) -> SegmentStore:
-    documents = (
-        (document.id, split_into_segments(document, tokenizer, config.segments.min_tokens))
-        for document in progress_bar(read_corpus(config.corpus), desc="segments", unit=" documents")
-    )
-    store = write_store(path, documents, tokenizer)
-    total = int(store.lengths.sum())
-    if total < config.composition.max_tokens:
-        raise InputError(
-            f"the corpus holds {total} tokens, less than one context of "
-            f"composition.max_tokens={config.composition.max_tokens}: add text or lower it"
-        )
-    return store
+def build_writer(
+    config: SynthesisConfig, tokenizer: Tokenizer, output: Path, max_cost: float | None
+) -> QuestionWriter:
+    """Return the run's writer.
+
+    Raises:
+        InputError: a paid writer lacks its key, price, prompts or journal.
+    """
+    if config.writer == "extractive":
+        return ExtractiveWriter(config.seed)
+    batch = config.writer == "openai-batch"
+    journal = journal_path(output)
+    return build_language_model_writer(config.openai, batch, tokenizer, journal, max_cost)
 
 
-class _SampleMaker:
-    """Walks a store in seeded order and makes the wanted number of samples of each kind."""
+def journal_path(output: Path) -> Path:
+    """Return where the paid calls of an output are journalled."""
+    return output.with_name(f"{output.name}.journal.sqlite")
+
+
+@contextmanager
+def only_run(output: Path) -> Iterator[None]:
+    """Keep a second run from the same output, and clear what a killed one left half-written.
+
+    Raises:
+        InputError: another run is at work.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with open(output.with_name(f".{output.name}.lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another run is writing {output}: wait for it or end it") from error
+        for remnant in output.parent.glob(f".{output.name}*.partial-*"):
+            shutil.rmtree(remnant) if remnant.is_dir() else remnant.unlink()
+        yield
+
+
+class _Run:
+    """The stages of one run, wired: evidence -> questions -> samples."""
 
     def __init__(
         self,
         config: SynthesisConfig,
-        store: SegmentStore,
+        options: RunOptions,
         tokenizer: Tokenizer,
-        writer: QuestionWriter,
-        template: InstructionTemplate,
+        store: SegmentStore,
+        questions: QuestionStage,
+        rejects: Rejects,
     ) -> None:
-        self._config = config
-        self._store = store
-        self._tokenizer = tokenizer
-        self._writer = writer
-        self._template = template
         limits = config.composition
+        self._config = config
+        self._options = options
+        self._tokenizer = tokenizer
+        self._store = store
+        self._questions = questions
+        self._rejects = rejects
+        self._walk = EvidenceWalk(store, limits.max_tokens, config.seed)
         self._composer = Composer(store, limits.min_tokens, limits.max_tokens)
-        counts = np.bincount(store.documents)
-        self._first = np.concatenate([[0], np.cumsum(counts)])  # each document's first segment
+        self._wanted = {
+            kind: options.shard.part_of(count) for kind, count in config.mixture.counts().items()
+        }
 
-    def make(self, tally: Tally) -> Iterator[Recipe]:
-        """Yield samples kind by kind, counting them and every drop with its reason.
+    def samples(self) -> Iterator[Finished]:
+        """Yield samples kind by kind.
 
         Raises:
-            InputError: the corpus is too small for the number asked for.
+            InputError: the corpus or the instruction data is too small for the number asked for.
         """
-        for kind in KINDS:
-            wanted = getattr(self._config.mixture, kind)
-            progress = progress_bar(total=wanted, desc=kind, unit=" samples", disable=not wanted)
-            made = 0
-            for evidence in self._evidence(kind) if wanted else ():
-                recipe = self._sample(kind, evidence, tally)
-                if recipe is None:
+        for kind in EVIDENCE_KINDS:  # known before the first question is paid for
+            _require_all(kind, self._walk.count(kind), self._wanted[kind], "the corpus")
+        composition = self._config.composition
+        prefix = f".{self._store.path.name}.hard.partial-"  # cleared by the next run, too
+        with TemporaryDirectory(prefix=prefix, dir=self._store.path.parent) as folder:
+            index = Path(folder) if composition.fillers == "hard" else None
+            if index is not None:
+                build_index(self._store, composition.hard_pool, index)
+            make = partial(
+                sample_maker,
+                self._store.path,
+                index,
+                composition,
+                self._config.seed,
+                self._options.materialize,
+            )
+            asked = itertools.chain.from_iterable(map(self._asked, EVIDENCE_KINDS))
+            yield from ordered_map(make, asked, self._options.workers, CHUNK_SAMPLES)
+        yield from self._instructions()
+
+    def _asked(self, kind: str) -> Iterator[Asked]:
+        quota = Quota(self._wanted[kind])
+        candidates = self._walk.candidates(kind, self._rejects)
+        with progress_bar(
+            total=quota.wanted, desc=kind, unit=" samples", disable=not quota.wanted
+        ) as progress:
+            for evidence, draft in self._questions.accepted(candidates, quota, self._rejects):
+                frame = self._frame_tokens(draft)
+                if not self._composer.fits(evidence.segments, frame):
+                    self._rejects.drop(evidence.id, f"{kind}: evidence too long")
                     continue
-                yield recipe
+                quota.made += 1
                 progress.update()
-                made += 1
-                if made == wanted:
-                    break
-            progress.close()
-            tally.made[kind] = made
-            if made < wanted:
-                raise InputError(
-                    f"the corpus yields {made} {kind} samples, mixture.{kind} asks for {wanted}: "
-                    "add text or lower it"
-                )
+                self._questions.show_cost(progress, sum(self._wanted.values()))
+                qa = QAPair(draft.question, draft.answer)
+                yield Asked(evidence.id, kind, evidence.segments, qa, frame)
+        _require_all(kind, quota.made, quota.wanted, "the corpus")
 
-    def _evidence(self, kind: str) -> Iterator[list[int]]:
-        """Yield candidate evidence: one segment, or all segments of one document."""
-        units = len(self._store) if kind == "fine_grained" else len(self._first) - 1
-        for unit in self._generator(kind, "order").permutation(units):
-            if kind == "fine_grained":
-                yield [int(unit)]
-            else:
-                yield list(range(int(self._first[unit]), int(self._first[unit + 1])))
+    def _instructions(self) -> Iterator[Finished]:
+        wanted, made = self._wanted["instruction"], 0
+        if not wanted:
+            return
+        config, limit = self._config, self._config.composition.max_tokens
+        stage = InstructionStage(
+            config.instructions, self._options.shard, self._tokenizer, FILM, limit, config.seed
+        )
+        for sample in stage.samples(wanted, self._rejects):
+            made += 1
+            yield sample
+        _require_all("instruction", made, wanted, "the instruction data")
 
-    def _sample(self, kind: str, evidence: list[int], tally: Tally) -> Recipe | None:
-        identity = f"{kind}/{evidence[0]}"
-        limit = self._config.composition.max_tokens
-        tokens = int(self._store.lengths[evidence].sum())
-        if kind == "integration" and len(evidence) < 2:
-            tally.dropped["integration: document has one segment"] += 1
-            return None
-        if tokens > (limit * MAX_EVIDENCE_SHARE if kind == "integration" else limit):
-            tally.dropped[f"{kind}: evidence too long"] += 1
-            return None
-        texts = [self._store.text(segment) for segment in evidence]
-        if kind == "integration":
-            qa = self._writer.integration(texts, identity)
-        else:
-            qa = self._writer.fine_grained("\n".join(texts), identity)
-        if qa is None:
-            tally.dropped[f"{kind}: nothing to ask"] += 1
-            return None
-        recipe = self._compose(kind, identity, evidence, qa)
-        if recipe is None:
-            tally.dropped[f"{kind}: evidence too long"] += 1
-        return recipe
-
-    def _compose(self, kind: str, identity: str, evidence: list[int], qa: QAPair) -> Recipe | None:
-        frame = self._frame_tokens(qa)
-        if kind == "short":
-            length = frame - 1 + int((self._store.lengths[evidence] + 1).sum())
-            if length > self._config.composition.max_tokens:
-                return None
-            return Recipe(identity, kind, tuple(evidence), tuple(range(len(evidence))), qa, length)
-        composed = self._composer.compose(evidence, frame, self._generator(identity))
-        if composed is None:
-            return None
-        segments, slots, length = composed
-        return Recipe(identity, kind, tuple(segments), tuple(slots), qa, length)
-
-    def _frame_tokens(self, qa: QAPair) -> int:
+    def _frame_tokens(self, draft: Draft) -> int:
         """Tokens of the encoded sample outside its context, the two control ids included."""
-        before, after = self._template.around_context(qa.question)
+        before, after = FILM.around_context(draft.question)
         encoder = self._tokenizer
         prompt = len(encoder.encode(before)) + len(encoder.encode_continuation(after))
-        return 1 + prompt + len(encoder.encode(qa.answer)) + 1
-
-    def _generator(self, *key: str) -> np.random.Generator:
-        entropy = zlib.crc32("/".join(key).encode())
-        return np.random.default_rng([self._config.seed, entropy])
+        return 1 + prompt + len(encoder.encode(draft.answer)) + 1
 
 
-def _positions(recipe: Recipe) -> list[float]:
-    """Where the evidence of a long context stands, from 0 to 1; nothing for short samples."""
-    if recipe.kind == "short":
-        return []
-    return [slot_position(recipe.id, slot, len(recipe.segments)) for slot in recipe.evidence]
-
-
-def _as_recipe(recipe: Recipe, store: SegmentStore) -> dict[str, object]:
-    return {
-        "id": recipe.id,
-        "kind": recipe.kind,
-        "store": store.path.name,
-        "segments": recipe.segments,
-        "evidence": recipe.evidence,
-        "question": recipe.qa.question,
-        "answer": recipe.qa.answer,
-        "n_tokens": recipe.n_tokens,
-    }
-
-
-def _as_text(recipe: Recipe, store: SegmentStore) -> dict[str, object]:
-    texts = [store.text(segment) for segment in recipe.segments]
-    starts = np.concatenate([[0], np.cumsum([len(text) + 1 for text in texts])])
-    return {
-        "id": recipe.id,
-        "kind": recipe.kind,
-        "context": "\n".join(texts),
-        "question": recipe.qa.question,
-        "answer": recipe.qa.answer,
-        "evidence": [
-            [int(starts[slot]), int(starts[slot]) + len(texts[slot])] for slot in recipe.evidence
-        ],
-    }
+def _require_all(kind: str, made: int, wanted: int, source: str) -> None:
+    if made < wanted:
+        raise InputError(
+            f"{source} yields {made} {kind} samples at most, mixture.{kind} asks for {wanted}: "
+            "add text or lower it"
+        )

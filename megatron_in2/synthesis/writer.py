@@ -1,28 +1,66 @@
 """Question writers: what turns evidence into a question and its answer."""
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from megatron_in2.errors import InputError
-from megatron_in2.records import QAPair
-from megatron_in2.synthesis.extractive import ExtractiveWriter
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one question is asked about.
+
+    Args:
+        id: names the sample: kind, document and, for a segment, its place; the same in all runs.
+        kind: fine_grained | integration | short.
+        segments: in the store, in the document's order.
+        texts: what the writer reads: one text, or for integration all pieces.
+    """
+
+    id: str
+    kind: str
+    segments: tuple[int, ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A quote from one of the evidence's texts, by its index from 0."""
+
+    piece: int
+    quote: str
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a writer made; ``problem`` says why there is no question, if there is none."""
+
+    question: str = ""
+    answer: str = ""
+    citations: tuple[Citation, ...] = ()
+    problem: str | None = None
 
 
 class QuestionWriter(Protocol):
-    """Writes one question for one piece of evidence, or None where it finds nothing to ask."""
+    """Writes questions and checks them; all calls of one run share one event loop."""
 
-    def fine_grained(self, text: str, key: str) -> QAPair | None:
-        """Ask about one text. ``key`` names the evidence: the same key gives the same answer."""
+    window: int  # how many pieces of evidence are worth working on at a time
 
-    def integration(self, texts: list[str], key: str) -> QAPair | None:
-        """Ask what only two or more of the texts together answer."""
+    async def write(self, evidence: Evidence) -> Draft:
+        """Ask one question; for integration one that needs two or more of the texts."""
 
+    async def answer_from_memory(self, question: str) -> str | None:
+        """Answer without the evidence; None where the writer does not know."""
 
-def build_writer(name: str, seed: int) -> QuestionWriter:
-    """Return the writer of that name.
+    async def supports(self, evidence: Evidence, draft: Draft) -> bool:
+        """Whether the evidence supports the answer."""
 
-    Raises:
-        InputError: there is none.
-    """
-    if name == "extractive":
-        return ExtractiveWriter(seed)
-    raise InputError(f"writer={name!r}: use extractive")
+    def cost(self) -> float | None:
+        """US dollars spent so far; None where writing costs nothing."""
+
+    def calls(self) -> dict[str, Any] | None:
+        """Counts and costs of all paid calls; None where there are none."""
+
+    def stop(self) -> None:
+        """Begin nothing new; what is under way comes to its end."""
+
+    async def close(self) -> None:
+        """Give back connections and files."""

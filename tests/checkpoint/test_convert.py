@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint.conftest import V3, MakeModel
 from conftest import RunTool, assert_refused
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from checkpoint.conftest import V3, MakeModel
 from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
 from megatron_in2.checkpoint.folder import step_folder
 from megatron_in2.errors import InputError

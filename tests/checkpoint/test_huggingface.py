@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint.conftest import MakeModel
 from safetensors.torch import load_file, save_file
 
-from checkpoint.conftest import MakeModel
 from megatron_in2.checkpoint.convert import import_checkpoint
 from megatron_in2.checkpoint.huggingface import HuggingFaceReader
 from megatron_in2.checkpoint.huggingface_config import read_huggingface_config

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint.conftest import MakeModel
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from safetensors.torch import load_file
 
-from checkpoint.conftest import MakeModel
 from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
 from megatron_in2.checkpoint.folder import read_model_config
 from megatron_in2.checkpoint.names import mappings

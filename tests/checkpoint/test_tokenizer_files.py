@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+from checkpoint.conftest import V3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from checkpoint.conftest import V3
 from megatron_in2.checkpoint.tokenizer_files import write_tokenizer_files
 from megatron_in2.data.encode import SampleEncoder
 from megatron_in2.data.samples import read_samples

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from checkpoint.conftest import MakeModel
 from conftest import RunTool
 from safetensors.torch import load_file
 
-from checkpoint.conftest import MakeModel
 from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
 from megatron_in2.checkpoint.folder import resolve_checkpoint
 from megatron_in2.files import read_json

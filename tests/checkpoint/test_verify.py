@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint.conftest import MakeModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from checkpoint.conftest import MakeModel
 from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
 from megatron_in2.checkpoint.folder import read_model_config
 from megatron_in2.checkpoint.huggingface import HuggingFaceReader

@@ -71,3 +71,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     for name in ("absent.jsonl", "absent.parquet", "absent.txt"):
         with pytest.raises(InputError, match=name):
             list(read_corpus(CorpusConfig(paths=[str(tmp_path / name)])))
+
+
+def test_hub_data_sets_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "good"}\n{"text": broken\n')
+    config = CorpusConfig(source="hub", dataset=str(tmp_path), subset=None)
+    with pytest.raises(InputError, match=r"corpus\.dataset=.*cannot be read"):
+        list(read_corpus(config))

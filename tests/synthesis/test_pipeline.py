@@ -13,22 +13,27 @@ from megatron_in2.segment_store import SegmentStore
 from megatron_in2.synthesis.config import (
     CompositionConfig,
     CorpusConfig,
+    DecontaminationConfig,
+    FilterConfig,
+    InstructionsConfig,
     MixtureConfig,
     SegmentConfig,
+    Shard,
     SynthesisConfig,
 )
-from megatron_in2.synthesis.pipeline import synthesize
+from megatron_in2.synthesis.pipeline import RunOptions, synthesize
 from megatron_in2.templates import FILM
 from megatron_in2.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def config(corpus_file: Path) -> SynthesisConfig:
+def config(small_corpus: Path) -> SynthesisConfig:
     return SynthesisConfig(
-        corpus=CorpusConfig(paths=[str(corpus_file)]),
+        corpus=CorpusConfig(paths=[str(small_corpus)]),
         segments=SegmentConfig(min_tokens=48),
         composition=CompositionConfig(min_tokens=256, max_tokens=2000),
         mixture=MixtureConfig(fine_grained=400, integration=40, short=40),
+        filters=FilterConfig(max_copied_words=0),
     )
 
 
@@ -53,7 +58,8 @@ def test_counts_and_report(output: Path) -> None:
     }
     assert len({record["id"] for record in records}) == len(records)
     report = json.loads(output.with_name("samples.jsonl.report.json").read_text())
-    assert sum(report["evidence_position_histogram"]) >= 400
+    assert sum(report["evidence_positions"]["counts"]) == 440
+    assert sum(report["long_sample_lengths"]["counts"]) == 440
     assert output.with_name("samples.jsonl.report.png").stat().st_size > 0
 
 
@@ -80,22 +86,10 @@ def test_the_evidence_is_in_its_slots_and_fillers_are_others(output: Path) -> No
 
 
 def test_lengths_and_positions_are_even(output: Path) -> None:
-    records = [record for record in _records(output) if record["kind"] == "fine_grained"]
-    positions = [(r["evidence"][0] + 0.5) / len(r["segments"]) for r in records]
-    lengths = [r["n_tokens"] for r in records]
-    # The 0.1 % critical value of Kolmogorov-Smirnov is 1.95 / sqrt(n).
-    limit = 1.95 / len(records) ** 0.5
-    # Positions lie on grids, and a context stops short of its target by up to a segment.
-    assert _ks_distance(positions, 0.0, 1.0) < limit + 0.02
-    assert _ks_distance(lengths, 256, 2000) < limit + 0.03
-
-
-def _ks_distance(values: list[float], low: float, high: float) -> float:
-    ordered = sorted((value - low) / (high - low) for value in values)
-    count = len(ordered)
-    return max(
-        max((rank + 1) / count - value, value - rank / count) for rank, value in enumerate(ordered)
-    )
+    report = json.loads(output.with_name("samples.jsonl.report.json").read_text())
+    for name in ("long_sample_lengths", "evidence_positions"):
+        assert report[name]["ks_p"] > 0.01
+        assert report[name]["chi_square_p"] > 0.01
 
 
 def test_the_same_seed_gives_the_same_bytes(
@@ -113,7 +107,7 @@ def test_materialized_texts_encode_to_the_same_ids(
     config: SynthesisConfig, output: Path, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     texts = tmp_path / "texts.jsonl"
-    synthesize(config, texts, materialize=True)
+    synthesize(config, texts, RunOptions(materialize=True))
     encoder = SampleEncoder(tokenizer)
     pairs = zip(read_samples(output, FILM), read_samples(texts, FILM), strict=True)
     for (_, recipe), (_, text) in pairs:
@@ -142,3 +136,116 @@ def test_a_corpus_too_small_is_refused(config: SynthesisConfig, tmp_path: Path) 
     with pytest.raises(InputError, match=r"mixture\.fine_grained asks for 1000000"):
         synthesize(greedy, tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_workers_change_nothing(config: SynthesisConfig, output: Path, tmp_path: Path) -> None:
+    again = tmp_path / "samples.jsonl"
+    synthesize(config, again, RunOptions(workers=2))
+    for suffix in ("", ".rejects.jsonl", ".report.json", ".segments/tokens.bin"):
+        name = f"samples.jsonl{suffix}"
+        assert (again.parent / name).read_bytes() == (output.parent / name).read_bytes()
+
+
+def test_shards_concatenate_to_one_whole(
+    config: SynthesisConfig, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    whole, count = tmp_path / "all.jsonl", 3
+    tallies = [
+        synthesize(config, tmp_path / "x.jsonl", RunOptions(shard=Shard(index, count)))
+        for index in range(count)
+    ]
+    assert tallies[1].output == tmp_path / "x.00001-of-00003.jsonl"
+    whole.write_bytes(b"".join(tally.output.read_bytes() for tally in tallies))
+    records = _records(whole)
+    assert len({record["id"] for record in records}) == 480
+    assert sum(record["kind"] == "integration" for record in records) == 40
+    encoder = SampleEncoder(tokenizer)  # every line finds its own store
+    for record, (_, sample) in zip(records, read_samples(whole, FILM), strict=True):
+        assert len(encoder.encode(sample).tokens) == record["n_tokens"]
+    stores = [
+        SegmentStore(tally.output.with_name(f"{tally.output.name}.segments")) for tally in tallies
+    ]
+    documents = [{store.document_id(i) for i in range(len(store))} for store in stores]
+    assert not documents[0] & documents[1]
+    assert all(len(found) > 50 for found in documents)
+
+
+def test_documents_of_an_evaluation_set_are_neither_evidence_nor_fillers(
+    config: SynthesisConfig, texts: list[str], tmp_path: Path
+) -> None:
+    chosen = [text for text in texts if len(text.split()) > 100][:5]
+    evaluation = tmp_path / "evaluation.jsonl"
+    evaluation.write_text(
+        "".join(json.dumps({"x": " ".join(text.split()[20:60])}) + "\n" for text in chosen)
+    )
+    output = tmp_path / "x.jsonl"
+    synthesize(replace(config, decontamination=DecontaminationConfig([str(evaluation)])), output)
+    stored = (tmp_path / "x.jsonl.segments" / "text.jsonl").read_text()
+    listed = [json.loads(line) for line in (tmp_path / "x.jsonl.dropped_documents.jsonl").open()]
+    contaminated = [line for line in listed if "evaluation" in line["reason"]]
+    assert len(contaminated) >= 5
+    for line in contaminated:
+        assert line["id"] not in stored
+    report = json.loads((tmp_path / "x.jsonl.report.json").read_text())
+    assert report["dropped_documents"]["document: overlaps an evaluation text"] == len(contaminated)
+
+
+def test_hard_fillers_share_more_words_with_the_evidence(
+    config: SynthesisConfig, output: Path, tmp_path: Path
+) -> None:
+    hard = tmp_path / "hard.jsonl"
+    composition = replace(config.composition, fillers="hard")
+    synthesize(replace(config, composition=composition), hard, RunOptions(workers=2))
+    assert _mean_overlap(hard) > 1.5 * _mean_overlap(output)
+    report = json.loads((tmp_path / "hard.jsonl.report.json").read_text())
+    assert report["evidence_positions"]["ks_p"] > 0.01
+    assert report["long_sample_lengths"]["ks_p"] > 0.01
+
+
+def _mean_overlap(path: Path) -> float:
+    """Return the share of the evidence's long words that the fillers hold too, at best."""
+    store = SegmentStore(path.with_name(f"{path.name}.segments"))
+    shares = []
+    for record in _records(path)[:100]:
+        words = [
+            {w for w in store.text(s).lower().split() if len(w) > 5} for s in record["segments"]
+        ]
+        own = words.pop(record["evidence"][0])
+        if own and words:
+            shares.append(max(len(own & other) / len(own) for other in words))
+    return sum(shares) / len(shares)
+
+
+def test_a_standing_store_is_used_again(config: SynthesisConfig, tmp_path: Path) -> None:
+    output = tmp_path / "x.jsonl"
+    synthesize(config, output)
+    store = tmp_path / "x.jsonl.segments" / "store.json"
+    before, samples = store.stat().st_mtime_ns, output.read_bytes()
+    output.unlink()
+    synthesize(config, output)
+    assert store.stat().st_mtime_ns == before
+    assert output.read_bytes() == samples
+    finer = replace(config, segments=SegmentConfig(min_tokens=40))
+    synthesize(finer, output, RunOptions(overwrite=True))
+    assert store.stat().st_mtime_ns != before
+
+
+def test_instructions_join_the_mixture(config: SynthesisConfig, tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(
+        "".join(
+            json.dumps({"system_prompt": "Be brief.", "question": f"{i} + 1?", "response": f"{i}."})
+            + "\n"
+            for i in range(50)
+        )
+    )
+    mixture = MixtureConfig(
+        total=40, fine_grained=0.5, integration=0.125, short=0.125, instruction=0.25
+    )
+    changed = replace(
+        config, mixture=mixture, instructions=InstructionsConfig(source="files", paths=[str(chats)])
+    )
+    tally = synthesize(changed, tmp_path / "x.jsonl")
+    assert tally.made == {"fine_grained": 20, "integration": 5, "short": 5, "instruction": 10}
+    samples = [sample for _, sample in read_samples(tmp_path / "x.jsonl", FILM)]
+    assert [sample.kind for sample in samples].count("instruction") == 10

@@ -1,0 +1,162 @@
+"""General instruction data: an even draw from chat records, in two passes and little memory."""
+
+import hashlib
+import heapq
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from megatron_in2.errors import InputError
+from megatron_in2.progress import progress_bar
+from megatron_in2.synthesis.config import InstructionsConfig, Shard
+from megatron_in2.synthesis.rejects import Rejects
+from megatron_in2.synthesis.samples import Finished
+from megatron_in2.synthesis.sources import field_of, file_records, hub_records
+from megatron_in2.templates import InstructionTemplate
+from megatron_in2.tokenizer import Tokenizer
+
+Messages = list[dict[str, str]]
+
+
+class InstructionStage:
+    """Reads chat records and draws as many as are wanted.
+
+    Args:
+        config: where they come from.
+        shard: which of them belong to this job.
+        tokenizer: counts tokens.
+        template: of a chat turn.
+        max_tokens: longer conversations are left out.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self,
+        config: InstructionsConfig,
+        shard: Shard,
+        tokenizer: Tokenizer,
+        template: InstructionTemplate,
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._shard = shard
+        self._tokenizer = tokenizer
+        self._template = template
+        self._max_tokens = max_tokens
+        self._seed = seed
+
+    def samples(self, wanted: int, rejects: Rejects) -> Iterator[Finished]:
+        """Yield ``wanted`` conversations in the order of their source, each as likely as another.
+
+        The first pass keeps the smallest hashes and nothing else; the second yields them.
+
+        Raises:
+            InputError: an unreadable record. Fewer than wanted are yielded if there are no more.
+        """
+        smallest: list[tuple[int, int]] = []  # (minus rank, minus place): the largest rank first
+        ranks: set[int] = set()
+        bar = progress_bar(self._conversations(), desc="instructions", unit=" records")
+        for place, (where, identity, messages) in enumerate(bar):
+            rank = self._rank(identity)
+            if len(smallest) == wanted and rank > -smallest[0][0]:
+                continue
+            if (reason := self._problem(rank, ranks, messages)) is not None:
+                rejects.drop(f"instruction/{identity}", f"instruction: {reason}", where=where)
+                continue
+            ranks.add(rank)
+            heapq.heappush(smallest, (-rank, -place))
+            if len(smallest) > wanted:
+                ranks.remove(-heapq.heappop(smallest)[0])
+        chosen = {-place for _, place in smallest}
+        for place, (_, identity, messages) in enumerate(self._conversations()):
+            if place in chosen:
+                sample = {"id": f"instruction/{identity}", "kind": "instruction"}
+                line = json.dumps({**sample, "messages": messages}, ensure_ascii=False) + "\n"
+                yield Finished(line, "instruction", self._tokens(messages), None)
+
+    def _problem(self, rank: int, ranks: set[int], messages: Messages) -> str | None:
+        if rank in ranks:
+            return "exact duplicate"
+        if not all(message["content"].strip() for message in messages):
+            return "empty turn"
+        return "too long" if self._tokens(messages) > self._max_tokens else None
+
+    def _conversations(self) -> Iterator[tuple[str, str, Messages]]:
+        """Yield (place, id, messages) of this shard's records."""
+        for where, record in self._records():
+            messages = self._messages(where, record)
+            text = json.dumps(messages)
+            identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+            if self._shard.holds(identity):
+                yield where, identity, messages
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        config = self._config
+        if config.source == "hub":
+            return hub_records("instructions", config.dataset, config.subset, config.split)
+        return itertools.chain.from_iterable(file_records(Path(path)) for path in config.paths)
+
+    def _messages(self, where: str, record: dict[str, Any]) -> Messages:
+        config = self._config
+        if record.get(config.messages_field) is not None:
+            return _checked_messages(record[config.messages_field], where, config.messages_field)
+        system = record.get(config.system_field)
+        fields = (config.question_field, config.response_field)
+        question, response = (
+            field_of(record, field, where, f"instructions.{name}_field")
+            for name, field in zip(("question", "response"), fields, strict=True)
+        )
+        messages = [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": response},
+        ]
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        return _checked_messages(messages, where, ", ".join(fields))
+
+    def _tokens(self, messages: Messages) -> int:
+        """Return the length of the encoded conversation (token rule of the packed data)."""
+        total, system = 1, ""
+        for message in messages:
+            if message["role"] == "system":
+                system = f"{message['content']}\n\n"
+            elif message["role"] == "user":
+                prompt = self._template.turn(system + message["content"])
+                total += len(self._tokenizer.encode(prompt))
+                system = ""
+            else:
+                total += len(self._tokenizer.encode(message["content"])) + 1
+        return total
+
+    def _rank(self, identity: str) -> int:
+        digest = hashlib.sha256(f"{self._seed}/{identity}".encode()).digest()
+        return int.from_bytes(digest[:8], "big")
+
+
+def _checked_messages(value: Any, where: str, field: str) -> Messages:
+    """Return messages of the form [system] (user assistant)+.
+
+    Raises:
+        InputError: they have another form, or are no text.
+    """
+    try:
+        messages = [{"role": message["role"], "content": message["content"]} for message in value]
+        roles = [message["role"] for message in messages]
+    except (TypeError, KeyError):
+        roles = []
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise InputError(
+            f"{where}: field {field}: not a conversation of user and assistant turns: "
+            f"{value!r:.80}; mend or remove the record"
+        )
+    for message in messages:
+        if not isinstance(message["content"], str):
+            raise InputError(
+                f"{where}: field {field}: holds {type(message['content']).__name__}, not text; "
+                "mend or remove the record"
+            )
+    return messages

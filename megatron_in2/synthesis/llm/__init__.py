@@ -1,0 +1,1 @@
+"""Questions by a language model behind the OpenAI protocol: prompts, journal, money, transports."""

@@ -1,0 +1,118 @@
+"""The first stage: corpus -> kept documents -> segments, tokenised once, in a store.
+
+A store that stands and was made from the same sources and settings is used again, so a run that
+was stopped goes on behind it.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from megatron_in2.errors import InputError
+from megatron_in2.files import atomic_file, sha256_of_text
+from megatron_in2.progress import progress_bar
+from megatron_in2.records import Document
+from megatron_in2.segment_store import SegmentStore, write_store
+from megatron_in2.synthesis.config import Shard, SynthesisConfig
+from megatron_in2.synthesis.corpus import read_corpus
+from megatron_in2.synthesis.decontamination import read_evaluation_texts, without_overlap
+from megatron_in2.synthesis.near_duplicates import without_near_duplicates
+from megatron_in2.synthesis.rejects import Rejects
+from megatron_in2.synthesis.segments import split_into_segments
+from megatron_in2.synthesis.workers import ordered_map
+from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+
+CHUNK_DOCUMENTS = 64
+
+Segments = list[tuple[str, list[int]]]
+
+
+def build_store(
+    config: SynthesisConfig, shard: Shard, tokenizer: Tokenizer, output: Path, workers: int
+) -> SegmentStore:
+    """Return the segment store ``output`` + ``.segments``, made if it does not stand yet.
+
+    Documents left out are listed in ``output`` + ``.dropped_documents.jsonl``.
+
+    Raises:
+        InputError: an unusable corpus, or one smaller than one context.
+    """
+    path = output.with_name(f"{output.name}.segments")
+    dropped = output.with_name(f"{output.name}.dropped_documents.jsonl")
+    origin = _origin(config, shard, tokenizer)
+    store = _standing_store(path, origin) if dropped.exists() else None
+    if store is None:
+        with atomic_file(dropped) as stream:
+            rejects = Rejects(stream)
+            documents = _kept_documents(config, shard, rejects)
+            segmented = ordered_map(
+                partial(_cutter, config.tokenizer_model, config.segments.min_tokens),
+                progress_bar(documents, desc="segments", unit=" documents"),
+                workers,
+                CHUNK_DOCUMENTS,
+            )
+            store = write_store(
+                path,
+                segmented,
+                tokenizer,
+                notes=lambda: {"origin": origin, "dropped": dict(rejects.counts)},
+            )
+    total = int(store.manifest["tokens"])
+    if total < config.composition.max_tokens:
+        raise InputError(
+            f"the corpus holds {total:,} tokens, less than one context of "
+            f"composition.max_tokens={config.composition.max_tokens}: add text or lower it"
+        )
+    return store
+
+
+def _kept_documents(config: SynthesisConfig, shard: Shard, rejects: Rejects) -> Iterator[Document]:
+    documents = read_corpus(config.corpus, shard, rejects)
+    evaluation = read_evaluation_texts(config.decontamination)
+    if evaluation is not None:
+        documents = without_overlap(documents, evaluation, rejects)
+    if config.near_duplicates.threshold:
+        threshold = config.near_duplicates.threshold
+        documents = without_near_duplicates(documents, threshold, rejects)
+    return documents
+
+
+def _cutter(
+    tokenizer_model: str, min_tokens: int
+) -> Callable[[list[Document]], list[tuple[str, Segments]]]:
+    tokenizer = load_tokenizer(tokenizer_model)
+
+    def cut(documents: list[Document]) -> list[tuple[str, Segments]]:
+        return [
+            (document.id, split_into_segments(document, tokenizer, min_tokens))
+            for document in documents
+        ]
+
+    return cut
+
+
+def _origin(config: SynthesisConfig, shard: Shard, tokenizer: Tokenizer) -> str:
+    """Return a hash of everything that decides what the store holds."""
+    paths = [*config.corpus.paths, *config.decontamination.paths]
+    files = [(path, *_size_and_time(Path(path))) for path in paths]
+    sections = (config.corpus, config.decontamination, config.near_duplicates, config.segments)
+    parts = [repr(sections), repr(shard), files, tokenizer.sha256]
+    if config.corpus.source == "python":
+        parts.append(sys.version)
+    return sha256_of_text(json.dumps(parts, sort_keys=True))
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    if not path.exists():
+        return (-1, -1)  # the reader names what is absent
+    state = path.stat()
+    return (state.st_size, state.st_mtime_ns)
+
+
+def _standing_store(path: Path, origin: str) -> SegmentStore | None:
+    if not (path / "store.json").is_file():
+        return None
+    store = SegmentStore(path)
+    return store if store.manifest.get("origin") == origin else None
