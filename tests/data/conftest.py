@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from megatron_in2.data.config import PreprocessConfig
 from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.data.preprocess import PreprocessConfig, preprocess
+from megatron_in2.data.preprocess import preprocess
 from megatron_in2.synthesis.config import (
     CompositionConfig,
     CorpusConfig,

@@ -85,8 +85,10 @@ def test_chat_and_parts_learn_what_they_say(
     encode = tokenizer.encode
     expected = {
         id_hash("chat"): (
-            [1, *encode("[INST] Be brief.\n\nOne? [/INST]"), *encode("Two."), 2]
-            + encode("[INST] Three? [/INST]"),
+            [
+                *[1, *encode("[INST] Be brief.\n\nOne? [/INST]"), *encode("Two."), 2],
+                *encode("[INST] Three? [/INST]"),
+            ],
             [*encode("Four."), 2],
         ),
         id_hash("parts"): (
