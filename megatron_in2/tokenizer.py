@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,7 @@ class Tokenizer:
         """
         if len(self._newline_prefix) != 2:
             return False
-        return not any("\n" in piece and piece != "\n" for piece in self.merged_pieces())
+        return not any("\n" in piece and piece != "\n" for piece in self.merged_pieces)
 
     @cached_property
     def splits_at_spaces(self) -> bool:
@@ -86,9 +87,7 @@ class Tokenizer:
         BPE, a newline is on its own, and no piece holds a space behind another character: no
         merge then reaches across the start of a word (true for the Mistral and Llama models).
         """
-        model = sentencepiece_model.ModelProto()
-        model.ParseFromString(self.path.read_bytes())
-        normalizer, trainer = model.normalizer_spec, model.trainer_spec
+        normalizer, trainer = self._proto.normalizer_spec, self._proto.trainer_spec
         return (
             self.joins_exactly
             and not normalizer.precompiled_charsmap
@@ -98,17 +97,22 @@ class Tokenizer:
             and trainer.model_type == sentencepiece_model.TrainerSpec.BPE
             and trainer.byte_fallback
             and not trainer.treat_whitespace_as_suffix
-            and not any(SPACE in piece.lstrip(SPACE) for piece in self.merged_pieces())
+            and not any(SPACE in piece.lstrip(SPACE) for piece in self.merged_pieces)
         )
 
+    @cached_property
     def merged_pieces(self) -> list[str]:
-        """Return the pieces that text can turn into: not control ids, <unk> and single bytes."""
-        model = self._model
-        return [
-            model.IdToPiece(index)
-            for index in range(self.vocab_size)
-            if not (model.IsControl(index) or model.IsUnknown(index) or model.IsByte(index))
-        ]
+        """The pieces that text can turn into: not control ids, <unk> and single bytes."""
+        kinds = sentencepiece_model.ModelProto.SentencePiece
+        textual = (kinds.NORMAL, kinds.USER_DEFINED)
+        return [piece.piece for piece in self._proto.pieces if piece.type in textual]
+
+    @cached_property
+    def _proto(self) -> Any:
+        """The model file as it is stored."""
+        model = sentencepiece_model.ModelProto()
+        model.ParseFromString(self.path.read_bytes())
+        return model
 
     def encode(self, text: str) -> list[int]:
         """Encode a text by itself."""

@@ -104,7 +104,7 @@ def run_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
     in a model that merges letters with marks letters become marks, and the cuts are at spaces and
     newlines only. Expects :attr:`Tokenizer.splits_at_spaces`.
     """
-    bodies = [piece.lstrip(SPACE) for piece in tokenizer.merged_pieces()]
+    bodies = [piece.lstrip(SPACE) for piece in tokenizer.merged_pieces]
     digits = set(string.digits)
     digits_stand_alone = not any(digits & set(body) for body in bodies if len(body) > 1)
     marks = set(string.punctuation) | (set() if digits_stand_alone else digits)

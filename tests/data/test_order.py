@@ -8,9 +8,7 @@ from megatron_in2.data.order import rows_at
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    count=st.integers(1, 700), seed=st.integers(-(2**63), 2**64), epoch=st.integers(0, 10**6)
-)
+@given(count=st.integers(1, 700), seed=st.integers(-(2**63), 2**64), epoch=st.integers(0, 10**6))
 def test_every_epoch_visits_every_row_once(count: int, seed: int, epoch: int) -> None:
     places = np.arange(count, dtype=np.int64) + epoch * count
     assert sorted(rows_at(places, count, seed).tolist()) == list(range(count))
