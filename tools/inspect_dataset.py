@@ -17,11 +17,11 @@ from typing import Any
 
 from megatron_in2.command import CommandParser, run_command
 from megatron_in2.data.check import check_dataset
-from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.data.show import as_text, as_values, view_row, write_page
+from megatron_in2.data.manifest import read_manifest
+from megatron_in2.data.show import SampleView, as_text, as_values, view_row, write_page
 from megatron_in2.data.statistics import plot, summary
 from megatron_in2.errors import EXIT_BAD_INPUT
-from megatron_in2.tokenizer import load_tokenizer
+from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 
 
 def main() -> int:
@@ -36,28 +36,35 @@ def main() -> int:
     add("--plot", type=Path, default=None, help="draw lengths and evidence positions")
     add("--tokenizer-model", default=None, help="where the dataset's tokenizer lies now")
     options = parser.read()
-    data = PackedDataset(options.prefix)
-    tokenizer = load_tokenizer(options.tokenizer_model or data.manifest.tokenizer)
+    manifest = read_manifest(options.prefix)
+    tokenizer = load_tokenizer(options.tokenizer_model or manifest.tokenizer)
     if options.verify:
         return _verify(options, tokenizer)
-    data.require_rows(options.row)
-    rows = {index: view_row(data[index], data.manifest, tokenizer) for index in options.row}
+    rows = _rows(options, tokenizer) if options.row else {}
     if options.plot:
-        plot(data.manifest, options.plot)
+        plot(manifest, options.plot)
     if options.html:
         write_page(options.html, str(options.prefix), rows, options.full)
     elif options.json:
         values = [as_values(index, views) for index, views in rows.items()]
-        print(json.dumps(values if rows else asdict(data.manifest), ensure_ascii=False))
+        print(json.dumps(values if rows else asdict(manifest), ensure_ascii=False))
     else:
         for index, views in rows.items():
             print(as_text(index, views, sys.stdout.isatty(), options.full))
         if not rows:
-            print(summary(data.manifest))
+            print(summary(manifest))
     return 0
 
 
-def _verify(options: Any, tokenizer: Any) -> int:
+def _rows(options: Any, tokenizer: Tokenizer) -> dict[int, list[SampleView]]:
+    from megatron_in2.data.dataset import PackedDataset
+
+    data = PackedDataset(options.prefix)
+    data.require_rows(options.row)
+    return {index: view_row(data[index], data.manifest, tokenizer) for index in options.row}
+
+
+def _verify(options: Any, tokenizer: Tokenizer) -> int:
     findings = check_dataset(options.prefix, tokenizer)
     if options.json:
         print(json.dumps(asdict(findings)))

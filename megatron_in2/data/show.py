@@ -5,14 +5,16 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megatron_in2.data.dataset import Row
 from megatron_in2.data.manifest import Manifest
 from megatron_in2.files import atomic_file
 from megatron_in2.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # it brings torch, which the summary does not need
+    from megatron_in2.data.dataset import Row
 
 GREEN, PLAIN = "\033[1;32m", "\033[0m"
 SHOWN = 600  # characters of an unlearnt text that are shown, unless all are asked for
@@ -32,7 +34,7 @@ class SampleView:
     runs: list[tuple[str, bool]]
 
 
-def view_row(row: Row, manifest: Manifest, tokenizer: Tokenizer) -> list[SampleView]:
+def view_row(row: "Row", manifest: Manifest, tokenizer: Tokenizer) -> list[SampleView]:
     """Return a row's samples, in order; its filling is left out."""
     views = []
     starts = np.cumsum([0, *row.lengths[:-1]]).tolist()
@@ -56,7 +58,7 @@ def view_row(row: Row, manifest: Manifest, tokenizer: Tokenizer) -> list[SampleV
     return views
 
 
-def _runs(row: Row, start: int, end: int, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
+def _runs(row: "Row", start: int, end: int, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
     """Yield (text, learnt) of the runs of one sample; control ids show as their pieces."""
     tokens, mask = row.tokens[start:end], row.loss_mask[start:end]
     control = np.isin(tokens, (tokenizer.bos_id, tokenizer.eos_id))
