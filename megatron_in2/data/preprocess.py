@@ -57,6 +57,8 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
                     run.consume()
                     run.publish()
     except OSError as error:
+        if error.filename in map(str, config.input):
+            raise
         raise InputError(
             f"cannot write {config.output_prefix}: {error.strerror or error}; make room or name "
             "another --output-prefix (the same command continues from the last complete block)"

@@ -1,5 +1,7 @@
 """From sample files to a packed dataset: literal tokens, masks, borders, determinism."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,3 +245,37 @@ def test_the_command_packs_and_says_so(
     assert "1 samples" in result.stdout
     assert len(PackedDataset(tmp_path / "p")) == 1
     assert_refused(run_tool(*command), "--overwrite")
+
+
+def test_workers_start_without_torch() -> None:
+    code = "import megatron_in2.data.preprocess, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_packing_gives_every_sample_a_row(
+    pack: Pack, write_samples: WriteSamples, mixed_records: list[dict[str, Any]]
+) -> None:
+    data = pack(write_samples(mixed_records[:30]), no_packing=True)
+    assert len(data) == data.manifest.samples == 30
+    in_order = [int(data[index].records["id_hash"][0]) for index in range(30)]
+    assert in_order == [id_hash(record["id"]) for record in mixed_records[:30]]
+
+
+def test_contexts_are_truncated_to_the_row(pack: Pack, recipes: Path) -> None:
+    data = pack(recipes, seq_length=1024, overlong="truncate-context")
+    assert data.manifest.notes["contexts truncated"] > 100
+    dropped = data.manifest.dropped.get("overlong", 0)
+    assert data.manifest.samples + dropped == 390
+    assert dropped < 20
+    with pytest.raises(InputError, match="truncate-context"):
+        pack(recipes, name="whole", seq_length=1024)
+
+
+def test_the_manifest_tells_what_was_done(
+    pack: Pack, write_samples: WriteSamples, mixed_records: list[dict[str, Any]]
+) -> None:
+    manifest = pack(write_samples(mixed_records), template="chatml").manifest
+    assert (manifest.template, manifest.design) == ("chatml", "answer")
+    assert manifest.template_wording["answer_end"] == "<|im_end|>"
+    assert sum(manifest.histograms["length"]) == manifest.samples == len(mixed_records)
+    assert manifest.samples_by_kind["chat"] == 60

@@ -287,6 +287,10 @@ def _open(options: Any, folder: Path) -> None:
         print(f"{rows:>9,} rows: opened in {opening:.1f} ms, a row in {1e6 * read:.0f} us")
 
 
+def _short_length(chance: np.random.Generator) -> int:
+    return int(chance.integers(300, 900))
+
+
 def _memory(options: Any, folder: Path) -> None:
     tokenizer = load_tokenizer(MISTRAL_V1)
     store, _ = _store(options.corpus, tokenizer, folder / "store")
