@@ -44,6 +44,7 @@ SUFFIXES = {".txt", ".md", ".rst", ".py", ".jsonl", ".html"}
 DOCUMENT = 20_000  # characters of a file that are taken at most, so that texts vary
 MAX_CONTEXT = 40_000  # characters, so that every sample fits a row
 ROW = 32_768
+LONG_ROW = 131_072  # takes any such context, of whatever characters
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def _text(options: Any, folder: Path) -> None:
     print(f"{count:,} samples, {total / 1e6:.0f} M characters of text")
     if total < options.megabytes * 1_000_000:
         print(f"the corpus holds less than {options.megabytes} MB: a shorter steady state")
-    _compare(path, options.workers, folder, None)
+    _compare(path, options.workers, folder, LONG_ROW, None)
 
 
 def _recipes(options: Any, folder: Path) -> None:
@@ -88,10 +89,10 @@ def _recipes(options: Any, folder: Path) -> None:
     )
     path = folder / "recipes.jsonl"
     _write_recipes(path, store, tokenizer, options.samples, lambda _: ROW)
-    _compare(path, options.workers, folder, store)
+    _compare(path, options.workers, folder, ROW, store)
 
 
-def _compare(path: Path, workers: int, folder: Path, store: SegmentStore | None) -> None:
+def _compare(path: Path, workers: int, folder: Path, row: int, store: SegmentStore | None) -> None:
     texts = folder / "texts.jsonl"  # what the peers read: the samples' whole text
     hashes = []
     with open(path, encoding="utf-8") as lines, open(texts, "w", encoding="utf-8") as stream:
@@ -107,7 +108,7 @@ def _compare(path: Path, workers: int, folder: Path, store: SegmentStore | None)
     alone = _timed(lambda: sum(map(len, model.encode(parts, num_threads=workers))))
     parts.clear()
     peer = _timed(lambda: _peer(texts, folder / "peer", workers))
-    ours = _timed(lambda: _ours(path, folder / "ours", workers))
+    ours = _timed(lambda: _ours(path, folder / "ours", workers, row))
     _disk_speed(folder, ours)
     for name, (tokens, seconds) in (
         (f"SentencePiece alone, {workers} threads", alone),
@@ -163,8 +164,8 @@ def _peer(texts: Path, prefix: Path, workers: int) -> int:
     return tokens
 
 
-def _ours(path: Path, prefix: Path, workers: int) -> int:
-    config = PreprocessConfig([path], prefix, MISTRAL_V1, ROW, overlong="drop", workers=workers)
+def _ours(path: Path, prefix: Path, workers: int, row: int) -> int:
+    config = PreprocessConfig([path], prefix, MISTRAL_V1, row, overlong="drop", workers=workers)
     manifest: Manifest = preprocess(config)["train"]
     if manifest.dropped:
         raise InputError(f"{manifest.dropped} dropped: the comparison would not be of all samples")
