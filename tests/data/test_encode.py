@@ -11,6 +11,9 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
+from mistral_common.protocol.instruct.request import ChatCompletionRequest
+from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
 from megatron_in2.data.designs import DESIGNS
 from megatron_in2.data.encode import SampleEncoder
@@ -295,3 +298,23 @@ def test_a_store_of_another_tokenizer_is_refused(small_tokenizer: Tokenizer, rec
     _, sample = next(iter(read_samples(recipes, FILM)))
     with pytest.raises(InputError, match="another tokenizer"):
         SampleEncoder(small_tokenizer).encode(sample)
+
+
+def test_a_chat_sample_has_mistral_commons_ids(encode: Encode, tokenizer: Tokenizer) -> None:
+    turns = ["What is the capital of France?", "Paris.", "  And\n\nof Spain? 日本", "Madrid."]
+    roles = ["user", "assistant"] * 2
+    messages = [
+        {"role": role, "content": content} for role, content in zip(roles, turns, strict=True)
+    ]
+    sample = encode({"id": "a", "messages": messages})
+    request = ChatCompletionRequest(
+        messages=[
+            UserMessage(content=turns[0]),
+            AssistantMessage(content=turns[1]),
+            UserMessage(content=turns[2]),
+        ]
+    )
+    theirs = MistralTokenizer.v1().encode_chat_completion(request).tokens
+    assert sample.tokens[: len(theirs)].tolist() == theirs
+    assert sample.tokens[len(theirs) :].tolist() == [*tokenizer.encode("Madrid."), 2]
+    assert _learnt(tokenizer, sample) == ["Paris.</s>", "Madrid.</s>"]
