@@ -69,6 +69,11 @@ class SegmentStore:
         return dtype
 
     @cached_property
+    def _plain_offsets(self) -> npt.NDArray[np.int64]:
+        """The same memory as ``offsets``, without the cost of its class at every access."""
+        return np.asarray(self.offsets).view(np.ndarray)
+
+    @cached_property
     def _raw(self) -> memoryview:
         """The bytes of tokens.bin, memory-mapped."""
         return self._tokens.data.cast("B")
@@ -101,8 +106,8 @@ class SegmentStore:
         newlines between them in one pass.
         """
         tokens, size = self._raw, self._tokens.itemsize
-        starts = (self.offsets[segments] * size).tolist()
-        ends = (self.offsets[segments + 1] * size).tolist()
+        offsets = self._plain_offsets
+        starts, ends = (offsets[segments] * size).tolist(), (offsets[segments + 1] * size).tolist()
         newline = np.array(newline_id, self._tokens.dtype).tobytes()
         return newline.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
 

@@ -209,7 +209,7 @@ class _Fields:
 
     def integers(self, name: str) -> tuple[int, ...]:
         values = self.get(name, list)
-        if not values or not all(type(value) is int and value >= 0 for value in values):
+        if set(map(type, values)) != {int} or min(values) < 0:
             raise self.error(name, "must list whole numbers from 0")
         return tuple(values)
 

@@ -22,7 +22,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def main() -> None:
     add("--corpus", nargs="+", default=[], help="folders with text files")
     add("--megabytes", type=int, default=100, help="text: size of the samples' texts")
     add("--samples", type=int, default=2000, help="recipes, memory: number of samples")
+    add("--peer-samples", type=int, default=200, help="recipes: samples of the slow peers")
     add("--workers", type=int, default=2, help="processes of each competitor")
     add("--folder", default=None, help="where the files are written")
     options = parser.read()
@@ -77,7 +78,7 @@ def _text(options: Any, folder: Path) -> None:
     print(f"{count:,} samples, {total / 1e6:.0f} M characters of text")
     if total < options.megabytes * 1_000_000:
         print(f"the corpus holds less than {options.megabytes} MB: a shorter steady state")
-    _compare(path, options.workers, folder, LONG_ROW, None)
+    _compare(path, options.workers, folder, LONG_ROW, count, None)
 
 
 def _recipes(options: Any, folder: Path) -> None:
@@ -89,14 +90,21 @@ def _recipes(options: Any, folder: Path) -> None:
     )
     path = folder / "recipes.jsonl"
     _write_recipes(path, store, tokenizer, options.samples, lambda _: ROW)
-    _compare(path, options.workers, folder, ROW, store)
+    _compare(path, options.workers, folder, ROW, options.peer_samples, store)
 
 
-def _compare(path: Path, workers: int, folder: Path, row: int, store: SegmentStore | None) -> None:
+def _compare(
+    path: Path,
+    workers: int,
+    folder: Path,
+    row: int,
+    peer_samples: int,
+    store: SegmentStore | None,
+) -> None:
     texts = folder / "texts.jsonl"  # what the peers read: the samples' whole text
     hashes = []
     with open(path, encoding="utf-8") as lines, open(texts, "w", encoding="utf-8") as stream:
-        for line in lines:
+        for line in itertools.islice(lines, peer_samples):
             record = json.loads(line)
             context = record.get("context") or "\n".join(map(store.text, record["segments"]))  # type: ignore[union-attr]
             text = [FILM.prompt(record["question"], context), record["answer"]]
@@ -110,27 +118,38 @@ def _compare(path: Path, workers: int, folder: Path, row: int, store: SegmentSto
     peer = _timed(lambda: _peer(texts, folder / "peer", workers))
     ours = _timed(lambda: _ours(path, folder / "ours", workers, row))
     _disk_speed(folder, ours)
-    for name, (tokens, seconds) in (
+    for name, (tokens, seconds, cpu) in (
         (f"SentencePiece alone, {workers} threads", alone),
         (f"peer, {workers} processes", peer),
         (f"ours, {workers} workers", ours),
     ):
-        rate, base, peer_rate = tokens / seconds, alone[0] / alone[1], peer[0] / peer[1]
         print(
-            f"{name:<34} {tokens:>13,} tokens {seconds:8.1f} s {rate / 1e6:8.2f} M tokens/s "
-            f"{rate / base:7.2f} x SentencePiece {rate / peer_rate:7.2f} x peer"
+            f"{name:<34} {tokens:>13,} tokens {tokens / seconds / 1e6:7.2f} M tokens/s "
+            f"({_ratios(tokens / seconds, alone[0] / alone[1], peer[0] / peer[1])})  "
+            f"{tokens / cpu / 1e6:7.2f} M tokens per CPU second "
+            f"({_ratios(tokens / cpu, alone[0] / alone[2], peer[0] / peer[2])})"
         )
     expected = dict(zip(hashes, _peer_ids(folder / "peer"), strict=True))
-    same = _ids_by_sample(folder / "ours") == expected
+    same = _ids_by_sample(folder / "ours", expected) == expected
     print("ids are identical to SentencePiece's" if same else "IDS DIFFER")
     if not same:
         sys.exit(1)
 
 
-def _timed(run: Callable[[], int]) -> tuple[int, float]:
-    started = time.perf_counter()
+def _ratios(rate: float, alone: float, peer: float) -> str:
+    return f"{rate / alone:.2f} x SentencePiece, {rate / peer:.2f} x peer"
+
+
+def _timed(run: Callable[[], int]) -> tuple[int, float, float]:
+    """Return the tokens, the seconds, and the CPU seconds of this process and its children."""
+    started, cpu = time.perf_counter(), _cpu_seconds()
     tokens = run()
-    return tokens, time.perf_counter() - started
+    return tokens, time.perf_counter() - started, _cpu_seconds() - cpu
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 _model: sentencepiece.SentencePieceProcessor
@@ -173,7 +192,7 @@ def _ours(path: Path, prefix: Path, workers: int, row: int) -> int:
     return manifest.tokens
 
 
-def _disk_speed(folder: Path, ours: tuple[int, float]) -> None:
+def _disk_speed(folder: Path, ours: tuple[int, float, float]) -> None:
     """Compare the bytes ours wrote a second with plain sequential writing of as many."""
     written = sum(path.stat().st_size for path in folder.glob("ours*"))
     block = os.urandom(1 << 22)
@@ -191,7 +210,7 @@ def _disk_speed(folder: Path, ours: tuple[int, float]) -> None:
     )
 
 
-def _ids_by_sample(prefix: Path) -> dict[int, bytes]:
+def _ids_by_sample(prefix: Path, wanted: Container[int]) -> dict[int, bytes]:
     from megatron_in2.data.dataset import PackedDataset
 
     data, found = PackedDataset(prefix), {}
@@ -199,8 +218,9 @@ def _ids_by_sample(prefix: Path) -> dict[int, bytes]:
         row = data[index]
         starts = np.cumsum([0, *row.lengths[:-1]])
         for start, record in zip(starts, row.records, strict=True):
-            if size := int(record["length"]):
-                found[int(record["id_hash"])] = row.tokens[start : start + size].tobytes()
+            if (key := int(record["id_hash"])) in wanted:
+                size = int(record["length"])
+                found[key] = row.tokens[start : start + size].tobytes()
     return found
 
 
