@@ -88,7 +88,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     number = 0
     try:
-        with _open_lines(path) as stream:
+        with open_lines(path) as stream:
             for number, raw in enumerate(stream, start=1):
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if line:
@@ -114,17 +114,8 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise InputError(f"{where}: not JSON ({error}); mend or remove the line") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _open_lines(path: Path) -> IO[bytes]:
+def open_lines(path: Path) -> IO[bytes]:
+    """Open a plain, .gz or .zst file of lines for reading as plain bytes."""
     if path.is_dir():
         raise InputError(f"{path} is a directory; name the files in it")
     if not path.is_file():
@@ -134,3 +125,13 @@ def _open_lines(path: Path) -> IO[bytes]:
     if path.suffix == ".zst":
         return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
     return open(path, "rb")
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON ({error}); mend or remove the line") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value

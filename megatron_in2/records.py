@@ -70,13 +70,28 @@ class JoinedPart:
     """An unlearnt prompt around segments of a store: ``before`` + joined segments + ``after``.
 
     ``before`` ends in a newline and the segments are joined by newlines, so that their ids,
-    tokenised once as continuations of a newline, can be concatenated.
+    tokenised once as continuations of a newline, can be concatenated. ``evidence`` are the slots
+    in ``segments`` that may not be cut away.
     """
 
     before: str
     store: Path
     segments: tuple[int, ...]
     after: str
+    evidence: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ContextPart:
+    """An unlearnt prompt around a context given as text: ``before`` + context + ``after``.
+
+    ``evidence`` are [start, end) character spans in the context that may not be cut away.
+    """
+
+    before: str
+    context: str
+    after: str
+    evidence: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +99,15 @@ class Sample:
     """A training sample before tokenising.
 
     ``evidence_position`` is where in the context its first evidence stands, from 0 (start) to 1
-    (end), or None where it is not known.
+    (end), or None where it is not known. ``stated_tokens`` is the length that its writer counted,
+    where it stated one: another length tells of another store or tokenizer.
     """
 
     id: str
     kind: str
-    parts: tuple[Part | JoinedPart, ...]
+    parts: tuple[Part | JoinedPart | ContextPart, ...]
     evidence_position: float | None = None
+    stated_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,22 @@ class SegmentStore:
     def __len__(self) -> int:
         return len(self.documents)
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """In which the ids are stored."""
+        dtype: np.dtype[Any] = np.dtype(self.manifest["dtype"])
+        return dtype
+
+    @cached_property
+    def _plain_offsets(self) -> npt.NDArray[np.int64]:
+        """The same memory as ``offsets``, without the cost of its class at every access."""
+        return np.asarray(self.offsets).view(np.ndarray)
+
+    @cached_property
+    def _raw(self) -> memoryview:
+        """The bytes of tokens.bin, memory-mapped."""
+        return self._tokens.data.cast("B")
+
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Token count of every segment, [n]."""
@@ -80,14 +96,26 @@ class SegmentStore:
                 f"{tokenizer.path}: pass the one it was made with, or synthesize again"
             )
 
-    def join(self, segments: Iterable[int], newline_id: int) -> npt.NDArray[np.int32]:
-        """Return the ids of segments joined by newlines, as they stand behind a newline."""
-        newline = np.array([newline_id], np.int32)
-        pieces: list[npt.NDArray[np.integer[Any]]] = []
-        for segment in segments:
-            pieces.append(self._tokens[self.offsets[segment] : self.offsets[segment + 1]])
-            pieces.append(newline)
-        return np.concatenate(pieces[:-1], dtype=np.int32)
+    def joined_length(self, segments: npt.NDArray[np.int64]) -> int:
+        """Return how many ids :meth:`join_bytes` gives."""
+        return int(self.lengths[segments].sum()) + len(segments) - 1
+
+    def join_bytes(self, segments: npt.NDArray[np.int64], newline_id: int) -> bytes:
+        """Return the ids of segments joined by newlines, as they stand behind a newline.
+
+        The bytes hold ids of the store's dtype. ``bytes.join`` copies the pieces and sets the
+        newlines between them in one pass.
+        """
+        tokens, size = self._raw, self._tokens.itemsize
+        offsets = self._plain_offsets
+        starts, ends = (offsets[segments] * size).tolist(), (offsets[segments + 1] * size).tolist()
+        newline = np.array(newline_id, self._tokens.dtype).tobytes()
+        return newline.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
+
+    def join(self, segments: Sequence[int], newline_id: int) -> npt.NDArray[np.int32]:
+        """Return what :meth:`join_bytes` does, as int32 ids."""
+        raw = self.join_bytes(np.array(segments, np.int64), newline_id)
+        return np.frombuffer(raw, self._tokens.dtype).astype(np.int32)
 
     def text(self, segment: int) -> str:
         """Return one segment's text."""

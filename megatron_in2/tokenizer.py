@@ -2,15 +2,18 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sentencepiece
+import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_file
 
 MISTRAL_V1 = "mistral-v1"
+SPACE = "▁"  # what SentencePiece writes for a space; the character itself encodes like a space
 
 
 class Tokenizer:
@@ -74,8 +77,42 @@ class Tokenizer:
         """
         if len(self._newline_prefix) != 2:
             return False
-        pieces = (self._model.IdToPiece(index) for index in range(self.vocab_size))
-        return not any("\n" in piece and piece != "\n" for piece in pieces)
+        return not any("\n" in piece and piece != "\n" for piece in self.merged_pieces)
+
+    @cached_property
+    def splits_at_spaces(self) -> bool:
+        """Whether a text's ids are the ids of its words, each encoded by itself.
+
+        True where text is taken as it is (no normalisation, a space stays a space), merging is
+        BPE, a newline is on its own, and no piece holds a space behind another character: no
+        merge then reaches across the start of a word (true for the Mistral and Llama models).
+        """
+        normalizer, trainer = self._proto.normalizer_spec, self._proto.trainer_spec
+        return (
+            self.joins_exactly
+            and not normalizer.precompiled_charsmap
+            and normalizer.add_dummy_prefix
+            and normalizer.escape_whitespaces
+            and not normalizer.remove_extra_whitespaces
+            and trainer.model_type == sentencepiece_model.TrainerSpec.BPE
+            and trainer.byte_fallback
+            and not trainer.treat_whitespace_as_suffix
+            and not any(SPACE in piece.lstrip(SPACE) for piece in self.merged_pieces)
+        )
+
+    @cached_property
+    def merged_pieces(self) -> list[str]:
+        """The pieces that text can turn into: not control ids, <unk> and single bytes."""
+        kinds = sentencepiece_model.ModelProto.SentencePiece
+        textual = (kinds.NORMAL, kinds.USER_DEFINED)
+        return [piece.piece for piece in self._proto.pieces if piece.type in textual]
+
+    @cached_property
+    def _proto(self) -> Any:
+        """The model file as it is stored."""
+        model = sentencepiece_model.ModelProto()
+        model.ParseFromString(self.path.read_bytes())
+        return model
 
     def encode(self, text: str) -> list[int]:
         """Encode a text by itself."""

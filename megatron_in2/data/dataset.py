@@ -1,5 +1,6 @@
 """Reads packed rows: a row touches only its own bytes, and opening scans nothing."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_in2.data.manifest import Manifest, part_path, read_manifest
+from megatron_in2.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,16 @@ class PackedDataset:
 
     def __len__(self) -> int:
         return self.manifest.rows
+
+    def require_rows(self, indices: Iterable[int]) -> None:
+        """Check that rows exist.
+
+        Raises:
+            InputError: one does not.
+        """
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise InputError(f"{self.prefix} has no row {index}: rows are 0 to {len(self) - 1}")
 
     def __getitem__(self, index: int) -> Row:
         borders = self._tokens.document_indices

@@ -7,16 +7,19 @@ P_rows.npy                        one record a row (ROW_RECORD)
 P.json                            the manifest, written last
 """
 
-from dataclasses import asdict, dataclass, field, fields
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from megatron_in2.errors import InputError
-from megatron_in2.files import read_json, sha256_of_file, write_json
+from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+HISTOGRAM_BINS = 16
 PADDING_KIND = "pad"
 
 # 8 + 8 + 4 + 4 + 4 + 4 + 1, no alignment padding: 33 bytes a sequence.
@@ -51,16 +54,49 @@ PARTS = (".bin", ".idx", "_loss_mask.bin", "_loss_mask.idx", "_samples.npy", "_r
 class Manifest:
     """What a dataset was made of and how large it is.
 
-    ``files`` maps each part to its size in bytes and its SHA-256.
+    Args:
+        tokenizer: what the tokenizer was called, and its hash and size follow.
+        tokenizer_sha256: hash of the tokenizer's model file.
+        vocab_size: ids are below it.
+        bos_id: begins every sample.
+        eos_id: ends every learnt turn.
+        pad_id: fills samples and rows.
+        template: name of the instruction template, and its hash and fields follow.
+        template_sha256: hash of the template's wording.
+        template_wording: the template's fields.
+        design: which parts are learnt.
+        seq_length: tokens of a row.
+        pad_multiple: what each sample is padded to a multiple of.
+        shard: "i/n" where only a part of the input was taken, else None.
+        kinds: names behind the kind codes.
+        rows: number of rows.
+        samples: number of samples.
+        tokens: the samples' tokens, padding not counted.
+        learnt_tokens: those of them that are learnt.
+        samples_by_kind: samples of each kind.
+        dropped: samples left out, by reason.
+        rejected: records that could not be used, by reason.
+        notes: what else is worth knowing, counted.
+        histograms: samples by length (0 to seq_length) and by evidence position (0 to 1), each in
+            equal bins.
+        files: each part's size in bytes and SHA-256.
+        format_version: of these files.
+        seal: hash of all the other fields.
     """
 
+    tokenizer: str
     tokenizer_sha256: str
     vocab_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
     template: str
     template_sha256: str
+    template_wording: dict[str, Any]
     design: str
     seq_length: int
     pad_multiple: int
+    shard: str | None
     kinds: list[str]
     rows: int
     samples: int
@@ -68,8 +104,17 @@ class Manifest:
     learnt_tokens: int
     samples_by_kind: dict[str, int]
     dropped: dict[str, int]
+    rejected: dict[str, int]
+    notes: dict[str, int]
+    histograms: dict[str, list[int]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
+    seal: str = ""
+
+    def sealed(self) -> "Manifest":
+        """Return this manifest with its seal."""
+        values = {**asdict(self), "seal": ""}
+        return replace(self, seal=sha256_of_text(json.dumps(values, sort_keys=True)))
 
     @property
     def packing_efficiency(self) -> float:
@@ -82,20 +127,34 @@ class Manifest:
         return self.learnt_tokens / max(self.tokens, 1)
 
 
-def describe_files(prefix: Path) -> dict[str, dict[str, Any]]:
-    """Measure every part of a dataset: size and SHA-256."""
-    return {
-        part: {
-            "bytes": part_path(prefix, part).stat().st_size,
-            "sha256": sha256_of_file(part_path(prefix, part)),
+def write_manifest(prefix: Path, manifest: Manifest) -> Manifest:
+    """Measure the files at a prefix, and seal the manifest that describes them.
+
+    Returns:
+        The manifest as it was written.
+    """
+    with ThreadPoolExecutor(len(PARTS)) as pool:  # hashing runs outside the interpreter's lock
+        hashes = pool.map(sha256_of_file, [part_path(prefix, part) for part in PARTS])
+        files = {
+            part: {"bytes": part_path(prefix, part).stat().st_size, "sha256": sha256}
+            for part, sha256 in zip(PARTS, hashes, strict=True)
         }
-        for part in PARTS
+    histograms = _histograms(prefix, manifest.seq_length)
+    complete = replace(manifest, files=files, histograms=histograms).sealed()
+    write_json(part_path(prefix, ".json"), asdict(complete))
+    return complete
+
+
+def _histograms(prefix: Path, seq_length: int) -> dict[str, list[int]]:
+    records = np.load(part_path(prefix, "_samples.npy"), mmap_mode="r")
+    lengths, positions = records["length"], records["evidence_position"]
+    return {
+        name: np.histogram(values, HISTOGRAM_BINS, (0, top))[0].tolist()
+        for name, values, top in (
+            ("length", lengths[lengths > 0], seq_length),
+            ("evidence_position", positions[~np.isnan(positions)], 1),
+        )
     }
-
-
-def write_manifest(prefix: Path, manifest: Manifest) -> None:
-    """Seal a dataset."""
-    write_json(part_path(prefix, ".json"), asdict(manifest))
 
 
 def read_manifest(prefix: Path) -> Manifest:
@@ -109,11 +168,15 @@ def read_manifest(prefix: Path) -> Manifest:
         raise InputError(f"no packed dataset at {prefix}: {path} is missing; run preprocess_in2.py")
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-        raise InputError(f"{path}: not a manifest of format version {FORMAT_VERSION}")
+        raise InputError(
+            f"{path}: not a manifest of format version {FORMAT_VERSION}; preprocess again"
+        )
     known = {item.name for item in fields(Manifest)}
     if set(values) != known:
         raise InputError(f"{path}: fields differ from this version's; preprocess again")
     manifest = Manifest(**values)
+    if manifest.sealed().seal != manifest.seal:
+        raise InputError(f"{path} was changed after it was written: preprocess again")
     for part in PARTS:
         file = part_path(prefix, part)
         if not file.is_file():

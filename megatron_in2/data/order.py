@@ -23,12 +23,18 @@ def rows_at(places: _Places, row_count: int, seed: int) -> _Places:
     rows = np.empty_like(places)
     for epoch in np.unique(epochs):
         chosen = epochs == epoch
-        rows[chosen] = _permuted(within[chosen], row_count, _mixed(seed, int(epoch)))
+        rows[chosen] = permuted(within[chosen], row_count, mixed_key(seed, int(epoch)))
     return rows
 
 
-def _permuted(values: _Places, size: int, key: int) -> _Places:
-    """Permute 0..size-1 by a balanced Feistel network, walking cycles that leave the range."""
+def permuted(values: _Places, size: int, key: int) -> _Places:
+    """Permute 0..size-1 by a balanced Feistel network, walking cycles that leave the range.
+
+    Args:
+        values: int64 [n], each from 0 to size - 1.
+        size: how many values there are.
+        key: which permutation.
+    """
     half = max((max(size - 1, 1).bit_length() + 1) // 2, 1)
     mask = np.uint64((1 << half) - 1)
     result = values.astype(np.uint64)
@@ -36,7 +42,7 @@ def _permuted(values: _Places, size: int, key: int) -> _Places:
     while outside.any():
         left, right = result[outside] >> np.uint64(half), result[outside] & mask
         for round_key in range(ROUNDS):
-            left, right = right, left ^ (_hashed(right, _mixed(key, round_key)) & mask)
+            left, right = right, left ^ (_hashed(right, mixed_key(key, round_key)) & mask)
         result[outside] = (left << np.uint64(half)) | right
         outside = result >= size
     return result.astype(np.int64)
@@ -50,6 +56,7 @@ def _hashed(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def _mixed(seed: int, number: int) -> int:
+def mixed_key(seed: int, number: int) -> int:
+    """Return a 64-bit key for one of the many permutations of a seed."""
     start = np.array([(seed * 0x9E3779B97F4A7C15 + number + 1) % 2**64], np.uint64)
     return int(_hashed(start, 0x9E3779B97F4A7C15)[0])

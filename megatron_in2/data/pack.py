@@ -2,7 +2,7 @@
 
 import bisect
 
-from megatron_in2.records import EncodedSample
+from megatron_in2.data.encode import CompactSample
 
 RETURNED_SHARE = 0.1  # of a window's rows, the emptiest, whose samples wait for the next window
 
@@ -26,9 +26,9 @@ class WindowPacker:
         self._row_length = row_length
         self._pad_multiple = pad_multiple
         self._window = window
-        self._pending: list[EncodedSample] = []
+        self._pending: list[CompactSample] = []
 
-    def add(self, sample: EncodedSample) -> list[list[EncodedSample]]:
+    def add(self, sample: CompactSample) -> list[list[CompactSample]]:
         """Take one sample; return the rows that a full window yields."""
         self._pending.append(sample)
         if len(self._pending) < self._window:
@@ -38,14 +38,14 @@ class WindowPacker:
         self._pending = [sample for row in rows[kept:] for sample in row]
         return rows[:kept]
 
-    def flush(self) -> list[list[EncodedSample]]:
+    def flush(self) -> list[list[CompactSample]]:
         """Return the rows of what is left."""
         rows, self._pending = self._pack(), []
         return rows
 
-    def _pack(self) -> list[list[EncodedSample]]:
+    def _pack(self) -> list[list[CompactSample]]:
         samples = self._pending
-        lengths = [padded_length(len(sample.tokens), self._pad_multiple) for sample in samples]
+        lengths = [padded_length(sample.length, self._pad_multiple) for sample in samples]
         rows = best_fit(lengths, self._row_length)
         rows.sort(key=lambda row: -sum(lengths[index] for index in row))
         return [[samples[index] for index in row] for row in rows]

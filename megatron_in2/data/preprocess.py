@@ -1,89 +1,43 @@
 """One preprocessing run: sample files -> encoded samples -> packed rows, two splits."""
 
-import itertools
-import multiprocessing
+import json
+import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from megatron_in2.data.encode import SampleEncoder
-from megatron_in2.data.manifest import Manifest, part_path
+from megatron_in2.data.config import PreprocessConfig, require_free
+from megatron_in2.data.designs import DESIGNS
+from megatron_in2.data.encode import CompactSample
+from megatron_in2.data.inputs import Shard, input_bytes, read_chunks
+from megatron_in2.data.journal import Journal
+from megatron_in2.data.manifest import (
+    FORMAT_VERSION,
+    PARTS,
+    Manifest,
+    part_path,
+    read_manifest,
+    write_manifest,
+)
 from megatron_in2.data.pack import WindowPacker, padded_length
-from megatron_in2.data.samples import read_samples
-from megatron_in2.data.writer import PackedWriter, RowShape
+from megatron_in2.data.workers import EncodedChunk, EncodeOptions, Reject, encoded_chunks
+from megatron_in2.data.writer import Counts, PackedWriter, RowShape
 from megatron_in2.errors import InputError
+from megatron_in2.files import sha256_of_text
 from megatron_in2.progress import progress_bar
-from megatron_in2.records import EncodedSample, Sample, id_hash
-from megatron_in2.templates import FILM
+from megatron_in2.templates import InstructionTemplate, load_template, template_wording
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
 
-OVERLONG = ("error", "drop")
-DESIGN = "answer"  # loss on answers and their end-of-sequence
-CHUNK = 64  # samples handed to a worker at a time
-
-
-@dataclass(frozen=True)
-class PreprocessConfig:
-    """One preprocessing run.
-
-    Args:
-        input: sample files (JSON lines, .gz, .zst): text, chat, parts or recipe samples.
-        output_prefix: prefix P of the dataset's files; validation goes to P + _valid.
-        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
-        seq_length: row length in tokens.
-        pad_multiple: every sample is padded to a multiple of so many tokens, which serves
-            every TP x CP whose product, times 2 under CP, divides it.
-        window: samples that packing chooses from at a time.
-        validation_fraction: share of samples, by their id's hash, kept for validation.
-        overlong: what to do with a sample longer than a row: error | drop.
-        workers: processes that encode; the output does not depend on their number.
-        overwrite: replace a dataset that exists.
-    """
-
-    input: list[Path]
-    output_prefix: Path
-    tokenizer_model: str
-    seq_length: int
-    pad_multiple: int = 16
-    window: int = 4096
-    validation_fraction: float = 0.0
-    overlong: str = "error"
-    workers: int = 1
-    overwrite: bool = False
-
-    def validate(self) -> None:
-        """Check the settings.
-
-        Raises:
-            InputError: naming the option, its value and the remedy.
-        """
-        if self.pad_multiple < 1 or self.window < 1 or self.workers < 1:
-            raise InputError("--pad-multiple, --window and --workers must be 1 or more")
-        if self.seq_length < self.pad_multiple or self.seq_length % self.pad_multiple:
-            raise InputError(
-                f"--seq-length {self.seq_length} must be a multiple of --pad-multiple "
-                f"{self.pad_multiple}"
-            )
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise InputError(
-                f"--validation-fraction {self.validation_fraction}: must be from 0 to below 1"
-            )
-        if self.overlong not in OVERLONG:
-            raise InputError(f"--overlong {self.overlong}: use {' or '.join(OVERLONG)}")
-        for prefix in (self.output_prefix, validation_prefix(self.output_prefix)):
-            if part_path(prefix, ".json").exists() and not self.overwrite:
-                raise InputError(f"a dataset stands at {prefix}: pass --overwrite to replace it")
-
-
-def validation_prefix(prefix: Path) -> Path:
-    """Return the prefix of the validation split that belongs to a training prefix."""
-    return part_path(prefix, "_valid")
+REJECTS = "_rejects.jsonl"
+_NEUTRAL = {"workers", "overwrite"}  # settings on which the output does not depend
 
 
 def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
     """Pack samples into indexed datasets.
+
+    A run that was killed continues from its last complete block when it is started again.
 
     Returns:
         The manifest of each split written: ``train`` and, where asked for, ``valid``.
@@ -92,50 +46,233 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
         InputError: an unusable setting or sample; the message names file and line.
     """
     config.validate()
-    tokenizer = load_tokenizer(config.tokenizer_model)
-    shape = RowShape(config.seq_length, config.pad_multiple)
-    with ExitStack() as stack:
-        train = _Split(stack.enter_context(_writer(config.output_prefix, shape, tokenizer)), config)
-        splits = {"train": train}
-        if config.validation_fraction:
-            prefix = validation_prefix(config.output_prefix)
-            writer = stack.enter_context(_writer(prefix, shape, tokenizer))
-            splits["valid"] = _Split(writer, config)
-        progress = progress_bar(desc="preprocess", unit=" tokens", unit_scale=True)
-        for where, sample in _encoded(config):
-            splits["valid" if _is_validation(sample, config) else "train"].add(where, sample)
-            progress.update(len(sample.tokens))
-        progress.close()
-        for name, split in splits.items():
+    tokenizer, template = load_tokenizer(config.tokenizer_model), load_template(config.template)
+    prefixes = config.prefixes()
+    journal = Journal(config.output_prefix, _fingerprint(config, tokenizer, template))
+    try:
+        with journal.opened() as state:
+            if not journal.published_before():
+                require_free(list(prefixes.values()), config.overwrite)
+                with _Run(config, tokenizer, template, journal, state) as run:
+                    run.consume()
+                    run.publish()
+    except OSError as error:
+        if error.filename in map(str, config.input):
+            raise
+        raise InputError(
+            f"cannot write {config.output_prefix}: {error.strerror or error}; make room or name "
+            "another --output-prefix (the same command continues from the last complete block)"
+        ) from error
+    return {name: read_manifest(prefix) for name, prefix in prefixes.items()}
+
+
+def _fingerprint(
+    config: PreprocessConfig, tokenizer: Tokenizer, template: InstructionTemplate
+) -> str:
+    settings = {
+        item.name: str(getattr(config, item.name))
+        for item in fields(config)
+        if item.name not in _NEUTRAL
+    }
+    stats = [path.stat() for path in config.input]
+    settings["files"] = str([(stat.st_size, stat.st_mtime_ns) for stat in stats])
+    settings["hashes"] = f"{tokenizer.sha256} {template.sha256} {FORMAT_VERSION}"
+    return sha256_of_text(json.dumps(settings, sort_keys=True))
+
+
+class _Run:
+    """The state of a run: both splits, the rejects, the counts, and where it can continue."""
+
+    def __init__(
+        self,
+        config: PreprocessConfig,
+        tokenizer: Tokenizer,
+        template: InstructionTemplate,
+        journal: Journal,
+        state: dict[str, Any] | None,
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._template = template
+        self._journal = journal
+        self._shard = Shard.parse(config.shard) if config.shard else Shard()
+        self._chunks: int = state["chunks"] if state else 0
+        self._consumed: int = state["consumed"] if state else 0
+        self._notes = Counter(state["notes"] if state else {})
+        self._rejected = Counter(state["rejected"] if state else {})
+        self._in_block = 0
+        self._stack = ExitStack()
+        self._splits: dict[str, _Split] = {}
+        for name, prefix in config.prefixes().items():
+            split_state = state["splits"][name] if state else None
+            self._splits[name] = _Split(
+                journal.folder / prefix.name, config, tokenizer, split_state
+            )
+            self._stack.callback(self._splits[name].writer.files.close)
+        self._seen = {
+            key for split in self._splits.values() for key in split.writer.files.id_hashes()
+        }
+        self._rejects_path = part_path(journal.folder / config.output_prefix.name, REJECTS)
+        self._rejects = open(self._rejects_path, "a", encoding="utf-8")  # noqa: SIM115
+        self._stack.callback(self._rejects.close)
+        self._rejects.truncate(state["rejects_bytes"] if state else 0)
+
+    def __enter__(self) -> "_Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def consume(self) -> None:
+        """Pack all samples that the run has not packed yet."""
+        config = self._config
+        truncates = config.overlong == "truncate-context"
+        options = EncodeOptions(
+            config.tokenizer_model,
+            self._template,
+            DESIGNS[config.design],
+            config.generic_system,
+            config.seq_length if truncates else 0,
+            config.verify_joins,
+        )
+        total = input_bytes(config.input, self._shard)
+        progress = progress_bar(
+            total=total, initial=self._consumed, desc="preprocess", unit="B", unit_scale=True
+        )
+        chunks = read_chunks(config.input, self._shard, self._chunks)
+        started, tokens = time.monotonic(), 0
+        with progress, closing(encoded_chunks(chunks, options, config.workers)) as encoded:
+            for chunk in encoded:
+                tokens += self._take(chunk)
+                progress.set_postfix_str(
+                    f"{tokens / (time.monotonic() - started):,.0f} tokens/s", refresh=False
+                )
+                progress.update(min(chunk.consumed, total - progress.n))
+        self._checkpoint()
+
+    def _take(self, chunk: EncodedChunk) -> int:
+        """Pack a chunk's samples; return how many tokens they have."""
+        tokens = 0
+        for result in chunk.samples:
+            if isinstance(result, Reject):
+                self._reject(result)
+                continue
+            where, identity, sample = result
+            if sample.id_hash in self._seen:
+                message = f"field 'id': {identity!r:.60} stands on an earlier line too"
+                record = json.dumps({"id": identity}, ensure_ascii=False)
+                self._reject(Reject(where, "duplicate id", message, record))
+                continue
+            self._seen.add(sample.id_hash)
+            self._split_of(sample).add(where, identity, sample)
+            tokens += sample.length
+        self._notes += chunk.notes
+        self._chunks += 1
+        self._consumed += chunk.consumed
+        self._in_block += len(chunk.samples)
+        if self._in_block >= self._config.block:
+            self._checkpoint()
+        return tokens
+
+    def _split_of(self, sample: CompactSample) -> "_Split":
+        chosen = sample.id_hash / 2**64 < self._config.validation_fraction
+        return self._splits["valid" if chosen else "train"]
+
+    def _reject(self, reject: Reject) -> None:
+        if self._config.on_error == "stop":
+            raise InputError(f"{reject.where}: {reject.message}")
+        self._rejected[reject.reason] += 1
+        self._rejects.write(json.dumps(asdict(reject), ensure_ascii=False) + "\n")
+
+    def _checkpoint(self) -> None:
+        """Write all that was read, force it to disk, and say so in the journal."""
+        for split in self._splits.values():
             split.flush()
-            if split.writer.is_empty:
+        self._rejects.flush()
+        self._journal.record(
+            {
+                "chunks": self._chunks,
+                "consumed": self._consumed,
+                "notes": self._notes,
+                "rejected": self._rejected,
+                "rejects_bytes": self._rejects_path.stat().st_size,
+                "splits": {name: split.writer.checkpoint() for name, split in self._splits.items()},
+            }
+        )
+        self._in_block = 0
+
+    def publish(self) -> None:
+        """Seal both splits and give all files their names.
+
+        Raises:
+            InputError: a split got no sample.
+        """
+        names: list[str] = []
+        for name, split in self._splits.items():
+            if not split.writer.counts.rows:
                 raise InputError(
                     f"no sample for the {name} split: give more samples or another "
-                    f"--validation-fraction than {config.validation_fraction}"
+                    f"--validation-fraction than {self._config.validation_fraction}"
                 )
-        return {name: split.writer.seal(DESIGN, split.dropped) for name, split in splits.items()}
+        for name, prefix in self._config.prefixes().items():
+            growing = self._splits[name].writer.files
+            growing.finish()
+            write_manifest(growing.prefix, self._manifest(self._splits[name].writer.counts))
+            names += [part_path(prefix, part).name for part in PARTS]
+        if self._config.on_error == "skip":
+            names.append(part_path(self._config.output_prefix, REJECTS).name)
+        manifests = [part_path(prefix, ".json").name for prefix in self._config.prefixes().values()]
+        self._journal.publish(names + manifests[::-1])
+
+    def _manifest(self, counts: Counts) -> Manifest:
+        config, tokenizer, template = self._config, self._tokenizer, self._template
+        return Manifest(
+            tokenizer=config.tokenizer_model,
+            tokenizer_sha256=tokenizer.sha256,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            template=template.name,
+            template_sha256=template.sha256,
+            template_wording=template_wording(template),
+            design=config.design,
+            seq_length=config.seq_length,
+            pad_multiple=config.pad_multiple,
+            shard=config.shard,
+            rejected=dict(self._rejected),
+            notes=dict(self._notes),
+            **counts.values(),
+        )
 
 
 class _Split:
-    """One split on its way to rows: its packer, its writer, what it dropped."""
+    """One split on its way to rows: its packer and its writer."""
 
-    def __init__(self, writer: PackedWriter, config: PreprocessConfig) -> None:
-        self.writer = writer
-        self.dropped: Counter[str] = Counter()
+    def __init__(
+        self,
+        prefix: Path,
+        config: PreprocessConfig,
+        tokenizer: Tokenizer,
+        state: dict[str, Any] | None,
+    ) -> None:
+        shape = RowShape(config.seq_length, config.pad_multiple)
+        self.writer = PackedWriter(prefix, shape, tokenizer, state)
         self._config = config
-        self._packer = WindowPacker(config.seq_length, config.pad_multiple, config.window)
+        window = 1 if config.no_packing else config.window
+        self._packer = WindowPacker(config.seq_length, config.pad_multiple, window)
 
-    def add(self, where: str, sample: EncodedSample) -> None:
+    def add(self, where: str, identity: str, sample: CompactSample) -> None:
         """Pack a sample, or drop it for a counted reason."""
-        length = padded_length(len(sample.tokens), self._config.pad_multiple)
+        length = padded_length(sample.length, self._config.pad_multiple)
         if length > self._config.seq_length:
             if self._config.overlong == "error":
                 raise InputError(
-                    f"{where}: sample {sample.id!r} has {len(sample.tokens)} tokens ({length} "
+                    f"{where}: sample {identity!r} has {sample.length} tokens ({length} "
                     f"padded), more than --seq-length {self._config.seq_length}: use longer rows "
-                    "or --overlong drop"
+                    "or --overlong drop or truncate-context"
                 )
-            self.dropped["overlong"] += 1
+            self.writer.counts.dropped["overlong"] += 1
             return
         for row in self._packer.add(sample):
             self.writer.add_row(row)
@@ -144,44 +281,3 @@ class _Split:
         """Write the rows of what the packer still holds."""
         for row in self._packer.flush():
             self.writer.add_row(row)
-
-
-def _writer(prefix: Path, shape: RowShape, tokenizer: Tokenizer) -> PackedWriter:
-    return PackedWriter(prefix, shape, tokenizer, FILM)
-
-
-def _is_validation(sample: EncodedSample, config: PreprocessConfig) -> bool:
-    return id_hash(sample.id) / 2**64 < config.validation_fraction
-
-
-def _encoded(config: PreprocessConfig) -> Iterator[tuple[str, EncodedSample]]:
-    """Encode all input samples, in input order whatever the number of workers."""
-    samples = itertools.chain.from_iterable(read_samples(path, FILM) for path in config.input)
-    chunks = iter(lambda: list(itertools.islice(samples, CHUNK)), [])
-    if config.workers == 1:
-        _start_worker(config.tokenizer_model)
-        encoded = map(_encode_chunk, chunks)
-        yield from itertools.chain.from_iterable(encoded)
-        return
-    # Spawned: a forked child of a process that has run threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(config.workers, _start_worker, (config.tokenizer_model,)) as pool:
-        yield from itertools.chain.from_iterable(pool.imap(_encode_chunk, chunks))
-
-
-_worker_encoder: SampleEncoder  # one a process, set when it starts
-
-
-def _start_worker(tokenizer_model: str) -> None:
-    global _worker_encoder
-    _worker_encoder = SampleEncoder(load_tokenizer(tokenizer_model))
-
-
-def _encode_chunk(chunk: list[tuple[str, Sample]]) -> list[tuple[str, EncodedSample]]:
-    encoded = []
-    for where, sample in chunk:
-        try:
-            encoded.append((where, _worker_encoder.encode(sample)))
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-    return encoded

@@ -1,30 +1,17 @@
-"""Writes packed rows as Megatron-Core indexed files, their mask twin and their records."""
+"""Turns packed samples into rows on disk, and counts them for the manifest."""
 
-import shutil
-import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
-import torch
-from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
-from megatron_in2.data.manifest import (
-    PADDING_KIND,
-    PARTS,
-    ROW_RECORD,
-    SAMPLE_RECORD,
-    Manifest,
-    describe_files,
-    part_path,
-    write_manifest,
-)
+from megatron_in2.data.encode import CompactSample, SegmentStores
+from megatron_in2.data.manifest import PADDING_KIND, ROW_RECORD, SAMPLE_RECORD
 from megatron_in2.data.pack import padded_length
-from megatron_in2.records import EncodedSample, id_hash
+from megatron_in2.data.row_files import RowFiles
 from megatron_in2.segment_store import token_dtype
-from megatron_in2.templates import InstructionTemplate
 from megatron_in2.tokenizer import Tokenizer
 
 
@@ -36,117 +23,111 @@ class RowShape:
     pad_multiple: int
 
 
-class PackedWriter:
-    """Collects rows beside the prefix; :meth:`seal` gives the files their names, manifest last.
+@dataclass
+class Counts:
+    """What a dataset holds and what was left out, by reason; plain values, kept in the journal.
 
-    Used as a context manager: left without :meth:`seal`, nothing remains.
+    ``kinds`` are the names behind the kind codes.
+    """
+
+    rows: int = 0
+    samples: int = 0
+    tokens: int = 0
+    learnt_tokens: int = 0
+    kinds: list[str] = field(default_factory=lambda: [PADDING_KIND])
+    samples_by_kind: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def values(self) -> dict[str, Any]:
+        """Return the fields as plain values."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**values, **{name: dict(values[name]) for name in ("samples_by_kind", "dropped")}}
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> "Counts":
+        """Return counts from what :meth:`values` made of them."""
+        counters = {name: Counter(values[name]) for name in ("samples_by_kind", "dropped")}
+        return cls(**{**values, **counters})
+
+
+class PackedWriter:
+    """Writes rows of samples to growing files.
+
+    Args:
+        prefix: where the files lie while they grow.
+        shape: of the rows.
+        tokenizer: the run's.
+        state: what :meth:`checkpoint` returned last, to continue from there.
+
+    Raises:
+        InputError: the files do not match the state.
     """
 
     def __init__(
-        self, prefix: Path, shape: RowShape, tokenizer: Tokenizer, template: InstructionTemplate
-    ) -> None:
-        self._prefix = prefix
-        self._shape = shape
-        self._tokenizer = tokenizer
-        self._template = template
-        prefix.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(prefix=f".{prefix.name}.partial-", dir=prefix.parent)
-        self._partial = Path(folder) / prefix.name
-        dtype = token_dtype(tokenizer.vocab_size)
-        self._tokens = IndexedDatasetBuilder(str(part_path(self._partial, ".bin")), dtype)
-        self._masks = IndexedDatasetBuilder(
-            str(part_path(self._partial, "_loss_mask.bin")), np.uint8
-        )
-        self._dtype = dtype
-        self._samples: list[tuple[int | float, ...]] = []
-        self._rows: list[tuple[int, int]] = []
-        self._kinds = [PADDING_KIND]
-        self._count: Counter[str] = Counter()
-
-    def __enter__(self) -> "PackedWriter":
-        return self
-
-    def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        prefix: Path,
+        shape: RowShape,
+        tokenizer: Tokenizer,
+        state: dict[str, Any] | None = None,
     ) -> None:
-        shutil.rmtree(self._partial.parent, ignore_errors=True)
+        self._shape = shape
+        self._stores = SegmentStores(tokenizer)
+        dtype = np.dtype(token_dtype(tokenizer.vocab_size))
+        self._pad = np.array(tokenizer.pad_id, dtype).tobytes()
+        self.counts = Counts.restored(state["counts"]) if state else Counts()
+        self.files = RowFiles(prefix, dtype, state["sizes"] if state else None)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no row has been added."""
-        return not self._rows
-
-    def add_row(self, samples: list[EncodedSample]) -> None:
+    def add_row(self, samples: list[CompactSample]) -> None:
         """Append one row of whole samples, each padded, the rest of the row filled."""
-        length, multiple = self._shape.seq_length, self._shape.pad_multiple
-        tokens = np.full(length, self._tokenizer.pad_id, self._dtype)
-        mask = np.zeros(length, np.uint8)
+        size, multiple = self._shape.seq_length, self._shape.pad_multiple
+        runs: list[bytes] = []
+        mask = bytearray(size)
         lengths: list[int] = []
-        cost = learnt = 0
+        start = cost = learnt = 0
+        records: list[tuple[int | float, ...]] = []
         for sample in samples:
-            start, size = sum(lengths), len(sample.tokens)
-            tokens[start : start + size] = sample.tokens
-            mask[start : start + size] = sample.loss_mask
-            lengths.append(padded_length(size, multiple))
-            cost += size * size
-            learnt += self._record(sample)
-        if (filling := length - sum(lengths)) > 0:
-            lengths.append(filling)
-            self._samples.append((len(self._rows), 0, 0, 0, 0, np.nan, 0))
-        self._tokens.add_document(torch.from_numpy(tokens), lengths)
-        self._masks.add_document(torch.from_numpy(mask), lengths)
-        self._rows.append((cost, learnt))
-
-    def _record(self, sample: EncodedSample) -> int:
-        if sample.kind not in self._kinds:
-            self._kinds.append(sample.kind)
-        learnt = int(sample.loss_mask.sum())
-        spans = int((np.diff(sample.loss_mask.astype(np.int8), prepend=0) == 1).sum())
-        position = np.nan if sample.evidence_position is None else sample.evidence_position
-        self._samples.append(
-            (
-                len(self._rows),
-                id_hash(sample.id),
-                len(sample.tokens),
-                spans,
-                learnt,
-                position,
-                self._kinds.index(sample.kind),
-            )
+            runs += map(self._stores.ids, sample.runs)
+            padded = padded_length(sample.length, multiple)
+            runs.append(self._pad * (padded - sample.length))
+            for first, last in sample.learnt:
+                mask[start + first : start + last] = b"\x01" * (last - first)
+            records.append(self._record(sample))
+            lengths.append(padded)
+            start += padded
+            cost += sample.length**2
+            learnt += sum(last - first for first, last in sample.learnt)
+        if start < size:
+            runs.append(self._pad * (size - start))
+            lengths.append(size - start)
+            records.append((self.counts.rows, 0, 0, 0, 0, np.nan, 0))
+        self.files.append(
+            b"".join(runs),
+            bytes(mask),
+            lengths,
+            np.array(records, SAMPLE_RECORD),
+            np.array([(cost, learnt)], ROW_RECORD),
         )
-        self._count[sample.kind] += 1
-        return learnt
+        self.counts.rows += 1
+        self.counts.learnt_tokens += learnt
 
-    def seal(self, design: str, dropped: Counter[str]) -> Manifest:
-        """Finish the files, name them, and write the manifest that makes them a dataset."""
-        self._tokens.finalize(str(part_path(self._partial, ".idx")))
-        self._masks.finalize(str(part_path(self._partial, "_loss_mask.idx")))
-        samples = np.array(self._samples, SAMPLE_RECORD)
-        rows = np.array(self._rows, ROW_RECORD)
-        np.save(part_path(self._partial, "_samples.npy"), samples)
-        np.save(part_path(self._partial, "_rows.npy"), rows)
-        manifest = Manifest(
-            tokenizer_sha256=self._tokenizer.sha256,
-            vocab_size=self._tokenizer.vocab_size,
-            template=self._template.name,
-            template_sha256=self._template.sha256,
-            design=design,
-            seq_length=self._shape.seq_length,
-            pad_multiple=self._shape.pad_multiple,
-            kinds=self._kinds,
-            rows=len(rows),
-            samples=int((samples["kind"] > 0).sum()),
-            tokens=int(samples["length"].sum()),
-            learnt_tokens=int(rows["learnt_tokens"].sum()),
-            samples_by_kind=dict(self._count),
-            dropped=dict(dropped),
-            files=describe_files(self._partial),
+    def _record(self, sample: CompactSample) -> tuple[int | float, ...]:
+        counts = self.counts
+        if sample.kind not in counts.kinds:
+            counts.kinds.append(sample.kind)
+        counts.samples += 1
+        counts.tokens += sample.length
+        counts.samples_by_kind[sample.kind] += 1
+        position = sample.evidence_position
+        return (
+            counts.rows,
+            sample.id_hash,
+            sample.length,
+            len(sample.learnt),
+            sum(last - first for first, last in sample.learnt),
+            np.nan if position is None else position,
+            counts.kinds.index(sample.kind),
         )
-        part_path(self._prefix, ".json").unlink(missing_ok=True)
-        for part in PARTS:
-            part_path(self._partial, part).replace(part_path(self._prefix, part))
-        write_manifest(self._prefix, manifest)
-        return manifest
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Force all rows to disk; return, as plain values, what continues from here."""
+        return {"sizes": self.files.sync(), "counts": self.counts.values()}

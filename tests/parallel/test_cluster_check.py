@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.data.preprocess import PreprocessConfig, preprocess
+from megatron_in2.data.config import PreprocessConfig
+from megatron_in2.data.preprocess import preprocess
 from megatron_in2.parallel.cluster_check import (
     CheckConfig,
     RankReport,

@@ -16,7 +16,7 @@ from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import job_environment
 from tests.training.conftest import MODEL, SEQ_LENGTH, Train
 
-SHARDS = 1
+SHARDS = 2
 STEPS = 6
 LAYOUT = ("--parallel.tensor=2", "--parallel.sequence=true")
 
@@ -105,7 +105,7 @@ def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     broken = {**variables, "IN2_SEQ_LENGTH": "64"}
     states = _run_chain(cluster, broken, jobs)
     assert states["synthesis"] == states["import"] == "COMPLETED"
-    assert states["dataset"] == ("FAILED" if SHARDS == 1 else "CANCELLED")
+    assert states["dataset"] == "CANCELLED"
     assert states["training"] == states["export"] == states["probing"] == "CANCELLED"
 
     states = _run_chain(cluster, variables, jobs)

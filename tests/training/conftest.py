@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from megatron_in2.data.preprocess import PreprocessConfig, preprocess
+from megatron_in2.data.config import PreprocessConfig
+from megatron_in2.data.preprocess import preprocess
 from megatron_in2.synthesis.config import (
     CompositionConfig,
     CorpusConfig,
@@ -57,7 +57,7 @@ def dataset(
         seq_length=SEQ_LENGTH,
         validation_fraction=0.1,
     )
-    preprocess(replace(packing))
+    preprocess(packing)
     return folder / "in2"
 
 

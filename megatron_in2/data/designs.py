@@ -1,0 +1,32 @@
+"""Which parts of a sample are learnt: a sample is a list of parts, and a design marks them."""
+
+from dataclasses import dataclass
+
+GENERIC_SYSTEM = "You are a helpful assistant."
+
+
+@dataclass(frozen=True)
+class Design:
+    """A choice of what is learnt; every one learns answers with their end-of-sequence.
+
+    ``erases_system`` puts a generic instruction in the place of a chat's system message (Prompt
+    Erasing, Orca 2, arXiv 2311.11045). ``has_attempt`` takes a sample's first, wrong ``attempt``
+    into the input, unlearnt, before the learnt answer that verifies and corrects it (Partial
+    Answer Masking). ``learns_every_turn`` learns all assistant turns, whatever ``train`` says.
+    """
+
+    name: str
+    erases_system: bool = False
+    has_attempt: bool = False
+    learns_every_turn: bool = False
+
+
+DESIGNS = {
+    design.name: design
+    for design in (
+        Design("answer"),
+        Design("prompt-erasing", erases_system=True),
+        Design("partial-answer-masking", has_attempt=True),
+        Design("all-assistant-turns", learns_every_turn=True),
+    )
+}
