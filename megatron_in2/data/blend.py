@@ -3,20 +3,56 @@
 Places come in blocks of ``BLOCK``. In each block a dataset has as many places as its weight says,
 and a permutation of the block's own says which. So the n-th reading of a dataset is known from
 the place alone: nothing is counted, built or stored at start.
+
+A blend is written as Megatron-LM writes it, weights and prefixes in turn: ``0.7 data/in2 0.3
+data/chat``; one dataset is its prefix alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from megatron_in2.data.manifest import Manifest
 from megatron_in2.data.order import mixed_key, permuted, rows_at
 from megatron_in2.errors import InputError
+from megatron_in2.files import sha256_of_text
 
 BLOCK = 10_000  # places; weights are exact to 1 / BLOCK
 
 _Places = npt.NDArray[np.int64]
+
+
+def parse_blend(text: str) -> list[tuple[float, Path]]:
+    """Read what ``data.train`` holds: (weight, prefix) of each dataset.
+
+    Raises:
+        InputError: weights and prefixes do not take turns.
+    """
+    words = text.split()
+    if len(words) <= 1:
+        return [(1.0, Path(word)) for word in words]
+    try:
+        weights = [float(word) for word in words[::2]]
+    except ValueError as error:
+        raise InputError(
+            f"data.train={text!r}: name one prefix, or weights and prefixes in turn "
+            "(0.7 data/in2 0.3 data/chat)"
+        ) from error
+    if len(words) % 2:
+        raise InputError(f"data.train={text!r}: a weight has no prefix behind it")
+    return list(zip(weights, map(Path, words[1::2]), strict=True))
+
+
+def blend_sha256(text: str, manifests: Sequence[Manifest]) -> str:
+    """Say which rows a run reads: a hash of the token files and, for several, their weights."""
+    hashes = [str(manifest.files[".bin"]["sha256"]) for manifest in manifests]
+    if len(hashes) == 1:
+        return hashes[0]
+    weights = [str(weight) for weight, _ in parse_blend(text)]
+    return sha256_of_text("\n".join(hashes + weights))
 
 
 @dataclass(frozen=True)

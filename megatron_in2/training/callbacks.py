@@ -170,7 +170,7 @@ class Checkpointing(BaseCallback):
             global_batch_rows=config.schedule.global_batch_rows,
             seed=config.runtime.seed,
             tokenizer_sha256=self._tokenizer.sha256,
-            dataset_sha256=trainer.dataset.manifest.files[".bin"]["sha256"],
+            dataset_sha256=trainer.rows.sha256,
             loss=self._loss,
         )
         path = self._saver.save(trainer.model.module, trainer.optimizer, state)

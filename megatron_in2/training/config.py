@@ -17,7 +17,8 @@ class DataConfig:
     """What is trained on.
 
     Args:
-        train: prefix of the packed training dataset.
+        train: prefix of the packed training dataset; or several with weights, in turn:
+            ``0.7 data/in2 0.3 data/chat``.
         validation: prefix of the packed validation dataset; empty for none.
         probe: prefix of a packed probe dataset; empty for none. Its answers' loss by evidence
             position is measured as validation's is.

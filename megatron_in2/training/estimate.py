@@ -1,11 +1,11 @@
 """What a run will be, from its configuration alone: sizes, batch arithmetic, state per rank."""
 
 from dataclasses import asdict
-from pathlib import Path
 
 import numpy as np
 import yaml
 
+from megatron_in2.data.blend import parse_blend
 from megatron_in2.data.manifest import read_manifest
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.flops import head_flops_per_token, row_flops
@@ -37,11 +37,13 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
         f"sample, causal attention; the LM head at every position would add {head / body:.1%}",
     ]
     if config.data.train:
-        manifest = read_manifest(Path(config.data.train))
-        steps = config.schedule.total_steps(manifest.rows)
+        manifests = [read_manifest(prefix) for _, prefix in parse_blend(config.data.train)]
+        total = sum(manifest.rows for manifest in manifests)
+        samples = sum(manifest.samples for manifest in manifests)
+        learnt = sum(manifest.learnt_tokens for manifest in manifests)
         lines.append(
-            f"run             {steps:,} steps over {manifest.rows:,} rows, {manifest.samples:,} "
-            f"samples, {manifest.learnt_tokens:,} learnt tokens"
+            f"run             {config.schedule.total_steps(total):,} steps over {total:,} rows, "
+            f"{samples:,} samples, {learnt:,} learnt tokens"
         )
     return "\n".join(lines)
 

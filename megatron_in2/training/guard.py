@@ -33,10 +33,9 @@ class Guard(BaseCallback):
             if self._skipped_in_a_row >= self._stop_after_skipped:
                 raise InputError(
                     f"step {metrics.step}: loss or gradient was not finite in "
-                    f"{self._skipped_in_a_row} steps in a row, last over rows "
-                    f"{_rows_of(trainer, metrics)} of {trainer.dataset.prefix}: check the weights "
-                    "the run started from, those rows, or lower optimizer.lr; the last checkpoint "
-                    "stands"
+                    f"{self._skipped_in_a_row} steps in a row, last over "
+                    f"{_rows_of(trainer, metrics)}: check the weights the run started from, those "
+                    "rows, or lower optimizer.lr; the last checkpoint stands"
                 )
             return
         self._skipped_in_a_row = 0
@@ -49,9 +48,9 @@ class Guard(BaseCallback):
 
 def _warn(trainer: Trainer, metrics: StepMetrics, what: str) -> None:
     if trainer.world.is_main:
-        tqdm.write(f"step {metrics.step:>6} | WARNING {what}; rows {_rows_of(trainer, metrics)}")
+        tqdm.write(f"step {metrics.step:>6} | WARNING {what}; {_rows_of(trainer, metrics)}")
 
 
-def _rows_of(trainer: Trainer, metrics: StepMetrics) -> list[int]:
+def _rows_of(trainer: Trainer, metrics: StepMetrics) -> str:
     before = metrics.consumed_rows - trainer.config.schedule.global_batch_rows
-    return trainer.rows_after(before).tolist()  # type: ignore[no-any-return]
+    return trainer.rows.describe(trainer.rows_after(before))

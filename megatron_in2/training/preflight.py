@@ -11,6 +11,7 @@ from megatron_in2.checkpoint.folder import (
     read_state,
     resolve_checkpoint,
 )
+from megatron_in2.data.blend import blend_sha256, parse_blend
 from megatron_in2.data.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
@@ -27,14 +28,16 @@ class Launch:
 
     Args:
         tokenizer: the run's tokenizer.
-        train: manifest of the training rows.
+        rows: training rows of one epoch.
+        learnt_tokens: answer tokens among them.
         total_steps: optimizer steps of the whole run.
         resume_from: complete step to go on from, with its state; None for a new run.
         init_from: complete step whose weights a new run starts from, if any.
     """
 
     tokenizer: Tokenizer
-    train: Manifest
+    rows: int
+    learnt_tokens: int
     total_steps: int
     resume_from: tuple[Path, CheckpointState] | None
     init_from: Path | None
@@ -49,24 +52,27 @@ def check_run(config: TrainConfig, world_size: int) -> Launch:
     config.validate(world_size)
     if not config.data.train:
         raise InputError("data.train is empty: name the prefix of a packed dataset")
+    blend = parse_blend(config.data.train)
     if not config.checkpoint.dir:
         raise InputError("checkpoint.dir is empty: name a directory to save in")
     tokenizer = load_tokenizer(config.data.tokenizer_model)
-    train = _checked_dataset("data.train", config.data.train, config, tokenizer)
+    train = [_checked_dataset("data.train", str(prefix), config, tokenizer) for _, prefix in blend]
+    rows = sum(manifest.rows for manifest in train)
+    learnt_tokens = sum(manifest.learnt_tokens for manifest in train)
     for name in ("validation", "probe"):
         if prefix := getattr(config.data, name):
             held_out = _checked_dataset(f"data.{name}", prefix, config, tokenizer)
             _check_held_out(f"data.{name}", prefix, held_out, config, world_size)
-    if not train.learnt_tokens:
+    if not learnt_tokens:
         raise InputError(f"data.train={config.data.train}: no token in it is learnt")
     _check_disk(config)
-    total_steps = config.schedule.total_steps(train.rows)
-    resume_from = _checked_resume(config, tokenizer, train)
+    total_steps = config.schedule.total_steps(rows)
+    resume_from = _checked_resume(config, tokenizer, blend_sha256(config.data.train, train))
     init_from = None
     if config.checkpoint.init_from and resume_from is None:
         init_from = resolve_checkpoint(Path(config.checkpoint.init_from))
         _require_same_model(config, init_from)
-    return Launch(tokenizer, train, total_steps, resume_from, init_from)
+    return Launch(tokenizer, rows, learnt_tokens, total_steps, resume_from, init_from)
 
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
@@ -126,7 +132,7 @@ def _check_disk(config: TrainConfig) -> None:
 
 
 def _checked_resume(
-    config: TrainConfig, tokenizer: Tokenizer, train: Manifest
+    config: TrainConfig, tokenizer: Tokenizer, rows_sha256: str
 ) -> tuple[Path, CheckpointState] | None:
     steps = complete_steps(Path(config.checkpoint.dir))
     if not steps:
@@ -135,7 +141,7 @@ def _checked_resume(
     _require_same_model(config, steps[-1])
     changed = {
         "tokenizer": state.tokenizer_sha256 != tokenizer.sha256,
-        "training rows": state.dataset_sha256 != train.files[".bin"]["sha256"],
+        "training rows": state.dataset_sha256 != rows_sha256,
         "schedule.global_batch_rows": state.global_batch_rows != config.schedule.global_batch_rows,
         "runtime.seed": state.seed != config.runtime.seed,
     }

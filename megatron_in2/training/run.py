@@ -21,6 +21,7 @@ from megatron_in2.training.callbacks import (
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.guard import Guard
 from megatron_in2.training.preflight import Launch
+from megatron_in2.training.rows import TrainingRows
 from megatron_in2.training.trainer import Trainer
 
 
@@ -63,7 +64,7 @@ def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
             world=world,
             model=model,
             optimizer=optimizer,
-            dataset=PackedDataset(Path(config.data.train)),
+            rows=TrainingRows(config.data.train, config.runtime.seed),
             callbacks=callbacks,
             step=step,
             consumed_rows=state.consumed_rows if state else 0,
@@ -86,6 +87,6 @@ def _first_line(config: TrainConfig, launch: Launch, world_size: int) -> str:
     return (
         f"{config.model.parameter_count:,} parameters | {layout} | {config.runtime.dtype} | "
         f"backend {choose_backend(config.model.backend)} | "
-        f"{launch.train.rows:,} rows of {launch.train.seq_length:,} | {launch.total_steps:,} steps "
+        f"{launch.rows:,} rows of {config.data.seq_length:,} | {launch.total_steps:,} steps "
         f"of {config.schedule.global_batch_rows} rows | {start}"
     )

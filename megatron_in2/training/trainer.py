@@ -7,20 +7,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.data.order import rows_at
 from megatron_in2.parallel.world import World
 from megatron_in2.training.balance import deal_rows, imbalance
 from megatron_in2.training.batch import Batch, make_batch
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.flops import head_flops_per_token, row_flops
 from megatron_in2.training.loss import ForwardStep, global_sums, make_forward_step, step_report
+from megatron_in2.training.rows import RowPlace, TrainingRows
 from megatron_in2.training.schedule import learning_rate
 
 
@@ -86,7 +84,7 @@ class Trainer:
         world: World,
         model: DistributedDataParallel,
         optimizer: MegatronOptimizer,
-        dataset: PackedDataset,
+        rows: TrainingRows,
         callbacks: Sequence[Callback],
         step: int,
         consumed_rows: int,
@@ -96,7 +94,7 @@ class Trainer:
         self.world = world
         self.model = model
         self.optimizer = optimizer
-        self.dataset = dataset
+        self.rows = rows
         self.callbacks = callbacks
         self.step = step
         self.consumed_rows = consumed_rows
@@ -109,7 +107,7 @@ class Trainer:
     @property
     def epoch(self) -> int:
         """Full passes over the training rows done."""
-        return self.consumed_rows // len(self.dataset)
+        return self.consumed_rows // len(self.rows)
 
     def fit(self) -> None:
         """Train until the run's last step, or until a callback lowers ``stop_at``."""
@@ -127,14 +125,14 @@ class Trainer:
         started = time.perf_counter()
         model, length = self.config.model, self.config.data.seq_length
         rows = self.rows_after(self.consumed_rows)
-        costs = row_flops(model, length, self.dataset.rows["attention_cost"][rows])
+        costs = row_flops(model, length, self.rows.attention_costs(rows))
         dealt = deal_rows(costs, self.world.data_size)
         rate = self._set_learning_rate(self.consumed_rows + len(rows))
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()
         reports = self.run_schedule(
             make_forward_step(step_report),
-            self._batches(rows[dealt[self.world.data_rank]]),
+            self._batches([rows[index] for index in dealt[self.world.data_rank]]),
             dealt.shape[1],
             forward_only=False,
         )
@@ -156,10 +154,9 @@ class Trainer:
             seconds=time.perf_counter() - started,
         )
 
-    def rows_after(self, consumed_rows: int) -> npt.NDArray[np.int64]:
+    def rows_after(self, consumed_rows: int) -> list[RowPlace]:
         """Return the next global batch's rows, the same on every rank and in every layout."""
-        places = consumed_rows + np.arange(self.config.schedule.global_batch_rows)
-        return rows_at(places, len(self.dataset), self.config.runtime.seed)
+        return self.rows.at(consumed_rows + np.arange(self.config.schedule.global_batch_rows))
 
     def run_schedule(
         self,
@@ -183,9 +180,9 @@ class Trainer:
             forward_only=forward_only,
         )
 
-    def _batches(self, rows: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        for row in rows.tolist():
-            yield make_batch(self.dataset[row], self.world, self.config.optimizer.normalisation)
+    def _batches(self, places: list[RowPlace]) -> Iterator[Batch]:
+        for place in places:
+            yield make_batch(self.rows[place], self.world, self.config.optimizer.normalisation)
 
     def _update(self, loss_sum: float) -> tuple[bool, float]:
         """Step the optimizer, unless loss or gradient is not finite.

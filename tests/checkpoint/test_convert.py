@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.conftest import V3, MakeModel
-from conftest import RunTool, assert_refused
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,6 +20,8 @@ from megatron_in2.checkpoint.folder import step_folder
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, write_json
 from megatron_in2.tokenizer import load_tokenizer
+from tests.checkpoint.conftest import V3, MakeModel
+from tests.conftest import RunTool, assert_refused
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:

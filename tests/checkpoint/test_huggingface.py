@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.conftest import MakeModel
 from safetensors.torch import load_file, save_file
 
 from megatron_in2.checkpoint.convert import import_checkpoint
@@ -15,6 +14,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, write_json
 from megatron_in2.model.config import ModelConfig
 from megatron_in2.tokenizer import Tokenizer
+from tests.checkpoint.conftest import MakeModel
 
 SEVEN_B = {
     "architectures": ["MistralForCausalLM"],

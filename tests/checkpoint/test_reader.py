@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.conftest import MakeModel
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
+from tests.checkpoint.conftest import MakeModel
 
 RESAVE = Path(__file__).with_name("resave_ranks.py")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from checkpoint.conftest import V3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import TemplateError
@@ -16,6 +15,7 @@ from megatron_in2.data.encode import SampleEncoder
 from megatron_in2.data.samples import read_samples
 from megatron_in2.templates import FILM
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from tests.checkpoint.conftest import V3
 
 Messages = list[dict[str, str]]
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from checkpoint.conftest import MakeModel
-from conftest import RunTool
 from safetensors.torch import load_file
 
 from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
@@ -16,6 +14,8 @@ from megatron_in2.checkpoint.folder import resolve_checkpoint
 from megatron_in2.files import read_json
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.tokenizer import Tokenizer
+from tests.checkpoint.conftest import MakeModel
+from tests.conftest import RunTool
 
 RESAVE = Path(__file__).with_name("resave_ranks.py")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint.conftest import MakeModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -24,6 +23,7 @@ from megatron_in2.model.packed_row import packed_row
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
+from tests.checkpoint.conftest import MakeModel
 
 Tensors = dict[str, torch.Tensor]
 HEAD = 16  # rows of one head

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from megatron_in2.command import CommandParser
 from megatron_in2.errors import InputError
@@ -18,6 +17,7 @@ from megatron_in2.synthesis.config import (
 )
 from megatron_in2.synthesis.llm.prompts import FIELDS, fill, load_prompts
 from megatron_in2.synthesis.llm.spending import load_price
+from tests.conftest import ROOT
 
 GOOD = SynthesisConfig(corpus=CorpusConfig(source="python"))
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, assert_refused
-from synthesis.conftest import ServerProcess
 
 from megatron_in2.segment_store import SegmentStore
+from tests.conftest import ROOT, assert_refused
+from tests.synthesis.conftest import ServerProcess
 
 CONCURRENCY = 24
 pytestmark = pytest.mark.usefixtures("api_key")

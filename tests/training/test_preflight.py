@@ -1,12 +1,14 @@
 """A run that cannot work is refused before any rank starts, in one line, with exit code 2."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from megatron_in2.data.config import PreprocessConfig
+from megatron_in2.data.preprocess import preprocess
+from megatron_in2.tokenizer import Tokenizer
 from tests.conftest import RunTool, assert_refused
 
 Refuse = Callable[..., None]
@@ -61,12 +63,16 @@ def test_a_truncated_dataset_is_refused(dataset: Path, tmp_path: Path, refuse: R
 
 
 def test_context_parallelism_needs_padded_samples(
-    dataset: Path, tmp_path: Path, refuse: Refuse
+    dataset: Path, small_tokenizer: Tokenizer, tmp_path: Path, refuse: Refuse
 ) -> None:
-    for file in dataset.parent.glob("in2*"):
-        shutil.copy(file, tmp_path / file.name)
-    manifest = json.loads((tmp_path / "in2.json").read_text())
-    (tmp_path / "in2.json").write_text(json.dumps({**manifest, "pad_multiple": 2}))
+    packing = PreprocessConfig(
+        input=[dataset.with_name("samples.jsonl")],
+        output_prefix=tmp_path / "in2",
+        tokenizer_model=str(small_tokenizer.path),
+        seq_length=512,
+        pad_multiple=2,
+    )
+    preprocess(packing)
     options = [f"--data.train={tmp_path / 'in2'}", "--parallel.context=2"]
     refuse(options, "multiples of 2", "--pad-multiple 4")
 
