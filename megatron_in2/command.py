@@ -3,11 +3,13 @@
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jsonargparse
 
 from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+
+_Config = TypeVar("_Config")
 
 
 class CommandParser(jsonargparse.ArgumentParser):
@@ -41,6 +43,11 @@ class CommandParser(jsonargparse.ArgumentParser):
             return self.instantiate_classes(self.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
             raise InputError(f"{error.message} (see --help)") from error
+
+
+def config_of(options: Any, config: type[_Config]) -> _Config:
+    """Return the dataclass that the fields of a parsed configuration make."""
+    return config(**{name: options[name] for name in config.__annotations__})
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.command import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.parallel.rank import rank_from_environment
@@ -40,7 +40,7 @@ def main() -> int:
     commands.add_subcommand("nodes", nodes, help="are all nodes sound and alike?")
     options = parser.read()
     chosen = options[options.command]
-    config = TrainConfig(**{name: chosen[name] for name in TrainConfig.__annotations__})
+    config = config_of(chosen, TrainConfig)
     return _plan(config, chosen) if options.command == "plan" else _nodes(config, chosen)
 
 

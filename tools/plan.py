@@ -9,7 +9,7 @@ Formulas only, no GPU needed; GPU types and the sources of their figures stand i
 
 from pathlib import Path
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.command import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.plan import as_table, rank_layouts, read_gpu
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=PAPER_ROWS, help="training rows")
     parser.add_argument("--top", type=int, default=8, help="layouts to show")
     options = parser.read()
-    config = TrainConfig(**{name: options[name] for name in TrainConfig.__annotations__})
+    config = config_of(options, TrainConfig)
     layouts = rank_layouts(config, options.gpus, read_gpu(GPU_TYPES, options.gpu_type))
     if not layouts:
         raise InputError(

@@ -15,7 +15,7 @@ journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
 
 from pathlib import Path
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.command import CommandParser, config_of, run_command
 from megatron_in2.synthesis.config import Shard, SynthesisConfig
 from megatron_in2.synthesis.estimate import Estimate, estimate_run
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
@@ -33,7 +33,7 @@ def main() -> None:
     add("--max-cost", type=float, default=None, help="US dollars, over all runs of this output")
     add("--dry-run", action="store_true", help="estimate tokens and price without a call")
     options = parser.read()
-    config = SynthesisConfig(**{name: options[name] for name in SynthesisConfig.__annotations__})
+    config = config_of(options, SynthesisConfig)
     run = RunOptions(
         materialize=options.materialize,
         overwrite=options.overwrite,

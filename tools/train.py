@@ -13,7 +13,7 @@ checkpoint.dir. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and save
 
 import sys
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.command import CommandParser, config_of, run_command
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
 from megatron_in2.training.config import TrainConfig
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--world-size", type=int, help="ranks that --dry-run plans for")
     options = parser.read()
-    config = TrainConfig(**{name: options[name] for name in TrainConfig.__annotations__})
+    config = config_of(options, TrainConfig)
     if options.dry_run:
         print(describe_run(config, options.world_size or options.nproc))
         return 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.command import CommandParser
+from megatron_in2.command import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.config import (
@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 
 def _load(path: Path, *options: str) -> TrainConfig:
     namespace = CommandParser(None, TrainConfig).read(["--config", str(path), *options])
-    return TrainConfig(**{name: namespace[name] for name in TrainConfig.__annotations__})
+    return config_of(namespace, TrainConfig)
 
 
 @pytest.mark.parametrize(
