@@ -277,8 +277,8 @@ def _write_recipes(
     with open(path, "w", encoding="utf-8") as stream:
         for index in range(count):
             room = target(chance) - frame
-            drawn = chance.choice(small, room // 100)
-            chosen = drawn[np.cumsum(costs[drawn]) <= room]
+            drawn = chance.choice(small, max(room // 100, 1))
+            chosen = drawn[: max(int((np.cumsum(costs[drawn]) <= room).sum()), 1)]
             record = {
                 **{"id": f"r{index}", "kind": "fine_grained", "store": store.path.name},
                 **{"segments": chosen.tolist(), "evidence": [len(chosen) // 2]},
