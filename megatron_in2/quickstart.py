@@ -101,9 +101,10 @@ def _train_and_kill() -> None:
     """Train until a checkpoint and a few steps more stand, then kill every process of the run."""
     command = [sys.executable, "tools/train.py", *map(str, _TRAINING)]
     print("    $ python", *command[1:], flush=True)
+    saved = CHECKPOINTS / f"iter_{SAVE_STEP:07d}" / "complete.json"
     run = subprocess.Popen(command, start_new_session=True)
     try:
-        while run.poll() is None and _last_step() < KILL_STEP:
+        while run.poll() is None and not (saved.is_file() and _last_step() >= KILL_STEP):
             time.sleep(0.1)
     finally:
         if run.poll() is None:
