@@ -38,3 +38,10 @@ def attention_flops(model: ModelConfig, squared_lengths: npt.NDArray[np.int64]) 
 def row_flops(model: ModelConfig, seq_length: int, squared_lengths: npt.NDArray[np.int64]) -> Flops:
     """Rows of ``seq_length`` tokens, LM head left out; arguments as in :func:`attention_flops`."""
     return seq_length * body_flops_per_token(model) + attention_flops(model, squared_lengths)
+
+
+def dense_row_flops(model: ModelConfig, seq_length: int) -> float:
+    """One row as Megatron-LM counts it: every query sees the whole row, a logit at every token."""
+    width = model.num_attention_heads * model.head_dim
+    square = 12.0 * model.num_layers * width * seq_length
+    return seq_length * (body_flops_per_token(model) + head_flops_per_token(model) + square)

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from megatron_in2.model.config import ModelConfig
-from megatron_in2.training.flops import attention_flops, body_flops_per_token, row_flops
+from megatron_in2.training.flops import (
+    attention_flops,
+    body_flops_per_token,
+    dense_row_flops,
+    row_flops,
+)
 
 
 def test_mistral_7b_at_32k_needs_about_68_gflop_a_token() -> None:
@@ -27,3 +32,6 @@ def test_counted_by_hand() -> None:
     # Samples of 3 and 2 tokens: scores and values, forward once and backward twice, half causal.
     expected = 3 * (2 + 2) * 4 * (9 + 4) / 2
     assert attention_flops(model, np.array([9 + 4])).tolist() == [expected]
+    # Megatron-LM's count: every one of 5 queries sees 5 keys, and 5 positions reach the LM head.
+    dense = 5 * body_flops_per_token(model) + 3 * (2 + 2) * 4 * 25 + 5 * 6 * 10 * 4
+    assert dense_row_flops(model, 5) == dense
