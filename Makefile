@@ -8,13 +8,19 @@ READY := $(VENV)/.ready
 # make test SLURM=1 installs Slurm (Debian, as root) for the tests of slurm/.
 export SLURM
 
-.PHONY: help quickstart venv check test test-full slurm-demo clean
+# make effect ARGS=--quick runs one seed of it.
+ARGS ?=
+
+.PHONY: help quickstart effect venv check test test-full slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(READY) ## the whole road, from a corpus to a probed model, into runs/quickstart/
 	$(BIN)/python tools/quickstart.py
+
+effect: $(READY) ## data placement decides whether the middle is lost: trained, probed and drawn in runs/effect/
+	$(BIN)/python tools/effect.py $(ARGS)
 
 venv: $(READY) ## set up only
 

@@ -1,10 +1,8 @@
 """The whole road in one go on a small machine: it only calls the commands of ``tools/``.
 
-Each step leaves a stamp of its command and of the code and configs it ran with; a later run
-reuses what stands. The training is killed midway on purpose, and resumed.
+A later run reuses what stands. The training is killed midway on purpose, and resumed.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,18 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from megatron_in2.data.manifest import read_manifest
 from megatron_in2.files import atomic_file, read_json, read_json_lines, write_json
+from megatron_in2.steps import Step, fingerprint_of, run_steps, step_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path("configs/quickstart")
 HOME = Path("runs/quickstart")
+STAMPS = HOME / ".steps"
 SAMPLES = HOME / "samples" / "samples.jsonl"
 DATASET = HOME / "data" / "in2"
 CHECKPOINTS = HOME / "checkpoints"
@@ -38,35 +36,11 @@ SAVE_STEP, KILL_STEP = 60, 63  # training is killed after KILL_STEP and resumes 
 LOSS_WINDOW = 10  # steps whose mean is called first and last loss
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of the road: its title, what it leaves behind, and how it is done."""
-
-    title: str
-    outputs: tuple[Path, ...]
-    run: Callable[[], None]
-
-
 def run_quickstart() -> None:
     """Run every step that is not done yet, then print and write the summary."""
     os.chdir(ROOT)
     started = time.monotonic()
-    fingerprint = _fingerprint()
-    upstream_is_new = False
-    for number, step in enumerate(_STEPS, start=1):
-        stamp = HOME / ".steps" / f"{number}.json"
-        print(f"\n[{number}/{len(_STEPS)}] {step.title}", flush=True)
-        if not upstream_is_new and _is_done(stamp, step, fingerprint):
-            print("    reused: it stands already", flush=True)
-            continue
-        upstream_is_new = True
-        for output in (stamp, *step.outputs):
-            _remove(output)
-        before = time.monotonic()
-        step.run()
-        seconds = time.monotonic() - before
-        write_json(stamp, {"fingerprint": fingerprint, "seconds": round(seconds, 1)})
-        print(f"    done in {seconds:.0f} s", flush=True)
+    run_steps(_STEPS, STAMPS, _fingerprint())
     report = _report()
     write_json(HOME / "report.json", report)
     with atomic_file(HOME / "report.md") as stream:
@@ -168,24 +142,9 @@ _STEPS = (
 
 
 def _fingerprint() -> str:
-    """Hash the code, the tools and the quickstart's configs: a change in them runs all anew."""
-    digest = hashlib.sha256(sys.version.encode())
-    for folder, pattern in (("megatron_in2", "**/*.py"), ("tools", "*.py"), (CONFIGS, "*.yaml")):
-        for path in sorted(Path(folder).glob(pattern)):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _is_done(stamp: Path, step: Step, fingerprint: str) -> bool:
-    if not stamp.is_file() or not all(output.exists() for output in step.outputs):
-        return False
-    return bool(read_json(stamp)["fingerprint"] == fingerprint)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    """Cover the code, the tools and the quickstart's configs."""
+    folders = (("megatron_in2", "**/*.py"), ("tools", "*.py"), (CONFIGS, "*.yaml"))
+    return fingerprint_of(path for folder, kind in folders for path in Path(folder).glob(kind))
 
 
 def _losses(path: Path) -> dict[int, float]:
@@ -233,10 +192,7 @@ def _report() -> dict[str, Any]:
         "largest_logit_difference": proof["largest_difference"],
         "probe_accuracy": probe["average"],
         "probe_log_likelihood": fmean(depth["log_likelihood"] for depth in probe["depths"]),
-        "step_seconds": {
-            step.title: read_json(HOME / ".steps" / f"{number}.json")["seconds"]
-            for number, step in enumerate(_STEPS, start=1)
-        },
+        "step_seconds": step_seconds(_STEPS, STAMPS),
         "files": {
             "samples": str(SAMPLES),
             "dataset": str(DATASET),

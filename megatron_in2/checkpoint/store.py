@@ -75,9 +75,10 @@ class CheckpointSaver:
             _sharded_state(model, optimizer, is_loading=False), str(step), async_sharded_save=True
         )
         request.add_finalize_fn(partial(self._complete, step, state))
-        self._queue.schedule_async_request(request)
-        if not self._asynchronous:
-            self.wait()
+        if self._asynchronous:
+            self._queue.schedule_async_request(request)
+        else:
+            request.execute_sync()
         return step
 
     def poll(self) -> None:

@@ -153,7 +153,7 @@ def _asker(units: list[Unit], task: ProbeTask, chance: random.Random) -> _Asker:
 
     def ask(position: int) -> _Asked | None:
         unit = units[position]
-        if context.count(unit.piece) != 1:
+        if context.count(unit.piece) > 1:
             return None
         return _Asked(context, task.question.format(piece=unit.piece), unit.answer)
 

@@ -49,7 +49,7 @@ def plot_curves(reports: list[Path], output: Path, paper_averages: bool) -> None
     tasks = [name for name in TASKS if any(report.task == name for report in loaded)]
     likely = any(depth.log_likelihood is not None for report in loaded for depth in report.depths)
     rows = 1 + likely
-    figure = _figure(output, (max(5.2 * len(tasks), 6.5), 4.4 * rows))
+    figure = new_figure(output, (max(5.2 * len(tasks), 6.5), 4.4 * rows))
     panels = figure.subplots(rows, len(tasks), squeeze=False)
     for column, task in enumerate(tasks):
         of_task = [report for report in loaded if report.task == task]
@@ -62,7 +62,7 @@ def plot_curves(reports: list[Path], output: Path, paper_averages: bool) -> None
     _legend(figure, styles, paper_averages)
     if likely:
         panels[1][0].set_ylabel("log likelihood a token of the true answer")
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def plot_heat_map(reports: list[Path], output: Path) -> None:
@@ -83,7 +83,7 @@ def plot_heat_map(reports: list[Path], output: Path) -> None:
     if len(edges) > 1:
         raise InputError("a heat map needs the same depths throughout: score with --bins")
     (depths,) = edges
-    figure = _figure(output, (max(6.5, 0.6 * len(depths) + 2), 0.5 * len(loaded) + 2))
+    figure = new_figure(output, (max(6.5, 0.6 * len(depths) + 2), 0.5 * len(loaded) + 2))
     axes = figure.subplots()
     values = [[100 * depth.accuracy for depth in report.depths] for report in loaded]
     image = axes.imshow(values, vmin=0, vmax=100, cmap="viridis", aspect="auto", origin="lower")
@@ -97,7 +97,7 @@ def plot_heat_map(reports: list[Path], output: Path) -> None:
     axes.set_ylabel("context (tokens)")
     axes.set_title(f"{loaded[0].name}: {TASKS[loaded[0].task].title}")
     figure.colorbar(image, label="accuracy (%)")
-    _save(figure, output)
+    save_figure(figure, output)
 
 
 def _draw_accuracy(axes: Any, reports: list[ProbeReport], styles: dict[str, Style]) -> None:
@@ -178,13 +178,19 @@ def _styles(names: list[str]) -> dict[str, Style]:
     return {name: _PAPER_STYLES.get(name) or next(others) for name in dict.fromkeys(names)}
 
 
-def _figure(output: Path, size: tuple[float, float]) -> Figure:
+def new_figure(output: Path, size: tuple[float, float]) -> Figure:
+    """Return an empty figure of a size in inches that can be saved as ``output``.
+
+    Raises:
+        InputError: the ending is no picture's.
+    """
     figure = Figure(figsize=size, layout="constrained")
     if output.suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise InputError(f"{output}: name it .png or .svg")
     return figure
 
 
-def _save(figure: Figure, output: Path) -> None:
+def save_figure(figure: Figure, output: Path) -> None:
+    """Write a figure, whole or not at all."""
     with atomic_file(output, "wb") as stream:
         figure.savefig(stream, format=output.suffix[1:], dpi=160)

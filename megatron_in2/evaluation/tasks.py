@@ -1,8 +1,9 @@
 """The probing tasks: what a unit of context is, what is asked of it, when an answer is right.
 
 Three are VaL's; sources: arXiv 2404.16811 section 3; github.com/microsoft/FILM for question wording
-(format facts, to the byte) and scoring rules. The fourth, ``association``, is ours: one sentence of
-the document task gives way to a statement that shares no content word with the question.
+(format facts, to the byte) and scoring rules. Two are ours: ``association``, where one sentence of
+the document task gives way to a statement that shares no content word with the question, and
+``facts``, statements with questions and short answers of one's own.
 """
 
 from collections.abc import Callable
@@ -54,6 +55,10 @@ def _database_unit(record: dict[str, Any]) -> Unit:
     identity, label, description = record["id"], record["label"], record["dcpt"]
     text = f"<id: {identity}, label: {label}, description: {description}>"
     return Unit(text, identity, f"{label}\n{description}")
+
+
+def _fact_unit(record: dict[str, Any]) -> Unit:
+    return Unit(record["statement"], record["question"], record["answer"])
 
 
 def word_recall(answer: str, prediction: str) -> float:
@@ -118,6 +123,16 @@ TASKS = {
             question="{piece}",
             unit=_document_unit,
             is_right=name_found,
+        ),
+        ProbeTask(
+            name="facts",
+            title="Fact Retrieval",
+            units="Facts",
+            file="facts.jsonl",
+            separator="\n",
+            question="{piece}",
+            unit=_fact_unit,
+            is_right=word_recall,
         ),
     )
 }

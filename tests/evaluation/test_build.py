@@ -103,6 +103,25 @@ def test_ambiguous_pieces_are_skipped(tmp_path: Path, tokenizer: Tokenizer) -> N
         assert probe["prompt"].count(piece) == 2  # once in the context, once in the question
 
 
+def test_facts_of_ones_own(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    facts = [
+        {
+            "statement": f"Box {n} is {n} cm.",
+            "question": f"How wide is box {n}?",
+            "answer": f"{n} cm",
+        }
+        for n in range(40)
+    ]
+    (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
+    config = BuildConfig(task="facts", context_tokens=TOKENS, units=30, sets=1)
+    assert build_probes(tmp_path, tmp_path, config, tokenizer) == (30, 0)
+    for probe in _probes(tmp_path, "facts"):
+        number = probe["completion"].split()[0]
+        stood = probe["prompt"].split("### Context:\n")[1].split("\n")
+        assert stood[probe["position_id"]] == f"Box {number} is {number} cm."
+        assert probe["prompt"].endswith(f"How wide is box {number}? [/INST]")
+
+
 def test_bad_input(tmp_path: Path, tokenizer: Tokenizer) -> None:
     _write_sentences(tmp_path, 60)
     with pytest.raises(InputError, match="60 document pieces do not fill 32000 tokens"):

@@ -1,0 +1,81 @@
+"""The experiment's plan: which models are trained, on what, from where, and what is compared."""
+
+from dataclasses import dataclass
+
+THETAS = {"1e4": 1.0e4, "1e6": 1.0e6}  # RoPE theta, matched in everything else
+SEQUENCE_TOKENS = 512  # of a probe, and of the samples of the last phases
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What samples of one training dataset are.
+
+    Args:
+        samples: how many.
+        tokens: length of one, control tokens included.
+        row_tokens: of a packed row, the phase's ``data.seq_length``.
+        facts: facts in a context; 0 makes rows to copy.
+        questions: most questions behind a context.
+        ends: share of the context, at each end, whose facts are asked about; 0.5 asks about all.
+    """
+
+    samples: int
+    tokens: int
+    row_tokens: int
+    facts: int = 0
+    questions: int = 0
+    ends: float = 0.5
+
+
+_MEDIUM = {"tokens": 256, "row_tokens": 1024, "facts": 20, "questions": 8}
+_LONG = {"tokens": SEQUENCE_TOKENS, "row_tokens": 2048, "facts": 40, "questions": 8}
+ENDS = 0.1
+
+# About as many samples as the phases' steps take, so that next to nothing is seen twice.
+DATASETS = {
+    "copy": Dataset(samples=19_200, tokens=64, row_tokens=512),
+    "short": Dataset(samples=19_200, tokens=96, row_tokens=768, facts=6, questions=6),
+    "medium-in2": Dataset(samples=3_200, **_MEDIUM),
+    "medium-ends": Dataset(samples=3_800, ends=ENDS, **_MEDIUM),
+    "long-in2": Dataset(samples=4_800, **_LONG),
+    "long-ends": Dataset(samples=4_900, ends=ENDS, **_LONG),
+    "more-in2": Dataset(samples=2_400, **_LONG),
+    "more-ends": Dataset(samples=2_450, ends=ENDS, **_LONG),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a phase's config, the dataset, and the run it starts from (or none)."""
+
+    phase: str
+    data: str
+    start: str = ""
+
+
+RUNS = {
+    "copy": Run("copy", "copy"),
+    "short": Run("short", "short", "copy"),
+    "in2-medium": Run("medium", "medium-in2", "short"),
+    "in2": Run("long", "long-in2", "in2-medium"),
+    "ends-medium": Run("medium", "medium-ends", "short"),
+    "ends": Run("long", "long-ends", "ends-medium"),
+    "mended": Run("more", "more-in2", "ends"),
+    "control": Run("more", "more-ends", "ends"),
+}  # in an order in which each starts from what stands
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One curve of the figure."""
+
+    title: str
+    colour: str
+
+
+ARMS = {
+    "in2": Arm("a  IN2 from the start", "#2E7D32"),
+    "ends": Arm("b  evidence only at the ends", "#7F7F7F"),
+    "mended": Arm("c  b + IN2 steps", "#E97132"),
+    "control": Arm("d  b + as many steps of its own data", "#0F9ED5"),
+}

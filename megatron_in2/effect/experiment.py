@@ -1,0 +1,183 @@
+"""The whole experiment: per seed materials, training, export and probing, then the figure."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from megatron_in2.checkpoint.convert import export_checkpoint
+from megatron_in2.data.config import PreprocessConfig
+from megatron_in2.data.preprocess import preprocess
+from megatron_in2.effect.arms import ARMS, DATASETS, RUNS, THETAS
+from megatron_in2.effect.materials import (
+    PROBE_BINS,
+    write_probes,
+    write_samples,
+    write_tokenizer,
+)
+from megatron_in2.effect.results import report_results
+from megatron_in2.errors import InputError
+from megatron_in2.evaluation.checkpoint_answers import CheckpointAnswerer
+from megatron_in2.evaluation.generate import generate_predictions
+from megatron_in2.steps import Step, fingerprint_of, run_steps
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIGS = Path("configs/effect")
+
+
+@dataclass(frozen=True)
+class EffectConfig:
+    """How much of the experiment is run, and where.
+
+    Args:
+        seeds: each draws its own data, weights and probes.
+        contexts: probe contexts a seed, which is probes a bin.
+        scale: share of the phases' steps and samples; below 1 only to try the road.
+        arms: curves wanted, of ``ARMS``; only the runs that they need are trained.
+        thetas: RoPE thetas, of ``THETAS``.
+        home: folder for everything.
+    """
+
+    seeds: int = 3
+    contexts: int = 100
+    scale: float = 1.0
+    arms: tuple[str, ...] = tuple(ARMS)
+    thetas: tuple[str, ...] = tuple(THETAS)
+    home: Path = Path("runs/effect")
+
+    def __post_init__(self) -> None:
+        if min(self.seeds, self.contexts) < 1 or not 0 < self.scale <= 1:
+            raise InputError(
+                f"--seeds {self.seeds} --contexts {self.contexts} --scale {self.scale}: "
+                "1 or more, 1 or more, above 0 up to 1"
+            )
+        for name, wanted, known in (("arms", self.arms, ARMS), ("thetas", self.thetas, THETAS)):
+            if not wanted or not set(wanted) <= set(known):
+                raise InputError(f"--{name} {' '.join(wanted)}: choose from {', '.join(known)}")
+
+    @property
+    def runs(self) -> list[str]:
+        """The runs that the arms need, in an order in which each starts from what stands."""
+        needed = set(self.arms)
+        for name in reversed(RUNS):
+            if name in needed:
+                needed.add(RUNS[name].start)
+        return [name for name in RUNS if name in needed]
+
+
+def run_effect(config: EffectConfig) -> None:
+    """Run what is not done yet; after each seed, draw the figure from the seeds so far."""
+    os.chdir(ROOT)
+    started = time.monotonic()
+    fingerprint = _fingerprint(config)
+    for seed in range(1, config.seeds + 1):
+        folder = config.home / f"seed{seed}"
+        run_steps(list(_steps(config, seed, folder)), folder / ".steps", fingerprint)
+        done = [config.home / f"seed{number}" for number in range(1, seed + 1)]
+        table = report_results(done, config.home, config.thetas, config.arms)
+        minutes = (time.monotonic() - started) / 60
+        print(f"\n{table}\n{seed} of {config.seeds} seeds, {minutes:.1f} min; {config.home}/")
+
+
+def _steps(config: EffectConfig, seed: int, folder: Path) -> Iterator[Step]:
+    """Yield one seed's steps in order."""
+    prefix, tokenizer = f"seed {seed}", folder / "words.model"
+    probes = folder / "probes.jsonl"
+    yield Step(
+        f"{prefix}: samples -> packed rows, and probes",
+        (folder / "samples", folder / "data", probes),
+        partial(_make_materials, config, seed, folder, tokenizer, probes),
+    )
+    for theta in config.thetas:
+        for name in config.runs:
+            yield _training(config, seed, folder, tokenizer, theta, name)
+    for theta in config.thetas:
+        for arm in config.arms:
+            yield _probing(folder, seed, theta, arm, probes)
+
+
+def _make_materials(
+    config: EffectConfig, seed: int, folder: Path, tokenizer: Path, probes: Path
+) -> None:
+    write_tokenizer(tokenizer)
+    write_probes(probes, config.contexts, f"{seed}/probes")
+    for name, full in DATASETS.items():
+        dataset = replace(full, samples=round(full.samples * config.scale))
+        samples = folder / "samples" / f"{name}.jsonl"
+        write_samples(samples, dataset, f"{seed}/{name}")
+        manifest = preprocess(
+            PreprocessConfig(
+                input=[samples],
+                output_prefix=folder / "data" / name,
+                tokenizer_model=str(tokenizer),
+                seq_length=dataset.row_tokens,
+                pad_multiple=1,
+            )
+        )["train"]
+        print(
+            f"    {name}: {manifest.samples:,} samples, {manifest.rows:,} rows of "
+            f"{manifest.seq_length:,}, {manifest.learnt_fraction:.1%} learnt",
+            flush=True,
+        )
+
+
+def _training(
+    config: EffectConfig, seed: int, folder: Path, tokenizer: Path, theta: str, name: str
+) -> Step:
+    """Train one run with the ordinary trainer, on two processes."""
+    run = RUNS[name]
+    phase = CONFIGS / f"{run.phase}.yaml"
+    steps = yaml.safe_load(phase.read_text(encoding="utf-8"))["schedule"]["steps"]
+    checkpoints = folder / theta / name / "checkpoints"
+    options = {
+        "model.rope_theta": THETAS[theta],
+        "data.train": folder / "data" / run.data,
+        "data.tokenizer_model": tokenizer,
+        "schedule.steps": max(round(steps * config.scale), 1),
+        "checkpoint.dir": checkpoints,
+        "runtime.seed": seed,
+    }
+    if run.start:
+        options["checkpoint.init_from"] = folder / theta / run.start / "checkpoints"
+    command = ["tools/train.py", "--config", CONFIGS / "model.yaml", "--config", phase]
+    command += ["--nproc", 2, *(f"--{key}={value}" for key, value in options.items())]
+    start = f"from {run.start}" if run.start else "from fresh weights"
+    return Step(
+        f"seed {seed}, theta {theta}: {name}, {run.phase} phase on {run.data}, {start}",
+        (checkpoints,),
+        partial(_run, [str(word) for word in command]),
+        continues=True,
+    )
+
+
+def _run(command: list[str]) -> None:
+    print("    $ python", *command, flush=True)
+    if code := subprocess.run([sys.executable, *command], check=False).returncode:
+        sys.exit(code)
+
+
+def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Step:
+    """Export one arm's last checkpoint and answer the probes with it."""
+    home = folder / theta / arm
+    export, predictions = home / "huggingface", home / "predictions"
+
+    def probe() -> None:
+        export_checkpoint(home / "checkpoints", export)
+        answerer = CheckpointAnswerer(export, max_new_tokens=1, batch_size=PROBE_BINS)
+        generate_predictions(answerer, probes, predictions / "facts.jsonl")
+
+    title = f"seed {seed}, theta {theta}: {arm}, export to Hugging Face and probing"
+    return Step(title, (export, predictions), probe)
+
+
+def _fingerprint(config: EffectConfig) -> str:
+    """Cover the code, the configs, and what changes a seed's steps."""
+    paths = [*Path("megatron_in2").glob("**/*.py"), *CONFIGS.glob("*.yaml")]
+    settings = replace(config, seeds=1, home=Path())
+    return fingerprint_of(paths, repr(settings))

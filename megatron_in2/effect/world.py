@@ -1,0 +1,128 @@
+"""A little world of facts and filler: contexts, questions about them, and rows to copy.
+
+A context is shuffled sentences: facts ``the ATTR of ENT is VAL .`` and fillers of random words.
+Each entity has about three facts, so that entity and attribute matter, and each (entity,
+attribute) stands once, so that every question has one answer. Every word is one token, so that
+lengths here are lengths in tokens.
+"""
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_SYLLABLES = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
+_STRUCTURE = ["the", "of", "is", ".", "question", ":"]
+ATTRIBUTES = [
+    *("color", "size", "age", "home", "friend", "song", "tool", "food"),
+    *("drink", "game", "tree", "bird", "stone", "river", "road", "wish"),
+]
+
+
+def _made_up(count: int, seed: int, syllables: int) -> list[str]:
+    """Return so many different words that nobody has seen before."""
+    chance = random.Random(seed)
+    words: set[str] = set()
+    while len(words) < count:
+        words.add("".join(chance.choices(_SYLLABLES, k=syllables)))
+    return sorted(words)
+
+
+ENTITIES = [word.capitalize() for word in _made_up(40, 1, 2)]
+VALUES = _made_up(80, 2, 2)
+FILLERS = _made_up(96, 3, 3)
+WORDS = [*_STRUCTURE, *ATTRIBUTES, *ENTITIES, *VALUES, *FILLERS]
+
+FACTS_AN_ENTITY = 3
+FILLER_WORDS = (5, 10)  # of one filler sentence, its full stop apart
+FACT_TOKENS = 7
+QUESTION_TOKENS = 7
+CONTROL_TOKENS = 2  # begin- and end-of-sequence
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One statement of a context; ``start`` is its first token's place there, from 0."""
+
+    attribute: str
+    entity: str
+    value: str
+    start: int
+
+    @property
+    def question(self) -> str:
+        """What asks for ``value``, up to where the answer stands."""
+        return f"question {self.attribute} of {self.entity} :"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Sentences of facts and filler; ``facts`` in the order in which they stand."""
+
+    text: str
+    tokens: int
+    facts: tuple[Fact, ...]
+
+    def near_the_ends(self, share: float) -> list[Fact]:
+        """Return the facts that start in the first or last ``share`` of the context."""
+        edge = share * self.tokens
+        return [fact for fact in self.facts if not edge <= fact.start < self.tokens - edge]
+
+    def nearest(self, place: float) -> Fact:
+        """Return the fact whose start is nearest to a place, 0 the start and 1 the end."""
+        return min(self.facts, key=lambda fact: abs(fact.start - place * self.tokens))
+
+
+def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
+    """Draw a context of exactly ``tokens`` tokens with so many facts.
+
+    Raises:
+        ValueError: the facts do not fit.
+    """
+    rest = tokens - facts * FACT_TOKENS
+    if rest < 0:
+        raise ValueError(f"{facts} facts take {facts * FACT_TOKENS} tokens, not {tokens}")
+    entities = chance.sample(ENTITIES, max(1, round(facts / FACTS_AN_ENTITY)))
+    pairs = list(itertools.product(ATTRIBUTES, entities))
+    sentences: list[tuple[str, ...]] = [
+        ("the", attribute, "of", entity, "is", chance.choice(VALUES), ".")
+        for attribute, entity in chance.sample(pairs, facts)
+    ]
+    while rest:
+        length = min(rest, 1 + chance.randint(*FILLER_WORDS))
+        sentences.append((*chance.choices(FILLERS, k=length - 1), "."))
+        rest -= length
+    chance.shuffle(sentences)
+    starts = itertools.accumulate((len(sentence) for sentence in sentences), initial=0)
+    found = tuple(
+        Fact(sentence[1], sentence[3], sentence[5], start)
+        for sentence, start in zip(sentences, starts, strict=False)
+        if sentence[0] == "the"
+    )
+    return Context(" ".join(itertools.chain.from_iterable(sentences)), tokens, found)
+
+
+def question_parts(context: Context, asked: Sequence[Fact]) -> list[dict[str, object]]:
+    """Return a sample's parts: the context, then each question, its answer alone learnt."""
+    parts: list[dict[str, object]] = []
+    before = context.text
+    for fact in asked:
+        parts.append({"text": f"{before} {fact.question}", "learn": False})
+        parts.append({"text": fact.value, "learn": True})
+        before = "."
+    return parts
+
+
+def copy_parts(chance: random.Random, tokens: int) -> list[dict[str, object]]:
+    """Return a row of random words that repeats itself, learnt from the second time on.
+
+    The period is drawn anew for each row: a fixed one would teach a fixed distance.
+    """
+    words = tokens - CONTROL_TOKENS
+    period = chance.randint(8, words // 2)
+    pattern = chance.choices(WORDS, k=period)
+    row = list(itertools.islice(itertools.cycle(pattern), words))
+    return [
+        {"text": " ".join(row[:period]), "learn": False},
+        {"text": " ".join(row[period:]), "learn": True},
+    ]

@@ -1,0 +1,84 @@
+"""Files of the experiment, read back through the tokenizer and the packed dataset."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from megatron_in2.data.config import PreprocessConfig
+from megatron_in2.data.dataset import PackedDataset
+from megatron_in2.data.preprocess import preprocess
+from megatron_in2.effect.arms import DATASETS, SEQUENCE_TOKENS
+from megatron_in2.effect.materials import (
+    PROBE_BINS,
+    write_probes,
+    write_samples,
+    write_tokenizer,
+)
+from megatron_in2.effect.world import VALUES, WORDS
+from megatron_in2.files import read_json_lines
+from megatron_in2.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("words") / "words.model"
+    write_tokenizer(path)
+    return Tokenizer(path)
+
+
+def test_every_word_is_one_piece(words: Tokenizer) -> None:
+    ids = [words.encode(word) for word in WORDS]
+    assert all(len(each) == 1 for each in ids)
+    assert len({each[0] for each in ids}) == len(WORDS) == words.vocab_size - 3
+
+
+@pytest.mark.parametrize("name", ["short", "long-in2", "long-ends"])
+def test_only_answers_are_learnt(tmp_path: Path, words: Tokenizer, name: str) -> None:
+    dataset = replace(DATASETS[name], samples=24)
+    write_samples(tmp_path / "x.jsonl", dataset, "seed")
+    preprocess(
+        PreprocessConfig(
+            input=[tmp_path / "x.jsonl"],
+            output_prefix=tmp_path / "x",
+            tokenizer_model=str(words.path),
+            seq_length=dataset.row_tokens,
+            pad_multiple=1,
+        )
+    )
+    packed = PackedDataset(tmp_path / "x")
+    learnt = [words.piece(index) for row in packed for index in row.tokens[row.loss_mask == 1]]
+    answers = [piece.lstrip("▁") for piece in learnt if piece != "</s>"]
+    assert set(answers) <= set(VALUES)
+    assert learnt.count("</s>") == 24
+    lengths = [int(length) for row in packed for length in row.records["length"] if length]
+    assert max(lengths) == dataset.tokens
+    if not name.endswith("ends"):
+        assert set(lengths) == {dataset.tokens}
+        assert len(answers) == 24 * dataset.questions
+
+
+def test_probes_ask_about_their_bin_and_take_the_whole_length(
+    tmp_path: Path, words: Tokenizer
+) -> None:
+    write_probes(tmp_path / "probes.jsonl", 20, "seed")
+    probes = [probe for _, probe in read_json_lines(tmp_path / "probes.jsonl")]
+    assert len(probes) == 20 * PROBE_BINS
+    misplaced = 0
+    for probe in probes:
+        prompt = words.encode(probe["prompt"])
+        assert 1 + len(prompt) + len(words.encode(probe["completion"])) + 1 == SEQUENCE_TOKENS
+        context, _, question = probe["prompt"].rpartition(" question ")
+        attribute, entity = question.split()[0], question.split()[2]
+        statement = f"the {attribute} of {entity} is {probe['completion']} ."
+        assert context.count(f"the {attribute} of {entity} is") == 1
+        start = len(context[: context.index(statement)].split()) / len(context.split())
+        misplaced += int(start * PROBE_BINS) != probe["position_id"]
+    assert misplaced < 0.25 * len(probes)  # the nearest fact may start in a neighbouring bin
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    for path, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        write_probes(tmp_path / path, 2, seed)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes() != (tmp_path / "c").read_bytes()
