@@ -29,18 +29,18 @@ class Dataset:
 
 _MEDIUM = {"tokens": 256, "row_tokens": 1024, "facts": 20, "questions": 8}
 _LONG = {"tokens": SEQUENCE_TOKENS, "row_tokens": 2048, "facts": 40, "questions": 8}
-ENDS = 0.1
+ENDS = 0.05
 
 # About as many samples as the phases' steps take, so that next to nothing is seen twice.
 DATASETS = {
-    "copy": Dataset(samples=19_200, tokens=64, row_tokens=512),
-    "short": Dataset(samples=19_200, tokens=96, row_tokens=768, facts=6, questions=6),
+    "copy": Dataset(samples=22_400, tokens=64, row_tokens=512),
+    "short": Dataset(samples=9_600, tokens=96, row_tokens=768, facts=6, questions=6),
     "medium-in2": Dataset(samples=3_200, **_MEDIUM),
-    "medium-ends": Dataset(samples=3_800, ends=ENDS, **_MEDIUM),
-    "long-in2": Dataset(samples=4_800, **_LONG),
-    "long-ends": Dataset(samples=4_900, ends=ENDS, **_LONG),
+    "medium-ends": Dataset(samples=3_900, ends=ENDS, **_MEDIUM),
+    "long-in2": Dataset(samples=4_000, **_LONG),
+    "long-ends": Dataset(samples=4_200, ends=ENDS, **_LONG),
     "more-in2": Dataset(samples=2_400, **_LONG),
-    "more-ends": Dataset(samples=2_450, ends=ENDS, **_LONG),
+    "more-ends": Dataset(samples=2_520, ends=ENDS, **_LONG),
 }
 
 

@@ -1,9 +1,9 @@
 """A little world of facts and filler: contexts, questions about them, and rows to copy.
 
-A context is shuffled sentences: facts ``the ATTR of ENT is VAL .`` and fillers of random words.
-Each entity has about three facts, so that entity and attribute matter, and each (entity,
-attribute) stands once, so that every question has one answer. Every word is one token, so that
-lengths here are lengths in tokens.
+A context is shuffled sentences: facts ``fact ATTRIBUTE of ENTITY VALUE .`` and fillers of random
+words. An entity has about three facts and an attribute belongs to many entities, so that both
+matter; each pair of them stands once, so that the question ``question ATTRIBUTE of ENTITY`` has one
+answer. Every word is one token: lengths here are lengths in tokens.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SYLLABLES = [a + b for a, b in itertools.product("bdfgklmnprstvz", "aeiou")]
-_STRUCTURE = ["the", "of", "is", ".", "question", ":"]
+_STRUCTURE = ["fact", "of", ".", "question"]
 ATTRIBUTES = [
     *("color", "size", "age", "home", "friend", "song", "tool", "food"),
     *("drink", "game", "tree", "bird", "stone", "river", "road", "wish"),
@@ -33,10 +33,11 @@ VALUES = _made_up(80, 2, 2)
 FILLERS = _made_up(96, 3, 3)
 WORDS = [*_STRUCTURE, *ATTRIBUTES, *ENTITIES, *VALUES, *FILLERS]
 
-FACTS_AN_ENTITY = 3
 FILLER_WORDS = (5, 10)  # of one filler sentence, its full stop apart
-FACT_TOKENS = 7
-QUESTION_TOKENS = 7
+FACTS_AN_ENTITY = 3  # on average, of the attributes of its context
+ATTRIBUTES_A_CONTEXT = 4
+FACT_TOKENS = 6
+QUESTION_TOKENS = 6  # its answer and full stop included
 CONTROL_TOKENS = 2  # begin- and end-of-sequence
 
 
@@ -52,7 +53,7 @@ class Fact:
     @property
     def question(self) -> str:
         """What asks for ``value``, up to where the answer stands."""
-        return f"question {self.attribute} of {self.entity} :"
+        return f"question {self.attribute} of {self.entity}"
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
     rest = tokens - facts * FACT_TOKENS
     if rest < 0:
         raise ValueError(f"{facts} facts take {facts * FACT_TOKENS} tokens, not {tokens}")
-    entities = chance.sample(ENTITIES, max(1, round(facts / FACTS_AN_ENTITY)))
-    pairs = list(itertools.product(ATTRIBUTES, entities))
+    entities = chance.sample(ENTITIES, round(facts / FACTS_AN_ENTITY))
+    attributes = chance.sample(ATTRIBUTES, ATTRIBUTES_A_CONTEXT)
+    pairs = list(itertools.product(entities, attributes))
     sentences: list[tuple[str, ...]] = [
-        ("the", attribute, "of", entity, "is", chance.choice(VALUES), ".")
-        for attribute, entity in chance.sample(pairs, facts)
+        ("fact", attribute, "of", entity, chance.choice(VALUES), ".")
+        for entity, attribute in chance.sample(pairs, facts)
     ]
     while rest:
         length = min(rest, 1 + chance.randint(*FILLER_WORDS))
@@ -95,9 +97,9 @@ def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
     chance.shuffle(sentences)
     starts = itertools.accumulate((len(sentence) for sentence in sentences), initial=0)
     found = tuple(
-        Fact(sentence[1], sentence[3], sentence[5], start)
+        Fact(sentence[1], sentence[3], sentence[4], start)
         for sentence, start in zip(sentences, starts, strict=False)
-        if sentence[0] == "the"
+        if sentence[0] == "fact"
     )
     return Context(" ".join(itertools.chain.from_iterable(sentences)), tokens, found)
 
