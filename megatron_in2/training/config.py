@@ -132,8 +132,8 @@ class LoggingConfig:
     tensorboard: bool = True
     wandb_project: str = ""
     straggler_threshold: float = 0.1
-    profile_steps: str = ""
-    profile_ranks: str = "0"
+    profile_steps: int | str = ""
+    profile_ranks: int | str = 0
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class TrainConfig:
             raise InputError(
                 f"logging.straggler_threshold={logging.straggler_threshold}: must be above 0"
             )
-        if not logging.profile_steps:
+        if logging.profile_steps == "":
             return
         steps = parse_range("logging.profile_steps", logging.profile_steps)
         if steps.start < 1:
@@ -246,18 +246,18 @@ class TrainConfig:
             )
 
 
-def parse_range(field: str, text: str) -> range:
+def parse_range(field: str, value: int | str) -> range:
     """Read a number, or the first and the last of a run of numbers: ``10`` or ``10-12``.
 
     Raises:
         InputError: naming the field and its value.
     """
-    matched = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+    matched = re.fullmatch(r"(\d+)(?:-(\d+))?", str(value))
     if not matched:
-        raise InputError(f"{field}={text!r}: write a number, or first and last, such as 10-12")
+        raise InputError(f"{field}={value}: write a number, or first and last, such as 10-12")
     first, last = int(matched[1]), int(matched[2] or matched[1])
     if first > last:
-        raise InputError(f"{field}={text!r}: the first is above the last: write {last}-{first}")
+        raise InputError(f"{field}={value}: the first is above the last: write {last}-{first}")
     return range(first, last + 1)
 
 

@@ -158,7 +158,7 @@ def _check_disk(config: TrainConfig) -> None:
 
 def _check_profile(config: TrainConfig, total_steps: int) -> None:
     wanted = config.logging.profile_steps
-    if wanted and parse_range("logging.profile_steps", wanted)[-1] > total_steps:
+    if wanted != "" and parse_range("logging.profile_steps", wanted)[-1] > total_steps:
         raise InputError(
             f"logging.profile_steps={wanted}: the run ends with step {total_steps}: name "
             "steps before its end"

@@ -72,6 +72,8 @@ class Rehearsal(BaseCallback):
         self._learnt_tokens = learnt_tokens
 
     def on_start(self, trainer: Trainer) -> None:
+        if trainer.step >= trainer.stop_at:
+            return
         started = time.perf_counter()
         config, world = trainer.config, trainer.world
         row = fullest_row(config.data.seq_length, self._learnt_tokens)

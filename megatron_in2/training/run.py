@@ -88,7 +88,7 @@ def _callbacks(
     callbacks: list[BaseCallback] = [stop, Guard(config.runtime.stop_after_skipped)]
     if is_rehearsed(config.runtime.rehearsal, world.device):
         callbacks.append(Rehearsal(most_learnt_tokens([*rows.datasets, *held_out.values()])))
-    if logging.profile_steps and world.rank in parse_range(
+    if logging.profile_steps != "" and world.rank in parse_range(
         "logging.profile_ranks", logging.profile_ranks
     ):
         steps = parse_range("logging.profile_steps", logging.profile_steps)

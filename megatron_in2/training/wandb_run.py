@@ -52,7 +52,9 @@ class WandbRun:
                 name=folder.name,
                 dir=folder,
                 config=config,
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(
+                    silent=True, console="off", x_graphql_retry_max=3, x_graphql_timeout_seconds=20
+                ),
             )
         except wandb.errors.Error as error:
             raise InputError(

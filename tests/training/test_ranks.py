@@ -156,7 +156,9 @@ def test_a_rank_that_sees_other_data_is_named(
 def test_a_rank_that_sees_no_data_is_named(run_odd: RunOdd, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     changes = {"data": {"train": dataset.name, "validation": ""}}
-    result = run_odd("node", cwd=dataset.parent, changes=changes, OTHER_NODE=str(tmp_path / "empty"))
+    result = run_odd(
+        "node", cwd=dataset.parent, changes=changes, OTHER_NODE=str(tmp_path / "empty")
+    )
     assert_refused(result, f"rank 1 on {HOST}: no packed dataset at in2")
 
 
