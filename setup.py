@@ -45,6 +45,7 @@ setup(
     ],
     extras_require={
         "evaluation": ["accelerate>=1", "lm-eval>=0.4.9"],
+        "wandb": ["wandb>=0.19.2,<1"],
         "gpu": ["transformer-engine[pytorch]>=2.0"],
         "dev": [
             "accelerate>=1",
@@ -57,6 +58,7 @@ setup(
             "types-PyYAML",
             "types-psutil",
             "types-tqdm",
+            "wandb>=0.19.2,<1",
         ],
     },
 )

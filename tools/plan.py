@@ -7,14 +7,12 @@ Example:
 Formulas only, no GPU needed; GPU types and the sources of their figures stand in configs/gpus.yaml.
 """
 
-from pathlib import Path
-
 from megatron_in2.command import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.plan import as_table, rank_layouts, read_gpu
+from megatron_in2.training.gpu import GPU_TYPES, read_gpu
+from megatron_in2.training.plan import as_table, rank_layouts
 
-GPU_TYPES = Path(__file__).resolve().parent.parent / "configs" / "gpus.yaml"
 PAPER_ROWS = 820_000  # packed rows of the paper's 1.75 M samples: 12.8 K steps of 64
 
 

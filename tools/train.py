@@ -18,7 +18,7 @@ from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.estimate import describe_run
-from megatron_in2.training.preflight import check_run
+from megatron_in2.training.preflight import check_run, check_run_of_rank
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         print(describe_run(config, options.world_size or options.nproc))
         return 0
     rank = rank_from_environment()
-    launch = check_run(config, rank.world_size if rank else options.nproc)
+    launch = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)
     if rank is None and options.nproc > 1:
         return run_local_ranks([sys.executable, *sys.argv], options.nproc)
     # Imported here so that checking, starting ranks and the helper processes that checkpointing

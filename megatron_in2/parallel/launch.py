@@ -8,7 +8,7 @@ import sys
 import time
 from types import FrameType
 
-from megatron_in2.errors import EXIT_REQUEUE
+from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE
 
 POLL_SECONDS = 0.1
 FAILURE_GRACE_SECONDS = 5.0
@@ -23,7 +23,8 @@ def run_local_ranks(command: list[str], nproc: int) -> int:
     code such as 75 (requeue) or 2 (bad input) reaches the caller unchanged.
 
     Returns:
-        0 if every rank ended well, else the first failure's exit code (128 + signal if killed).
+        0 if every rank ended well; 2 if one found bad input; else the first failure's exit code
+        (128 + signal if killed).
     """
     port = _free_port()
     ranks = [_start_rank(command, index, nproc, port) for index in range(nproc)]
@@ -73,7 +74,9 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int:
                 name = signal.Signals(-code).name
                 print(f"rank {index} was killed by {name}; stopping the others", file=sys.stderr)
         time.sleep(POLL_SECONDS)
-    return failure or next((_exit_code(rank.returncode) for rank in ranks if rank.poll()), 0)
+    codes = [_exit_code(rank.returncode) for rank in ranks if rank.poll()]
+    # A rank that loses its peer may end before the peer that says why; the reason's code counts.
+    return EXIT_BAD_INPUT if EXIT_BAD_INPUT in codes else failure or next(iter(codes), 0)
 
 
 def _exit_code(code: int) -> int:

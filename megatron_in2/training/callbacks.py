@@ -1,27 +1,21 @@
-"""What watches a run: step lines and logs, validation, checkpoints, signals."""
+"""What acts beside the steps: validation, checkpoints, signals."""
 
-import json
 import signal
 import sys
-from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed as dist
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from megatron_in2.checkpoint.folder import CheckpointState
 from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.files import atomic_file
 from megatron_in2.tokenizer import Tokenizer
 from megatron_in2.training.config import LoggingConfig
+from megatron_in2.training.metrics_log import MetricsLog
 from megatron_in2.training.trainer import StepMetrics, Trainer
 from megatron_in2.training.validation import validate
-
-METRICS = "metrics.jsonl"
 
 
 class BaseCallback:
@@ -30,82 +24,14 @@ class BaseCallback:
     def on_start(self, trainer: Trainer) -> None:
         pass
 
+    def on_step_start(self, trainer: Trainer) -> None:
+        pass
+
     def on_step(self, trainer: Trainer, metrics: StepMetrics) -> None:
         pass
 
     def on_end(self, trainer: Trainer) -> None:
         pass
-
-
-class MetricsLog:
-    """Rank 0's record of a run: ``metrics.jsonl`` always, TensorBoard where asked for.
-
-    Lines of steps after the one that is resumed are dropped first, so that each step stands once.
-    """
-
-    def __init__(self, folder: Path, resumed_step: int, tensorboard: bool) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / METRICS
-        kept = _lines_up_to(path, resumed_step) if path.exists() else []
-        with atomic_file(path) as stream:
-            stream.writelines(kept)
-        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._events = (
-            SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
-            if tensorboard
-            else None
-        )
-
-    def write(self, step: int, **values: float) -> None:
-        """Record the values of one step."""
-        self._stream.write(json.dumps({"step": step, **values}) + "\n")
-        self._stream.flush()
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        """Flush and close."""
-        self._stream.close()
-        if self._events is not None:
-            self._events.close()
-
-
-class StepReport(BaseCallback):
-    """Step lines, a progress bar where stderr is a terminal, and the metrics log; rank 0 only."""
-
-    def __init__(self, log: MetricsLog, interval_steps: int) -> None:
-        self._log = log
-        self._interval_steps = interval_steps
-
-    def on_start(self, trainer: Trainer) -> None:
-        self._bar = tqdm(
-            total=trainer.total_steps,
-            initial=trainer.step,
-            unit="step",
-            disable=not sys.stderr.isatty(),
-        )
-
-    def on_step(self, trainer: Trainer, metrics: StepMetrics) -> None:
-        self._bar.update()
-        values = asdict(metrics)
-        step = values.pop("step")
-        self._log.write(step, **values, tokens_per_second=metrics.tokens_per_second)
-        if step % self._interval_steps == 0 or step in (1, trainer.stop_at):
-            remaining = (trainer.total_steps - step) * metrics.seconds
-            speed = metrics.flops / metrics.seconds / trainer.world.size / 1e12
-            tqdm.write(
-                f"step {step:>6}/{trainer.total_steps} | loss {metrics.loss:.4f} | "
-                f"lr {metrics.learning_rate:.2e} | grad norm {metrics.grad_norm:.3f} | "
-                f"learnt {100 * metrics.learnt_fraction:.2f} % | "
-                f"{metrics.tokens_per_second:,.0f} tokens/s | {speed:.3g} TFLOP/s a rank | "
-                f"left {_clock(remaining)}",
-                file=sys.stdout,
-            )
-            sys.stdout.flush()
-
-    def on_end(self, trainer: Trainer) -> None:
-        self._bar.close()
 
 
 class Validation(BaseCallback):
@@ -200,20 +126,3 @@ class StopOnSignal(BaseCallback):
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._received = True
-
-
-def _lines_up_to(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError):  # the torn last line of a killed run
-            continue
-    return kept
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

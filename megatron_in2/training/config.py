@@ -1,5 +1,6 @@
 """The configuration of one training run: one YAML file, every field overridable as an option."""
 
+import re
 from dataclasses import dataclass, field
 
 from megatron_in2.errors import InputError
@@ -10,6 +11,7 @@ from megatron_in2.tokenizer import MISTRAL_V1
 DTYPES = ("float32", "bfloat16")
 NORMALISATIONS = ("token", "sample")
 RECOMPUTE = ("none", "selective", "full")
+REHEARSAL = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -111,16 +113,27 @@ class LoggingConfig:
     """What is reported and when.
 
     Args:
-        interval_steps: print a step line every so many steps; JSON lines have every step.
+        interval_steps: print a step line, and compare the ranks' speed and memory, every so many
+            steps; JSON lines have every step.
         validation_interval_steps: validate every so many steps, at step 0 and at the end.
         validation_rows: rows of one validation; 0 takes all.
         tensorboard: write TensorBoard events beside the checkpoints.
+        wandb_project: also log to this Weights & Biases project; empty for none. Needs the package
+            wandb.
+        straggler_threshold: name the ranks whose own work takes by this share longer than the
+            mean of all ranks.
+        profile_steps: write a trace of this step, or of these (``10-12``); empty for none.
+        profile_ranks: the rank, or the ranks (``0-7``), whose steps are traced.
     """
 
     interval_steps: int = 10
     validation_interval_steps: int = 100
     validation_rows: int = 0
     tensorboard: bool = True
+    wandb_project: str = ""
+    straggler_threshold: float = 0.1
+    profile_steps: int | str = ""
+    profile_ranks: int | str = 0
 
 
 @dataclass(frozen=True)
@@ -134,12 +147,15 @@ class RuntimeConfig:
             layers) or full (whole layers; about a third more time, least memory).
         stop_after_skipped: end the run after so many steps in a row whose loss or gradient was
             not finite; each such step is skipped.
+        rehearsal: before the first step, try the fullest row that the data may hold, to run out of
+            memory at once if at all: always, never or auto (where there is a GPU).
     """
 
     dtype: str = "bfloat16"
     seed: int = 1234
     recompute: str = "none"
     stop_after_skipped: int = 3
+    rehearsal: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,7 @@ class TrainConfig:
         for name, value, known in (
             ("runtime.dtype", self.runtime.dtype, DTYPES),
             ("runtime.recompute", self.runtime.recompute, RECOMPUTE),
+            ("runtime.rehearsal", self.runtime.rehearsal, REHEARSAL),
             ("optimizer.normalisation", self.optimizer.normalisation, NORMALISATIONS),
         ):
             if value not in known:
@@ -181,6 +198,7 @@ class TrainConfig:
             raise InputError(
                 f"schedule.warmup_fraction={self.schedule.warmup_fraction}: from 0 to below 1"
             )
+        self._validate_logging(world_size)
         for section, names in _COUNTS.items():
             for name, low in names.items():
                 count: int = getattr(getattr(self, section), name)
@@ -208,6 +226,39 @@ class TrainConfig:
                 f"schedule.global_batch_rows={rows} is not divisible by the {ranks} data-parallel "
                 f"ranks of world size {world_size}: use a multiple of {ranks}"
             )
+
+    def _validate_logging(self, world_size: int) -> None:
+        logging = self.logging
+        if logging.straggler_threshold <= 0:
+            raise InputError(
+                f"logging.straggler_threshold={logging.straggler_threshold}: must be above 0"
+            )
+        if logging.profile_steps == "":
+            return
+        steps = parse_range("logging.profile_steps", logging.profile_steps)
+        if steps.start < 1:
+            raise InputError(f"logging.profile_steps={logging.profile_steps}: steps begin at 1")
+        ranks = parse_range("logging.profile_ranks", logging.profile_ranks)
+        if ranks[-1] >= world_size:
+            raise InputError(
+                f"logging.profile_ranks={logging.profile_ranks}: world size {world_size} has ranks "
+                f"0 to {world_size - 1}"
+            )
+
+
+def parse_range(field: str, value: int | str) -> range:
+    """Read a number, or the first and the last of a run of numbers: ``10`` or ``10-12``.
+
+    Raises:
+        InputError: naming the field and its value.
+    """
+    matched = re.fullmatch(r"(\d+)(?:-(\d+))?", str(value))
+    if not matched:
+        raise InputError(f"{field}={value}: write a number, or first and last, such as 10-12")
+    first, last = int(matched[1]), int(matched[2] or matched[1])
+    if first > last:
+        raise InputError(f"{field}={value}: the first is above the last: write {last}-{first}")
+    return range(first, last + 1)
 
 
 _COUNTS = {

@@ -7,17 +7,15 @@ it is no measurement.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-import yaml
 
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.config import RECOMPUTE, TrainConfig
 from megatron_in2.training.flops import row_flops
+from megatron_in2.training.gpu import Gpu
 from megatron_in2.training.memory import GIB, memory_per_rank
 
 USABLE = 0.9  # of a GPU's memory; the rest goes to the CUDA context, NCCL and fragmentation
@@ -25,16 +23,6 @@ SIZES = (1, 2, 4, 8)
 SECONDS_A_DAY = 86_400
 # FLOPs that recomputation adds, as a share of forward and backward: a forward pass is a third.
 RECOMPUTED = {"none": 0.0, "full": 1 / 3}
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One type of GPU: see ``configs/gpus.yaml`` for units and sources."""
-
-    bf16_tflops: float
-    memory_gb: float
-    link_gb_s: float
-    attained: float
 
 
 @dataclass(frozen=True)
@@ -47,24 +35,6 @@ class Layout:
     memory_gib: float
     step_seconds: float
     fits: bool
-
-
-def read_gpu(path: Path, name: str) -> Gpu:
-    """Read a GPU type from the data file.
-
-    Raises:
-        InputError: the file has no such type, or an entry lacks a field.
-    """
-    try:
-        known: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not readable: {error}") from error
-    if name not in known:
-        raise InputError(f"--gpu-type {name}: {path} has {', '.join(known)}")
-    missing = {item.name for item in fields(Gpu)} - set(known[name])
-    if missing:
-        raise InputError(f"{path}: {name} lacks {', '.join(sorted(missing))}")
-    return Gpu(**known[name])
 
 
 def rank_layouts(config: TrainConfig, gpus: int, gpu: Gpu) -> list[Layout]:

@@ -1,6 +1,7 @@
 """Checks a run against its files before any rank starts, in seconds and without reading data."""
 
 import shutil
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from megatron_in2.checkpoint.folder import (
 from megatron_in2.data.blend import blend_sha256, parse_blend
 from megatron_in2.data.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
+from megatron_in2.parallel.rank import Rank
 from megatron_in2.tokenizer import Tokenizer, load_tokenizer
-from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.config import TrainConfig, parse_range
 from megatron_in2.training.memory import checkpoint_bytes
+from megatron_in2.training.wandb_run import require_wandb
 
 # Fields of the model section that a checkpoint's tensors do not depend on.
 FREE_FIELDS = ("backend", "logits", "init_std", "rope_theta", "max_position_embeddings")
@@ -30,6 +33,7 @@ class Launch:
         tokenizer: the run's tokenizer.
         rows: training rows of one epoch.
         learnt_tokens: answer tokens among them.
+        dataset_seals: seal of each data set's manifest, by field and prefix.
         total_steps: optimizer steps of the whole run.
         resume_from: complete step to go on from, with its state; None for a new run.
         init_from: complete step whose weights a new run starts from, if any.
@@ -38,6 +42,7 @@ class Launch:
     tokenizer: Tokenizer
     rows: int
     learnt_tokens: int
+    dataset_seals: dict[str, str]
     total_steps: int
     resume_from: tuple[Path, CheckpointState] | None
     init_from: Path | None
@@ -55,24 +60,44 @@ def check_run(config: TrainConfig, world_size: int) -> Launch:
     blend = parse_blend(config.data.train)
     if not config.checkpoint.dir:
         raise InputError("checkpoint.dir is empty: name a directory to save in")
+    if config.logging.wandb_project:
+        require_wandb(config.logging.wandb_project)
     tokenizer = load_tokenizer(config.data.tokenizer_model)
     train = [_checked_dataset("data.train", str(prefix), config, tokenizer) for _, prefix in blend]
+    seals = {
+        f"data.train={prefix}": manifest.seal
+        for (_, prefix), manifest in zip(blend, train, strict=True)
+    }
     rows = sum(manifest.rows for manifest in train)
     learnt_tokens = sum(manifest.learnt_tokens for manifest in train)
     for name in ("validation", "probe"):
         if prefix := getattr(config.data, name):
             held_out = _checked_dataset(f"data.{name}", prefix, config, tokenizer)
             _check_held_out(f"data.{name}", prefix, held_out, config, world_size)
+            seals[f"data.{name}={prefix}"] = held_out.seal
     if not learnt_tokens:
         raise InputError(f"data.train={config.data.train}: no token in it is learnt")
     _check_disk(config)
     total_steps = config.schedule.total_steps(rows)
+    _check_profile(config, total_steps)
     resume_from = _checked_resume(config, tokenizer, blend_sha256(config.data.train, train))
     init_from = None
     if config.checkpoint.init_from and resume_from is None:
         init_from = resolve_checkpoint(Path(config.checkpoint.init_from))
         _require_same_model(config, init_from)
-    return Launch(tokenizer, rows, learnt_tokens, total_steps, resume_from, init_from)
+    return Launch(tokenizer, rows, learnt_tokens, seals, total_steps, resume_from, init_from)
+
+
+def check_run_of_rank(config: TrainConfig, rank: Rank) -> Launch:
+    """Do the same as one rank of a started group, which says who and where it is when it refuses.
+
+    Raises:
+        InputError: as above.
+    """
+    try:
+        return check_run(config, rank.world_size)
+    except InputError as error:
+        raise InputError(f"rank {rank.index} on {socket.gethostname()}: {error}") from error
 
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
@@ -128,6 +153,15 @@ def _check_disk(config: TrainConfig) -> None:
             f"checkpoint.dir={config.checkpoint.dir}: {free / 1e9:.1f} GB are free, {kept} "
             f"checkpoints of {checkpoint_bytes(config) / 1e9:.1f} GB need {needed / 1e9:.1f} GB: "
             "free space or lower checkpoint.keep_last"
+        )
+
+
+def _check_profile(config: TrainConfig, total_steps: int) -> None:
+    wanted = config.logging.profile_steps
+    if wanted != "" and parse_range("logging.profile_steps", wanted)[-1] > total_steps:
+        raise InputError(
+            f"logging.profile_steps={wanted}: the run ends with step {total_steps}: name "
+            "steps before its end"
         )
 
 

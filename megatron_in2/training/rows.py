@@ -54,6 +54,10 @@ class TrainingRows:
         costs = [self.datasets[each.dataset].rows["attention_cost"][each.row] for each in places]
         return np.array(costs, np.int64)
 
+    def sample_count(self, places: list[RowPlace]) -> int:
+        """Count the samples in rows."""
+        return sum(self.datasets[each.dataset].sample_count(each.row) for each in places)
+
     def describe(self, places: list[RowPlace]) -> str:
         """Name rows for a message, by dataset."""
         parts = []

@@ -3,25 +3,27 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.errors import EXIT_REQUEUE
+from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE, InputError
 from megatron_in2.model.backend import choose_backend
 from megatron_in2.parallel.rank import Rank
-from megatron_in2.parallel.world import open_world
+from megatron_in2.parallel.world import World, open_world
 from megatron_in2.training.build import build_training_state
-from megatron_in2.training.callbacks import (
-    BaseCallback,
-    Checkpointing,
-    MetricsLog,
-    StepReport,
-    StopOnSignal,
-    Validation,
-)
-from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.callbacks import BaseCallback, Checkpointing, StopOnSignal, Validation
+from megatron_in2.training.config import TrainConfig, parse_range
+from megatron_in2.training.failures import failures_in_one_line
+from megatron_in2.training.gpu import peak_of_card
 from megatron_in2.training.guard import Guard
+from megatron_in2.training.metrics_log import MetricsLog
 from megatron_in2.training.preflight import Launch
+from megatron_in2.training.profiler import Profiler
+from megatron_in2.training.rehearsal import Rehearsal, is_rehearsed, most_learnt_tokens
+from megatron_in2.training.report import StepReport
 from megatron_in2.training.rows import TrainingRows
+from megatron_in2.training.same_view import different_view
 from megatron_in2.training.trainer import Trainer
 
 
@@ -29,44 +31,36 @@ def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
     """Train as one rank of the world.
 
     Returns:
-        The process's exit code: 0, or 75 where a signal ended the run early and it is saved.
+        The process's exit code: 0; 75 where a signal ended the run early and it is saved; 2 on a
+        rank for which rank 0 has said what is wrong.
+
+    Raises:
+        InputError: what the user mends.
     """
-    with open_world(config.parallel, rank, config.runtime.seed) as world:
+    with (
+        failures_in_one_line(config, rank),
+        open_world(config.parallel, rank, config.runtime.seed) as world,
+    ):
+        if difference := different_view(config, launch, world):
+            if world.is_main:
+                raise InputError(difference)
+            return EXIT_BAD_INPUT
         state = launch.resume_from[1] if launch.resume_from else None
-        step = state.step if state else 0
         log = None
         if world.is_main:
-            log = MetricsLog(Path(config.checkpoint.dir), step, config.logging.tensorboard)
+            log = MetricsLog(config, state.step if state else 0)
             print(_first_line(config, launch, world.size), flush=True)
+        rows = TrainingRows(config.data.train, config.runtime.seed)
         stop = StopOnSignal()
-        callbacks: list[BaseCallback] = [stop, Guard(config.runtime.stop_after_skipped)]
-        if log is not None:
-            callbacks.append(StepReport(log, config.logging.interval_steps))
-        for name, prefix in (
-            ("validation_loss", config.data.validation),
-            ("probe_loss", config.data.probe),
-        ):
-            if prefix:
-                dataset = PackedDataset(Path(prefix))
-                callbacks.append(Validation(name, dataset, log, config.logging))
-        saver = CheckpointSaver(
-            Path(config.checkpoint.dir),
-            asdict(config),
-            launch.tokenizer.path,
-            config.checkpoint.keep_last,
-            config.checkpoint.keep_every_steps,
-            config.checkpoint.asynchronous,
-        )
-        callbacks.append(Checkpointing(saver, launch.tokenizer))
         model, optimizer = build_training_state(config, launch, world)
         trainer = Trainer(
             config=config,
             world=world,
             model=model,
             optimizer=optimizer,
-            rows=TrainingRows(config.data.train, config.runtime.seed),
-            callbacks=callbacks,
-            step=step,
+            rows=rows,
+            callbacks=_callbacks(config, launch, world, rows, log, stop),
+            step=state.step if state else 0,
             consumed_rows=state.consumed_rows if state else 0,
             total_steps=launch.total_steps,
         )
@@ -74,6 +68,49 @@ def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
         if log is not None:
             log.close()
         return EXIT_REQUEUE if stop.is_requested else 0
+
+
+def _callbacks(
+    config: TrainConfig,
+    launch: Launch,
+    world: World,
+    rows: TrainingRows,
+    log: MetricsLog | None,
+    stop: StopOnSignal,
+) -> list[BaseCallback]:
+    """Return what acts beside the steps, in the order in which it does."""
+    folder, logging = Path(config.checkpoint.dir), config.logging
+    held_out = {
+        f"{name}_loss": PackedDataset(Path(prefix))
+        for name in ("validation", "probe")
+        if (prefix := getattr(config.data, name))
+    }
+    callbacks: list[BaseCallback] = [stop, Guard(config.runtime.stop_after_skipped)]
+    if is_rehearsed(config.runtime.rehearsal, world.device):
+        callbacks.append(Rehearsal(most_learnt_tokens([*rows.datasets, *held_out.values()])))
+    if logging.profile_steps != "" and world.rank in parse_range(
+        "logging.profile_ranks", logging.profile_ranks
+    ):
+        steps = parse_range("logging.profile_steps", logging.profile_steps)
+        callbacks.append(Profiler(folder, steps))
+    callbacks.append(StepReport(log, logging, _peak_flops(config, world)))
+    callbacks += [Validation(name, data, log, logging) for name, data in held_out.items()]
+    saver = CheckpointSaver(
+        folder,
+        asdict(config),
+        launch.tokenizer.path,
+        config.checkpoint.keep_last,
+        config.checkpoint.keep_every_steps,
+        config.checkpoint.asynchronous,
+    )
+    return [*callbacks, Checkpointing(saver, launch.tokenizer)]
+
+
+def _peak_flops(config: TrainConfig, world: World) -> float | None:
+    """Return a GPU's peak for MFU; None on a CPU, an unknown card, or in float32."""
+    if world.device.type != "cuda" or config.runtime.dtype != "bfloat16":
+        return None
+    return peak_of_card(torch.cuda.get_device_name(world.device))
 
 
 def _first_line(config: TrainConfig, launch: Launch, world_size: int) -> str:

@@ -16,7 +16,7 @@ from megatron_in2.parallel.world import World
 from megatron_in2.training.balance import deal_rows, imbalance
 from megatron_in2.training.batch import Batch, make_batch
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.flops import head_flops_per_token, row_flops
+from megatron_in2.training.flops import dense_row_flops, head_flops_per_token, row_flops
 from megatron_in2.training.loss import ForwardStep, global_sums, make_forward_step, step_report
 from megatron_in2.training.rows import RowPlace, TrainingRows
 from megatron_in2.training.schedule import learning_rate
@@ -27,10 +27,11 @@ class StepMetrics:
     """What one optimizer step did, the same on every rank.
 
     ``loss`` is the global batch's, normalised as configured; ``tokens`` counts the rows' tokens,
-    padding included; ``flops`` are those the architecture needs, causal and document-aware, LM
-    head at answer positions; ``imbalance`` is largest over mean work of the data-parallel ranks,
-    less 1; ``seconds`` is wall time. A step is ``skipped`` where its loss or gradient was not
-    finite: the weights stay as they were.
+    padding included, and ``samples`` the samples in them; ``flops`` are those the architecture
+    needs, causal and document-aware, LM head at answer positions, and ``dense_flops`` what
+    Megatron-LM counts for the same rows; ``imbalance`` is largest over mean work of the
+    data-parallel ranks, less 1; ``seconds`` is wall time. A step is ``skipped`` where its loss or
+    gradient was not finite: the weights stay as they were.
     """
 
     step: int
@@ -40,15 +41,12 @@ class StepMetrics:
     grad_norm: float
     answer_tokens: int
     tokens: int
+    samples: int
     flops: float
+    dense_flops: float
     imbalance: float
     skipped: bool
     seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Throughput of all ranks together."""
-        return self.tokens / self.seconds
 
     @property
     def learnt_fraction(self) -> float:
@@ -61,6 +59,9 @@ class Callback(Protocol):
 
     def on_start(self, trainer: "Trainer") -> None:
         """The run stands and its first step is about to begin."""
+
+    def on_step_start(self, trainer: "Trainer") -> None:
+        """A step is about to begin."""
 
     def on_step(self, trainer: "Trainer", metrics: StepMetrics) -> None:
         """A step is done."""
@@ -114,6 +115,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_start(self)
         while self.step < self.stop_at:
+            for callback in self.callbacks:
+                callback.on_step_start(self)
             metrics = self.train_step()
             for callback in self.callbacks:
                 callback.on_step(self, metrics)
@@ -148,7 +151,9 @@ class Trainer:
             grad_norm=grad_norm,
             answer_tokens=int(answer_tokens),
             tokens=len(rows) * length,
+            samples=self.rows.sample_count(rows),
             flops=float(costs.sum()) + answer_tokens * head_flops_per_token(model),
+            dense_flops=len(rows) * dense_row_flops(model, length),
             imbalance=imbalance(costs, dealt),
             skipped=not is_updated,
             seconds=time.perf_counter() - started,

@@ -30,6 +30,10 @@ def test_the_first_failure_is_returned_and_ends_the_others(
     assert time.monotonic() - started < 30
 
 
+def test_the_rank_that_says_why_counts_even_if_another_ends_first() -> None:
+    assert _run("time.sleep(rank); sys.exit(1 + rank)") == 2
+
+
 def test_a_killed_rank_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

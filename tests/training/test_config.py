@@ -11,10 +11,12 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.config import (
     CheckpointConfig,
     DataConfig,
+    LoggingConfig,
     OptimizerConfig,
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,
+    parse_range,
 )
 from megatron_in2.training.estimate import describe_run
 from megatron_in2.training.memory import GIB, checkpoint_bytes, memory_per_rank
@@ -41,6 +43,16 @@ def _load(path: Path, *options: str) -> TrainConfig:
         ({"optimizer": OptimizerConfig(lr=0.0)}, 8, "optimizer.lr=0.0"),
         ({"optimizer": OptimizerConfig(lr=1e-6, min_lr=1e-5)}, 8, "min_lr=1e-05"),
         ({"checkpoint": CheckpointConfig(interval_steps=0)}, 8, "checkpoint.interval_steps=0"),
+        ({"runtime": RuntimeConfig(rehearsal="on")}, 8, "runtime.rehearsal='on': use auto or"),
+        ({"logging": LoggingConfig(straggler_threshold=0.0)}, 8, "straggler_threshold=0.0"),
+        ({"logging": LoggingConfig(profile_steps="5+")}, 8, "profile_steps=5+: write a number"),
+        ({"logging": LoggingConfig(profile_steps="12-10")}, 8, "write 10-12"),
+        ({"logging": LoggingConfig(profile_steps="0-2")}, 8, "steps begin at 1"),
+        (
+            {"logging": LoggingConfig(profile_steps="3", profile_ranks="7-8")},
+            8,
+            "logging.profile_ranks=7-8: world size 8 has ranks 0 to 7",
+        ),
     ],
 )
 def test_wrong_fields_are_named(change: dict, world: int, words: str) -> None:
@@ -48,6 +60,13 @@ def test_wrong_fields_are_named(change: dict, world: int, words: str) -> None:
     with pytest.raises(InputError) as refused:
         replace(config, **change).validate(world)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "numbers"), [(10, [10]), ("10-12", [10, 11, 12]), ("7-7", [7]), ("0", [0])]
+)
+def test_numbers_are_one_or_a_run_of_them(value: int | str, numbers: list[int]) -> None:
+    assert list(parse_range("logging.profile_steps", value)) == numbers
 
 
 @pytest.mark.parametrize("content", ["model: {layers: 3}", "model: {num_layers: many}", "model: ["])

@@ -8,8 +8,9 @@ import pytest
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.config import RuntimeConfig, TrainConfig
+from megatron_in2.training.gpu import Gpu, read_gpu
 from megatron_in2.training.memory import memory_per_rank
-from megatron_in2.training.plan import Gpu, rank_layouts, read_gpu
+from megatron_in2.training.plan import rank_layouts
 from tests.conftest import ROOT, RunTool, assert_refused
 
 A100 = read_gpu(ROOT / "configs" / "gpus.yaml", "a100-80g")

@@ -41,6 +41,8 @@ def refuse(tmp_path: Path, run_tool: RunTool, write_config: Callable[[Path], Pat
         (["--optimizer.lr=fast"], ["optimizer.lr"]),
         (["--checkpoint.init_from=absent"], ["absent", "no complete checkpoint"]),
         (["--schedule.global_batch_rows=3"], ["schedule.global_batch_rows=3"]),
+        (["--logging.profile_steps=5-7"], ["logging.profile_steps=5-7", "ends with step 6"]),
+        (["--logging.profile_steps=last"], ["logging.profile_steps=last", "10-12"]),
         (["--no-such-option"], ["no-such-option"]),
     ],
 )

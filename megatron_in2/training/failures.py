@@ -1,0 +1,69 @@
+"""Failures of one rank that deserve a line and not a traceback."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import torch
+
+from megatron_in2.errors import InputError
+from megatron_in2.parallel.rank import Rank
+from megatron_in2.training.config import TrainConfig
+
+# What an allocation that failed says where it is no torch.OutOfMemoryError.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Failed to CUDA malloc",  # NCCL
+)
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo
+MOST_LETTERS = 200  # of another's message
+
+
+@contextlib.contextmanager
+def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
+    """Turn running out of memory, and the end of another rank, into one line each.
+
+    Raises:
+        InputError: this rank ran out of memory; what helps stands in the message.
+        SystemExit: another rank is gone; it ends with code 1 and leaves the reason to that one.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        where = f"rank {rank.index} on {socket.gethostname()}"
+        if is_out_of_memory(error):
+            raise InputError(
+                f"{where} is out of memory ({' '.join(str(error).split())[:MOST_LETTERS]}): "
+                f"{' or '.join(memory_remedies(config))}; tools/plan.py shows what fits"
+            ) from error
+        if any(words in str(error) for words in LOST_PEER):
+            raise SystemExit(f"{where} lost another rank, which says why; ending") from error
+        raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an allocation failed, on the GPU or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def memory_remedies(config: TrainConfig) -> list[str]:
+    """What would need less memory than a configuration does, the mildest first."""
+    parallel = config.parallel
+    remedies = []
+    if not parallel.sequence and parallel.tensor > 1:
+        remedies.append("set parallel.sequence=true")
+    if config.model.logits == "all":
+        remedies.append("set model.logits=answers")
+    if config.runtime.recompute != "full":
+        remedies.append("set runtime.recompute=full")
+    remedies.append(
+        f"raise parallel.context (now {parallel.context}), tensor (now {parallel.tensor}) or "
+        f"pipeline (now {parallel.pipeline})"
+    )
+    if config.runtime.dtype == "float32":
+        remedies.append("set runtime.dtype=bfloat16")
+    return remedies
