@@ -1,9 +1,8 @@
 """Which modules a layer is made of: Transformer Engine's fused ones, or this project's on torch."""
 
-import importlib.util
-
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import (
+    HAVE_TE,
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
@@ -21,9 +20,7 @@ def choose_backend(wanted: str) -> str:
     Raises:
         InputError: ``transformer_engine`` is asked for where it cannot run.
     """
-    available = torch.cuda.is_available() and (
-        importlib.util.find_spec("transformer_engine") is not None
-    )
+    available = torch.cuda.is_available() and HAVE_TE
     if wanted == "transformer_engine" and not available:
         raise InputError(
             "model.backend=transformer_engine needs a GPU and the transformer-engine package: "

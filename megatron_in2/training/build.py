@@ -42,27 +42,42 @@ def build_training_state(
     module.config.grad_scale_func = optimizer.scale_loss
     if launch.resume_from is not None:
         load_checkpoint(launch.resume_from[0], module, optimizer)
+    _set_weight_decay(optimizer, config.optimizer.weight_decay)
     return model, optimizer
 
 
 def _data_parallel(module: MistralModel) -> DistributedDataParallel:
-    on_gpu = torch.cuda.is_available()
+    """Wrap the model so that communication overlaps with computation.
+
+    Gradients are reduced bucket by bucket while the last micro-batch's backward pass runs on;
+    updated weights are gathered from their owners just before the layers that need them. Between
+    an optimizer step and the next forward pass a rank so holds old weights of the other
+    data-parallel ranks: who reads them there calls ``start_param_sync(force_sync=True)`` first.
+    """
     model = DistributedDataParallel(
         module.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
             use_distributed_optimizer=True,
-            overlap_grad_reduce=on_gpu,
-            overlap_param_gather=on_gpu,
+            overlap_grad_reduce=True,
+            overlap_param_gather=True,
         ),
         module,
     )
     module.config.finalize_model_grads_func = finalize_model_grads
-    if on_gpu:
-        module.config.no_sync_func = model.no_sync
-        module.config.grad_sync_func = model.start_grad_sync
-        module.config.param_sync_func = model.start_param_sync
+    module.config.no_sync_func = model.no_sync
+    module.config.grad_sync_func = model.start_grad_sync  # all pipeline stages at one moment
     return model
+
+
+def _set_weight_decay(optimizer: MegatronOptimizer, weight_decay: float) -> None:
+    """Give each group its decay: none to norms.
+
+    Megatron-Core marks the norms' group by ``wd_mult`` 0 and leaves the product to the
+    scheduler that calls it, which this project replaces by its own.
+    """
+    for group in optimizer.param_groups:
+        group["weight_decay"] = weight_decay * group["wd_mult"]
 
 
 def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
@@ -77,7 +92,7 @@ def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
         adam_eps=config.optimizer.eps,
         clip_grad=config.optimizer.clip_grad,
         use_distributed_optimizer=True,
-        overlap_param_gather=torch.cuda.is_available(),
+        overlap_param_gather=True,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
     )
