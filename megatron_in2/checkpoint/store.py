@@ -13,9 +13,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+from megatron_in2.checkpoint.failed_save import explained
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     describe_checkpoint,
@@ -28,6 +30,18 @@ from megatron_in2.model.mistral import MistralModel
 # The only sharding of optimizer state that any layout can load.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 _EXTRA_STATE = "_extra_state"
+# Settings that an offloading optimizer keeps in its groups, some of them classes, which no
+# checkpoint should hold: runs with and without offloading so load each other's.
+_OFFLOADING = (
+    "offload_fraction",
+    "cpu_optimizer_cls",
+    "gpu_optimizer_cls",
+    "param_update_in_fp32",
+    "pin_cpu_grads",
+    "pin_cpu_params",
+    "overlap_cpu_optimizer_d2h_h2d",
+    "fused",
+)
 
 
 class CheckpointSaver:
@@ -61,22 +75,26 @@ class CheckpointSaver:
         self._keep_every = keep_every
         self._asynchronous = asynchronous
         self._queue = AsyncCallsQueue()
+        self._under_way = folder  # the step that is being saved
 
     def save(
         self, model: MistralModel, optimizer: MegatronOptimizer, state: CheckpointState
     ) -> Path:
         """Save one step, or start to; a save that is still under way is waited for first."""
         self.wait()
-        step = step_folder(self._folder, state.step)
-        if dist.get_rank() == 0:
-            shutil.rmtree(step, ignore_errors=True)  # what an interrupted save left
-            step.mkdir(parents=True)
-        dist.barrier()
-        request = dist_checkpointing.save(
-            _sharded_state(model, optimizer, is_loading=False), str(step), async_sharded_save=True
-        )
-        request.add_finalize_fn(partial(self._complete, step, state))
-        self._queue.schedule_async_request(request)
+        step = self._under_way = step_folder(self._folder, state.step)
+        with explained(step):
+            if dist.get_rank() == 0:
+                shutil.rmtree(step, ignore_errors=True)  # what an interrupted save left
+                step.mkdir(parents=True)
+            dist.barrier()
+            request = dist_checkpointing.save(
+                _sharded_state(model, optimizer, is_loading=False),
+                str(step),
+                async_sharded_save=True,
+            )
+            request.add_finalize_fn(partial(self._complete, step, state))
+            self._queue.schedule_async_request(request)
         if not self._asynchronous:
             self.wait()
         return step
@@ -84,11 +102,13 @@ class CheckpointSaver:
     def poll(self) -> None:
         """Complete a save that all ranks have finished writing; costs one small reduction."""
         if self._queue.get_num_unfinalized_calls():
-            self._queue.maybe_finalize_async_calls()
+            with explained(self._under_way):
+                self._queue.maybe_finalize_async_calls()
 
     def wait(self) -> None:
         """Complete what is under way."""
-        self._queue.maybe_finalize_async_calls(blocking=True)
+        with explained(self._under_way):
+            self._queue.maybe_finalize_async_calls(blocking=True)
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         if dist.get_rank() == 0:
@@ -115,12 +135,11 @@ def _sharded_state(
     model: MistralModel, optimizer: MegatronOptimizer, is_loading: bool
 ) -> dict[str, Any]:
     weights = model_weights(model)
-    return {
-        "model": weights,
-        "optimizer": optimizer.sharded_state_dict(
-            weights, is_loading=is_loading, metadata=_METADATA
-        ),
-    }
+    state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_METADATA)
+    for group in state["optimizer"]["param_groups"]:
+        for name in _OFFLOADING:
+            group.pop(name, None)
+    return {"model": weights, "optimizer": state}
 
 
 def model_weights(model: MistralModel) -> dict[str, Any]:
@@ -150,8 +169,13 @@ def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
 
 
 def _allocate_moments(inner: torch.optim.Optimizer) -> None:
-    """Give torch's AdamW the state that loading fills; Megatron-Core's own leaves out ``step``."""
-    if isinstance(inner, torch.optim.AdamW):
+    """Give the optimizer the state that loading fills; Megatron-Core's own leaves out ``step``.
+
+    An offloading optimizer allocates by a step over random gradients: weights must load later.
+    """
+    if isinstance(inner, HybridDeviceOptimizer):
+        inner.dummy_step()
+    elif isinstance(inner, torch.optim.AdamW):
         for group in inner.param_groups:
             for parameter in group["params"]:
                 inner.state[parameter] = {
@@ -175,3 +199,6 @@ def _load_optimizer(optimizer: DistributedOptimizer, state: dict[str, Any]) -> N
     for each, count in zip(states, counts, strict=True):
         if count is not None:
             each["step"] = count.clone()
+    if isinstance(optimizer.optimizer, HybridDeviceOptimizer):
+        for group in optimizer.optimizer.param_groups:
+            group["fused"] = True  # the fast kernel again, which no checkpoint names

@@ -13,6 +13,8 @@ from megatron_in2.errors import InputError
 from megatron_in2.model.attention import PackedAttention
 from megatron_in2.model.norm import RMSNorm
 
+FP8_CAPABILITY = (8, 9)
+
 
 def choose_backend(wanted: str) -> str:
     """Resolve ``auto``: ``transformer_engine`` where it imports and CUDA is there, else ``torch``.
@@ -29,6 +31,32 @@ def choose_backend(wanted: str) -> str:
     if wanted == "auto":
         return "transformer_engine" if available else "torch"
     return wanted
+
+
+def require_fp8(fp8: str, backend: str) -> None:
+    """Check that what ``runtime.fp8`` asks for can be had.
+
+    Args:
+        fp8: hybrid | e4m3, or empty for none.
+        backend: as :func:`choose_backend` resolved it.
+
+    Raises:
+        InputError: another backend than Transformer Engine, or a GPU without FP8 units.
+    """
+    if not fp8:
+        return
+    if backend != "transformer_engine":
+        raise InputError(
+            f"runtime.fp8={fp8} needs the transformer_engine backend, which needs a GPU and the "
+            "transformer-engine package: install it, or leave runtime.fp8 empty"
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < FP8_CAPABILITY:
+        found, needed = (".".join(map(str, each)) for each in (capability, FP8_CAPABILITY))
+        raise InputError(
+            f"runtime.fp8={fp8}: {torch.cuda.get_device_name()} has compute capability {found}, "
+            f"FP8 needs {needed} (Ada, Hopper or newer): leave runtime.fp8 empty"
+        )
 
 
 def block_spec(backend: str, num_layers: int) -> ModuleSpec | TransformerBlockSubmodules:

@@ -30,7 +30,12 @@ def build_training_state(
     """
     runtime = config.runtime
     module = build_model(
-        config.model, config.parallel, world, TORCH_DTYPES[runtime.dtype], runtime.recompute
+        config.model,
+        config.parallel,
+        world,
+        TORCH_DTYPES[runtime.dtype],
+        runtime.recompute,
+        runtime.fp8,
     )
     if launch.resume_from is None:
         if launch.init_from is not None:
@@ -81,8 +86,14 @@ def _set_weight_decay(optimizer: MegatronOptimizer, weight_decay: float) -> None
 
 
 def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
+    """Translate the optimizer section.
+
+    Megatron-Core offloads only together with its precision-aware optimizer, whose dtypes stay
+    float32: the arithmetic is the same. That is set after construction, which would ask for a
+    version of Transformer Engine that the offloading optimizer does not need.
+    """
     dtype = TORCH_DTYPES[config.runtime.dtype]
-    return MegatronOptimizerConfig(
+    settings = MegatronOptimizerConfig(
         optimizer="adam",
         lr=config.optimizer.lr,
         min_lr=config.optimizer.min_lr,
@@ -95,4 +106,12 @@ def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
         overlap_param_gather=True,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
+        optimizer_cpu_offload=config.optimizer.cpu_offload,
+        optimizer_offload_fraction=1.0,
+        pin_cpu_grads=torch.cuda.is_available(),
     )
+    if config.optimizer.cpu_offload:
+        settings.use_precision_aware_optimizer = True
+        settings.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = True
+        settings.store_param_remainders = False
+    return settings

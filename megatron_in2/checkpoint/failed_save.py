@@ -1,0 +1,69 @@
+"""Says in one line why a checkpoint could not be written, and what stands."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+
+_SPACE = "free some, lower checkpoint.keep_last or name another checkpoint.dir"
+_FULL = ("the disk is full", _SPACE)
+_KILLED = ("a process that wrote it was killed", "see that memory suffices")
+# What torch's and Megatron-Core's writers say, and what it means.
+_KNOWN = {
+    "No space left on device": _FULL,
+    "PytorchStreamWriter failed": _FULL,
+    "unexpected pos": _FULL,
+    "Disk quota exceeded": ("the disk quota is used up", _SPACE),
+    "File too large": ("a file is larger than allowed here", "raise the limit (ulimit -f)"),
+    "results_queue should not be empty": _KILLED,
+    "Incomplete worker results": _KILLED,
+}
+# The writers' log says the same once more, in torch's words.
+logging.getLogger(FileSystemWriterAsync.__module__).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def explained(step: Path) -> Iterator[None]:
+    """Turn what goes wrong while a step is saved into one line, and remove what was written of it.
+
+    Megatron-Core raises a writer's failure on every rank, and tells the first one what it was: that
+    one speaks, the others just end.
+
+    Raises:
+        InputError: naming the folder, the reason and the remedy.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        if isinstance(error, CheckpointException) and dist.get_rank() != 0:
+            raise SystemExit(EXIT_BAD_INPUT) from error
+        found = _reason_and_remedy(error)
+        if found is None:
+            raise
+        reason, remedy = found
+        folder = step.parent
+        shutil.rmtree(step, ignore_errors=True)
+        steps = complete_steps(folder)
+        standing = f"{steps[-1].name} stands and is resumed from" if steps else "none stands yet"
+        raise InputError(
+            f"{step} could not be saved: {reason}: {remedy}, and start again; {standing}"
+        ) from error
+
+
+def _reason_and_remedy(error: BaseException) -> tuple[str, str] | None:
+    """Return both in words, or None where the failure is a defect that needs its traceback."""
+    text = str(error)
+    for words, known in _KNOWN.items():
+        if words in text:
+            return known
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror, "mend that or name another checkpoint.dir"
+    return None
