@@ -80,7 +80,7 @@ def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_stands(
         stderr=subprocess.PIPE,
         text=True,
     )
-    _kill_a_writer(run)
+    _kill_a_writer(run, folder)
     stdout, stderr = run.communicate(timeout=120)
     result = subprocess.CompletedProcess(run.args, run.returncode, stdout, stderr)
     assert_refused(result, "could not be saved", "was killed", "stands and is resumed from")
@@ -90,12 +90,12 @@ def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_stands(
     assert [path for path in folder.glob("iter_*") if path > standing] == []
 
 
-def _kill_a_writer(run: subprocess.Popen[str]) -> None:
-    """Kill the first process seen that the run forked to write a checkpoint, and its own."""
-    folder_stands = time.monotonic() + 100
+def _kill_a_writer(run: subprocess.Popen[str], folder: Path) -> None:
+    """Once a checkpoint stands, kill a process that the run forked to write one, and its own."""
+    deadline = time.monotonic() + 100
     rank = psutil.Process(run.pid)
-    while time.monotonic() < folder_stands and run.poll() is None:
-        for child in rank.children():
+    while time.monotonic() < deadline and run.poll() is None:
+        for child in rank.children() if complete_steps(folder) else []:
             # A fork has its parent's command line; torch's and Python's other helpers do not.
             if child.cmdline() == rank.cmdline() and child.children():
                 for process in [child, *child.children()]:
