@@ -45,7 +45,7 @@ setup(
     ],
     extras_require={
         "evaluation": ["accelerate>=1", "lm-eval>=0.4.9"],
-        "gpu": ["transformer-engine[pytorch]>=2.0"],
+        "gpu": ["transformer-engine[pytorch]>=2.2"],
         "dev": [
             "accelerate>=1",
             "hypothesis>=6.100",

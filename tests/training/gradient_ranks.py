@@ -33,6 +33,8 @@ def main() -> None:
         metrics = trainer.train_step()
         for parameter in model.module.parameters():
             parameter.data.copy_(parameter.main_grad)
+        # Gradients are whole in the shard that a rank updates; the others' come from their owners.
+        model.start_param_sync(force_sync=True)
         dist_checkpointing.save({"model": model_weights(model.module)}, str(output))
         if world.is_main:
             described = read_config(launch.init_from)

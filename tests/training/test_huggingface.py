@@ -48,22 +48,23 @@ def expected(huggingface_model: Path, dataset: Path, base_config: dict) -> Expec
 @pytest.mark.parametrize(
     "layout",
     [
-        pytest.param((1, 1, 1, False), id="one process", marks=pytest.mark.slow),
-        pytest.param((2, 1, 1, True), id="TP2+SP"),
-        pytest.param((2, 1, 1, False), id="TP2", marks=pytest.mark.slow),
-        pytest.param((1, 2, 1, False), id="PP2", marks=pytest.mark.slow),
-        pytest.param((1, 1, 2, False), id="CP2", marks=pytest.mark.slow),
+        pytest.param((1, 1, 1, False, 1), id="one process", marks=pytest.mark.slow),
+        pytest.param((2, 1, 1, True, 2), id="TP2+SP"),
+        pytest.param((2, 1, 1, False, 2), id="TP2", marks=pytest.mark.slow),
+        pytest.param((1, 2, 1, False, 2), id="PP2", marks=pytest.mark.slow),
+        pytest.param((1, 1, 2, False, 2), id="CP2", marks=pytest.mark.slow),
+        pytest.param((1, 1, 1, False, 2), id="DP2", marks=pytest.mark.slow),
     ],
 )
 def test_loss_and_every_gradient_are_hugging_faces(
-    layout: tuple[int, int, int, bool],
+    layout: tuple[int, int, int, bool, int],
     tmp_path: Path,
     write_config: Callable[[Path], Path],
     imported: Path,
     expected: Expected,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    tensor, pipeline, context, sequence = layout
+    tensor, pipeline, context, sequence, world = layout
     output = tmp_path / "gradients"
     output.mkdir()
     options = [
@@ -74,7 +75,7 @@ def test_loss_and_every_gradient_are_hugging_faces(
         *("--optimizer.clip_grad", "0"),  # clipping would scale what is compared
     ]
     command = [sys.executable, str(RANKS), str(output), *options]
-    assert run_local_ranks(command, tensor * pipeline * context) == 0
+    assert run_local_ranks(command, world) == 0
     loss = float(capfd.readouterr().out.rpartition("loss ")[2])
     export_checkpoint(output, tmp_path / "huggingface")
     gradients = load_file(tmp_path / "huggingface" / "model.safetensors")
