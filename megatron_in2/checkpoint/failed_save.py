@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from torch.distributed.checkpoint.api import CheckpointException
@@ -56,6 +59,26 @@ def explained(step: Path) -> Iterator[None]:
         raise InputError(
             f"{step} could not be saved: {reason}: {remedy}, and start again; {standing}"
         ) from error
+
+
+def end_if_hung(writer: BaseProcess) -> None:
+    """Kill a writer of which a worker was killed: it would wait for that one without end."""
+    try:
+        workers = psutil.Process(writer.pid).children()
+    except psutil.NoSuchProcess:
+        return
+    if any(_was_killed(worker.pid) for worker in workers):
+        writer.kill()
+
+
+def _was_killed(pid: int) -> bool:
+    """Say whether a child that ended, and was not waited for yet, was ended by a signal."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    state, wait_status = fields[0], int(fields[49])  # fields 3 and 52 of proc(5)
+    return state == "Z" and os.WIFSIGNALED(wait_status)
 
 
 def _reason_and_remedy(error: BaseException) -> tuple[str, str] | None:

@@ -5,6 +5,7 @@ not depend on TP, PP, CP or DP.
 """
 
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
-from megatron_in2.checkpoint.failed_save import explained
+from megatron_in2.checkpoint.failed_save import end_if_hung, explained
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     describe_checkpoint,
@@ -30,6 +31,7 @@ from megatron_in2.model.mistral import MistralModel
 # The only sharding of optimizer state that any layout can load.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 _EXTRA_STATE = "_extra_state"
+_POLL_SECONDS = 0.02
 # Settings that an offloading optimizer keeps in its groups, some of them classes, which no
 # checkpoint should hold: runs with and without offloading so load each other's.
 _OFFLOADING = (
@@ -101,14 +103,19 @@ class CheckpointSaver:
 
     def poll(self) -> None:
         """Complete a save that all ranks have finished writing; costs one small reduction."""
-        if self._queue.get_num_unfinalized_calls():
-            with explained(self._under_way):
-                self._queue.maybe_finalize_async_calls()
+        if not self._queue.get_num_unfinalized_calls():
+            return
+        for call in self._queue.async_calls:
+            if call.async_caller.process is not None:  # a rank may have nothing to write
+                end_if_hung(call.async_caller.process)
+        with explained(self._under_way):
+            self._queue.maybe_finalize_async_calls()
 
     def wait(self) -> None:
         """Complete what is under way."""
-        with explained(self._under_way):
-            self._queue.maybe_finalize_async_calls(blocking=True)
+        while self._queue.get_num_unfinalized_calls():
+            self.poll()
+            time.sleep(_POLL_SECONDS)
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         if dist.get_rank() == 0:
