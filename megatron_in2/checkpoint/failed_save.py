@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.checkpoint.folder import COMPLETE, complete_steps
 from megatron_in2.errors import EXIT_BAD_INPUT, InputError
 
 _SPACE = "free some, lower checkpoint.keep_last or name another checkpoint.dir"
@@ -53,7 +53,8 @@ def explained(step: Path) -> Iterator[None]:
             raise
         reason, remedy = found
         folder = step.parent
-        shutil.rmtree(step, ignore_errors=True)
+        if not (step / COMPLETE).is_file():  # what fails later leaves a whole step as it is
+            shutil.rmtree(step, ignore_errors=True)
         steps = complete_steps(folder)
         standing = f"{steps[-1].name} stands and is resumed from" if steps else "none stands yet"
         raise InputError(

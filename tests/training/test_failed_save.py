@@ -1,6 +1,7 @@
 """A save that fails ends the run in one line; the checkpoint before it stays in use."""
 
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from megatron_in2.checkpoint.failed_save import explained
 from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.errors import InputError
 from tests.conftest import ROOT, assert_refused
 from tests.training.conftest import WriteConfig
 
@@ -29,6 +32,24 @@ ls "$disk/run"
 rm -r "$disk/run/iter_0000002"
 "$@"
 """
+
+
+def test_what_was_written_goes_and_whole_steps_stay(tmp_path: Path) -> None:
+    step = tmp_path / "iter_0000003"
+    step.mkdir()
+    with pytest.raises(RuntimeError, match="a defect"), explained(step):
+        raise RuntimeError("a defect of ours")
+    assert step.exists()  # to be looked at
+    (step / "complete.json").write_text("{}")
+    stands = r"Permission denied: .*; iter_0000003 stands"
+    with pytest.raises(InputError, match=stands), explained(step):  # say, of an older step's files
+        raise PermissionError(errno.EACCES, "Permission denied")
+    assert step.exists()
+    (step / "complete.json").unlink()
+    gone = r"the disk is full: free some, .*; none stands yet"
+    with pytest.raises(InputError, match=gone), explained(step):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not step.exists()
 
 
 @pytest.mark.parametrize("asynchronous", ["true", pytest.param("false", marks=pytest.mark.slow)])
