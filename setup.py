@@ -46,7 +46,7 @@ setup(
     extras_require={
         "evaluation": ["accelerate>=1", "lm-eval>=0.4.9"],
         "wandb": ["wandb>=0.19.2,<1"],
-        "gpu": ["transformer-engine[pytorch]>=2.0"],
+        "gpu": ["transformer-engine[pytorch]>=2.2"],
         "dev": [
             "accelerate>=1",
             "hypothesis>=6.100",

@@ -5,6 +5,7 @@ not depend on TP, PP, CP or DP.
 """
 
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
+from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
+from megatron_in2.checkpoint.failed_save import end_if_hung, explained
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     describe_checkpoint,
@@ -27,6 +30,20 @@ from megatron_in2.model.mistral import MistralModel
 
 # The only sharding of optimizer state that any layout can load.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
+_EXTRA_STATE = "_extra_state"
+_POLL_SECONDS = 0.02
+# Settings that an offloading optimizer keeps in its groups, some of them classes, which no
+# checkpoint should hold: runs with and without offloading so load each other's.
+_OFFLOADING = (
+    "offload_fraction",
+    "cpu_optimizer_cls",
+    "gpu_optimizer_cls",
+    "param_update_in_fp32",
+    "pin_cpu_grads",
+    "pin_cpu_params",
+    "overlap_cpu_optimizer_d2h_h2d",
+    "fused",
+)
 
 
 class CheckpointSaver:
@@ -60,35 +77,45 @@ class CheckpointSaver:
         self._keep_every = keep_every
         self._asynchronous = asynchronous
         self._queue = AsyncCallsQueue()
+        self._under_way = folder  # the step that is being saved
 
     def save(
         self, model: MistralModel, optimizer: MegatronOptimizer, state: CheckpointState
     ) -> Path:
         """Save one step, or start to; a save that is still under way is waited for first."""
         self.wait()
-        step = step_folder(self._folder, state.step)
-        if dist.get_rank() == 0:
-            shutil.rmtree(step, ignore_errors=True)  # what an interrupted save left
-            step.mkdir(parents=True)
-        dist.barrier()
-        request = dist_checkpointing.save(
-            _sharded_state(model, optimizer, is_loading=False), str(step), async_sharded_save=True
-        )
-        request.add_finalize_fn(partial(self._complete, step, state))
-        if self._asynchronous:
+        step = self._under_way = step_folder(self._folder, state.step)
+        with explained(step):
+            if dist.get_rank() == 0:
+                shutil.rmtree(step, ignore_errors=True)  # what an interrupted save left
+                step.mkdir(parents=True)
+            dist.barrier()
+            request = dist_checkpointing.save(
+                _sharded_state(model, optimizer, is_loading=False),
+                str(step),
+                async_sharded_save=True,
+            )
+            request.add_finalize_fn(partial(self._complete, step, state))
             self._queue.schedule_async_request(request)
-        else:
-            request.execute_sync()
+        if not self._asynchronous:
+            self.wait()
         return step
 
     def poll(self) -> None:
         """Complete a save that all ranks have finished writing; costs one small reduction."""
-        if self._queue.get_num_unfinalized_calls():
+        if not self._queue.get_num_unfinalized_calls():
+            return
+        for call in self._queue.async_calls:
+            if call.async_caller.process is not None:  # a rank may have nothing to write
+                end_if_hung(call.async_caller.process)
+        with explained(self._under_way):
             self._queue.maybe_finalize_async_calls()
 
     def wait(self) -> None:
         """Complete what is under way."""
-        self._queue.maybe_finalize_async_calls(blocking=True)
+        while self._queue.get_num_unfinalized_calls():
+            self.poll()
+            time.sleep(_POLL_SECONDS)
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         if dist.get_rank() == 0:
@@ -101,32 +128,44 @@ def load_checkpoint(step: Path, model: MistralModel, optimizer: MegatronOptimize
     """Load weights and optimizer state, collectively, into any layout."""
     _allocate_moments(_distributed(optimizer).optimizer)
     loaded = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(step))
-    model.load_state_dict(loaded["model"])
+    _load_into(model, loaded["model"])
     _load_optimizer(_distributed(optimizer), loaded["optimizer"])
 
 
 def load_weights(step: Path, model: MistralModel) -> None:
     """Load weights alone, collectively, into any layout."""
-    loaded = dist_checkpointing.load({"model": _weights(model)}, str(step))
-    model.load_state_dict(loaded["model"])
+    loaded = dist_checkpointing.load({"model": model_weights(model)}, str(step))
+    _load_into(model, loaded["model"])
 
 
 def _sharded_state(
     model: MistralModel, optimizer: MegatronOptimizer, is_loading: bool
 ) -> dict[str, Any]:
-    weights = _weights(model)
-    return {
-        "model": weights,
-        "optimizer": optimizer.sharded_state_dict(
-            weights, is_loading=is_loading, metadata=_METADATA
-        ),
-    }
+    weights = model_weights(model)
+    state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_METADATA)
+    for group in state["optimizer"]["param_groups"]:
+        for name in _OFFLOADING:
+            group.pop(name, None)
+    return {"model": weights, "optimizer": state}
 
 
-def _weights(model: MistralModel) -> dict[str, Any]:
-    """This rank's weights, without the empty extra state that linear layers carry beside them."""
+def model_weights(model: MistralModel) -> dict[str, Any]:
+    """Return this rank's weights, without the extra state that linear layers carry beside them.
+
+    It is empty in Megatron-Core's own layers. Transformer Engine's hold their FP8 scales there,
+    in the delayed recipe alone, which this project does not use: checkpoints of both backends
+    are so the same.
+    """
     state = model.sharded_state_dict()
-    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
+    return {name: value for name, value in state.items() if not name.endswith(_EXTRA_STATE)}
+
+
+def _load_into(model: MistralModel, weights: dict[str, Any]) -> None:
+    """Set every weight; Transformer Engine's layers would insist on their extra state too."""
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    absent = [name for name in missing if not name.endswith(_EXTRA_STATE)]
+    assert not absent, absent
+    assert not unexpected, unexpected
 
 
 def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
@@ -137,8 +176,13 @@ def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
 
 
 def _allocate_moments(inner: torch.optim.Optimizer) -> None:
-    """Give torch's AdamW the state that loading fills; Megatron-Core's own leaves out ``step``."""
-    if isinstance(inner, torch.optim.AdamW):
+    """Give the optimizer the state that loading fills; Megatron-Core's own leaves out ``step``.
+
+    An offloading optimizer allocates by a step over random gradients: weights must load later.
+    """
+    if isinstance(inner, HybridDeviceOptimizer):
+        inner.dummy_step()
+    elif isinstance(inner, torch.optim.AdamW):
         for group in inner.param_groups:
             for parameter in group["params"]:
                 inner.state[parameter] = {
@@ -162,3 +206,6 @@ def _load_optimizer(optimizer: DistributedOptimizer, state: dict[str, Any]) -> N
     for each, count in zip(states, counts, strict=True):
         if count is not None:
             each["step"] = count.clone()
+    if isinstance(optimizer.optimizer, HybridDeviceOptimizer):
+        for group in optimizer.optimizer.param_groups:
+            group["fused"] = True  # the fast kernel again, which no checkpoint names

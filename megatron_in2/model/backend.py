@@ -1,9 +1,8 @@
 """Which modules a layer is made of: Transformer Engine's fused ones, or this project's on torch."""
 
-import importlib.util
-
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import (
+    HAVE_TE,
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
@@ -14,6 +13,8 @@ from megatron_in2.errors import InputError
 from megatron_in2.model.attention import PackedAttention
 from megatron_in2.model.norm import RMSNorm
 
+FP8_CAPABILITY = (8, 9)
+
 
 def choose_backend(wanted: str) -> str:
     """Resolve ``auto``: ``transformer_engine`` where it imports and CUDA is there, else ``torch``.
@@ -21,9 +22,7 @@ def choose_backend(wanted: str) -> str:
     Raises:
         InputError: ``transformer_engine`` is asked for where it cannot run.
     """
-    available = torch.cuda.is_available() and (
-        importlib.util.find_spec("transformer_engine") is not None
-    )
+    available = torch.cuda.is_available() and HAVE_TE
     if wanted == "transformer_engine" and not available:
         raise InputError(
             "model.backend=transformer_engine needs a GPU and the transformer-engine package: "
@@ -32,6 +31,32 @@ def choose_backend(wanted: str) -> str:
     if wanted == "auto":
         return "transformer_engine" if available else "torch"
     return wanted
+
+
+def require_fp8(fp8: str, backend: str) -> None:
+    """Check that what ``runtime.fp8`` asks for can be had.
+
+    Args:
+        fp8: hybrid | e4m3, or empty for none.
+        backend: as :func:`choose_backend` resolved it.
+
+    Raises:
+        InputError: another backend than Transformer Engine, or a GPU without FP8 units.
+    """
+    if not fp8:
+        return
+    if backend != "transformer_engine":
+        raise InputError(
+            f"runtime.fp8={fp8} needs the transformer_engine backend, which needs a GPU and the "
+            "transformer-engine package: install it, or leave runtime.fp8 empty"
+        )
+    capability = torch.cuda.get_device_capability()
+    if capability < FP8_CAPABILITY:
+        found, needed = (".".join(map(str, each)) for each in (capability, FP8_CAPABILITY))
+        raise InputError(
+            f"runtime.fp8={fp8}: {torch.cuda.get_device_name()} has compute capability {found}, "
+            f"FP8 needs {needed} (Ada, Hopper or newer): leave runtime.fp8 empty"
+        )
 
 
 def block_spec(backend: str, num_layers: int) -> ModuleSpec | TransformerBlockSubmodules:

@@ -3,6 +3,7 @@
 Shapes: T tokens of this context rank, N of them learnt, V/TP vocabulary columns of this rank.
 """
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from megatron.core.tensor_parallel import (
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-from megatron_in2.model.backend import block_spec, choose_backend
+from megatron_in2.model.backend import block_spec, choose_backend, require_fp8
 from megatron_in2.model.config import ModelConfig
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.world import World
@@ -95,6 +96,7 @@ def build_model(
     world: World,
     dtype: torch.dtype,
     recompute: str = "none",
+    fp8: str = "",
 ) -> MistralModel:
     """Build this rank's part of the model on its device, its weights not yet set.
 
@@ -104,12 +106,14 @@ def build_model(
         world: this rank's place in it.
         dtype: of the weights and the arithmetic.
         recompute: none | selective (feed-forward layers) | full (whole layers).
+        fp8: hybrid | e4m3, the format of matrix products; empty for none.
 
     Raises:
-        InputError: the backend that the config forces cannot run here.
+        InputError: the backend or FP8 that the config forces cannot run here.
     """
     backend = choose_backend(model.backend)
-    config = transformer_config(model, parallel, dtype, backend, recompute)
+    require_fp8(fp8, backend)
+    config = transformer_config(model, parallel, dtype, backend, recompute, fp8)
     instance = MistralModel(
         true_vocab_size=model.vocab_size,
         logits=model.logits,
@@ -127,6 +131,12 @@ def build_model(
     return instance
 
 
+def _has_fused_weight_gradients() -> bool:
+    """Say whether apex's kernel is there, which adds weight gradients to the float32 buffer."""
+    found = importlib.util.find_spec("fused_weight_gradient_mlp_cuda")
+    return found is not None and torch.cuda.is_available()
+
+
 _RECOMPUTE: dict[str, dict[str, Any]] = {
     "none": {},
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
@@ -139,12 +149,20 @@ _RECOMPUTE: dict[str, dict[str, Any]] = {
 
 
 def transformer_config(
-    model: ModelConfig, parallel: ParallelConfig, dtype: torch.dtype, backend: str, recompute: str
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    dtype: torch.dtype,
+    backend: str,
+    recompute: str,
+    fp8: str = "",
 ) -> TransformerConfig:
     """Translate this project's configs into Megatron-Core's.
 
     ``calculate_per_token_loss`` must stand before the model is wrapped for data parallelism: it
     decides how gradients are scaled, and per-rank means would be wrong under context parallelism.
+
+    FP8 is scaled per tensor from the values at hand ("tensorwise", Transformer Engine's current
+    scaling): the delayed recipe's history would be state that a resumed run lacks.
     """
     fused = backend == "transformer_engine"
     return TransformerConfig(
@@ -171,11 +189,13 @@ def transformer_config(
         bf16=dtype == torch.bfloat16,
         calculate_per_token_loss=True,
         variable_seq_lengths=False,
-        gradient_accumulation_fusion=False,
+        gradient_accumulation_fusion=_has_fused_weight_gradients(),
         masked_softmax_fusion=False,
         persist_layer_norm=fused,
         apply_rope_fusion=fused,
         bias_activation_fusion=fused,
         bias_dropout_fusion=False,
+        fp8=fp8 or None,
+        fp8_recipe="tensorwise",
         **_RECOMPUTE[recompute],
     )

@@ -33,6 +33,39 @@ class _CudaMeansCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+class _Stream:
+    """A CUDA stream and its event where work is done at once, in order."""
+
+    def wait_stream(self, stream: "_Stream") -> None:
+        """Nothing is under way."""
+
+    def record_event(self) -> "_Stream":
+        return self
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+    def wait(self, stream: "_Stream") -> None:
+        """Nothing is under way."""
+
+
+def _all_offloaded(optimizer: torch.optim.Optimizer, offload_fraction: float) -> tuple[Any, ...]:
+    """Offload every parameter: what upstream does with tensors of which it can ask ``is_cuda``.
+
+    Returns:
+        Groups of float32 copies, no groups that stay, and the maps from parameter to copy, from
+        copy to parameter, and from parameter to float32 copy.
+    """
+    groups = []
+    copies: dict[torch.Tensor, torch.Tensor] = {}
+    for group in optimizer.param_groups:
+        own = {parameter: parameter.detach().clone().float() for parameter in group["params"]}
+        copies |= own
+        if own:
+            groups.append({**group, "params": list(own.values())})
+    return groups, [], copies, {copy: parameter for parameter, copy in copies.items()}, {**copies}
+
+
 def _is_cuda(device: Any) -> bool:
     if isinstance(device, str):
         return device.startswith("cuda")
@@ -43,6 +76,7 @@ def _is_cuda(device: Any) -> bool:
 def cuda_named_as_cpu() -> Iterator[None]:
     """Make every CUDA name that Megatron-Core uses mean the CPU, until the block ends."""
     import megatron.core.tensor_parallel.random as megatron_random
+    from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 
     def set_rng_state(state: torch.Tensor, device: Any = -1, graph_safe: bool = False) -> None:
         torch.set_rng_state(state)
@@ -54,6 +88,8 @@ def cuda_named_as_cpu() -> Iterator[None]:
 
     twins: dict[Any, dict[str, Any]] = {
         torch.cuda: {
+            "current_stream": _Stream,
+            "stream": contextlib.nullcontext,
             "current_device": lambda: torch.device("cpu"),
             "synchronize": lambda device=None: None,
             "get_rng_state": get_rng_state,
@@ -67,6 +103,7 @@ def cuda_named_as_cpu() -> Iterator[None]:
             "_get_cuda_rng_state": get_rng_state,
             "_set_cuda_rng_state": set_rng_state,
         },
+        HybridDeviceOptimizer: {"_get_sub_optimizer_param_groups": _all_offloaded},
     }
     originals = [
         (module, name, getattr(module, name)) for module, names in twins.items() for name in names

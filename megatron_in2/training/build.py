@@ -30,7 +30,12 @@ def build_training_state(
     """
     runtime = config.runtime
     module = build_model(
-        config.model, config.parallel, world, TORCH_DTYPES[runtime.dtype], runtime.recompute
+        config.model,
+        config.parallel,
+        world,
+        TORCH_DTYPES[runtime.dtype],
+        runtime.recompute,
+        runtime.fp8,
     )
     if launch.resume_from is None:
         if launch.init_from is not None:
@@ -42,32 +47,53 @@ def build_training_state(
     module.config.grad_scale_func = optimizer.scale_loss
     if launch.resume_from is not None:
         load_checkpoint(launch.resume_from[0], module, optimizer)
+    _set_weight_decay(optimizer, config.optimizer.weight_decay)
     return model, optimizer
 
 
 def _data_parallel(module: MistralModel) -> DistributedDataParallel:
-    on_gpu = torch.cuda.is_available()
+    """Wrap the model so that communication overlaps with computation.
+
+    Gradients are reduced bucket by bucket while the last micro-batch's backward pass runs on;
+    updated weights are gathered from their owners just before the layers that need them. Between
+    an optimizer step and the next forward pass a rank so holds old weights of the other
+    data-parallel ranks: who reads them there calls ``start_param_sync(force_sync=True)`` first.
+    """
     model = DistributedDataParallel(
         module.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
             use_distributed_optimizer=True,
-            overlap_grad_reduce=on_gpu,
-            overlap_param_gather=on_gpu,
+            overlap_grad_reduce=True,
+            overlap_param_gather=True,
         ),
         module,
     )
     module.config.finalize_model_grads_func = finalize_model_grads
-    if on_gpu:
-        module.config.no_sync_func = model.no_sync
-        module.config.grad_sync_func = model.start_grad_sync
-        module.config.param_sync_func = model.start_param_sync
+    module.config.no_sync_func = model.no_sync
+    module.config.grad_sync_func = model.start_grad_sync  # all pipeline stages at one moment
     return model
 
 
+def _set_weight_decay(optimizer: MegatronOptimizer, weight_decay: float) -> None:
+    """Give each group its decay: none to norms.
+
+    Megatron-Core marks the norms' group by ``wd_mult`` 0 and leaves the product to the
+    scheduler that calls it, which this project replaces by its own.
+    """
+    for group in optimizer.param_groups:
+        group["weight_decay"] = weight_decay * group["wd_mult"]
+
+
 def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
+    """Translate the optimizer section.
+
+    Megatron-Core offloads only together with its precision-aware optimizer, whose dtypes stay
+    float32: the arithmetic is the same. That is set after construction, which would ask for a
+    version of Transformer Engine that the offloading optimizer does not need.
+    """
     dtype = TORCH_DTYPES[config.runtime.dtype]
-    return MegatronOptimizerConfig(
+    settings = MegatronOptimizerConfig(
         optimizer="adam",
         lr=config.optimizer.lr,
         min_lr=config.optimizer.min_lr,
@@ -77,7 +103,15 @@ def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
         adam_eps=config.optimizer.eps,
         clip_grad=config.optimizer.clip_grad,
         use_distributed_optimizer=True,
-        overlap_param_gather=torch.cuda.is_available(),
+        overlap_param_gather=True,
         bf16=dtype == torch.bfloat16,
         params_dtype=dtype,
+        optimizer_cpu_offload=config.optimizer.cpu_offload,
+        optimizer_offload_fraction=1.0,
+        pin_cpu_grads=torch.cuda.is_available(),
     )
+    if config.optimizer.cpu_offload:
+        settings.use_precision_aware_optimizer = True
+        settings.use_precision_aware_optimizer_no_fp8_or_ds_fp8 = True
+        settings.store_param_remainders = False
+    return settings

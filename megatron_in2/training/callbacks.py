@@ -99,6 +99,8 @@ class Checkpointing(BaseCallback):
             dataset_sha256=trainer.rows.sha256,
             loss=self._loss,
         )
+        # The other ranks' updates reach this rank's weights only now, or in the next forward pass.
+        trainer.model.start_param_sync(force_sync=True)
         path = self._saver.save(trainer.model.module, trainer.optimizer, state)
         self._saved_step = trainer.step
         if trainer.world.is_main:

@@ -12,6 +12,8 @@ DTYPES = ("float32", "bfloat16")
 NORMALISATIONS = ("token", "sample")
 RECOMPUTE = ("none", "selective", "full")
 REHEARSAL = ("auto", "always", "never")
+FP8 = ("", "hybrid", "e4m3")
+FP8_MULTIPLE = 16  # what FP8 matrix products need both sides divisible by
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class OptimizerConfig:
         eps: AdamW's epsilon.
         weight_decay: on matrices; norms have none.
         clip_grad: largest gradient norm; 0 switches clipping off.
+        cpu_offload: keep the optimizer's float32 weights and moments in host memory and update
+            there; frees 12 bytes a parameter of each GPU's shard, costs time. Needs bfloat16.
     """
 
     normalisation: str = "token"
@@ -60,6 +64,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_grad: float = 1.0
+    cpu_offload: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class RuntimeConfig:
     Args:
         dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
         seed: draws fresh weights and the order of rows.
+        fp8: matrix products of the layers in FP8, by the transformer_engine backend: hybrid (e4m3
+            forward, e5m2 backward), e4m3 (both), or empty for none. Weights stay in ``dtype``.
         recompute: activations computed again in the backward pass: none, selective (feed-forward
             layers) or full (whole layers; about a third more time, least memory).
         stop_after_skipped: end the run after so many steps in a row whose loss or gradient was
@@ -153,6 +160,7 @@ class RuntimeConfig:
 
     dtype: str = "bfloat16"
     seed: int = 1234
+    fp8: str = ""
     recompute: str = "none"
     stop_after_skipped: int = 3
     rehearsal: str = "auto"
@@ -185,10 +193,12 @@ class TrainConfig:
             ("runtime.dtype", self.runtime.dtype, DTYPES),
             ("runtime.recompute", self.runtime.recompute, RECOMPUTE),
             ("runtime.rehearsal", self.runtime.rehearsal, REHEARSAL),
+            ("runtime.fp8", self.runtime.fp8, FP8),
             ("optimizer.normalisation", self.optimizer.normalisation, NORMALISATIONS),
         ):
             if value not in known:
-                raise InputError(f"{name}={value!r}: use {' or '.join(known)}")
+                raise InputError(f"{name}={value!r}: use {' or '.join(filter(None, known))}")
+        self._validate_precision()
         if self.optimizer.lr <= 0 or not 0 <= self.optimizer.min_lr <= self.optimizer.lr:
             raise InputError(
                 f"optimizer.lr={self.optimizer.lr} and min_lr={self.optimizer.min_lr}: need "
@@ -218,6 +228,38 @@ class TrainConfig:
                 f"data.seq_length={length} exceeds model.max_position_embeddings="
                 f"{self.model.max_position_embeddings}: use shorter rows or raise it"
             )
+
+    def _validate_precision(self) -> None:
+        if self.optimizer.cpu_offload and self.runtime.dtype != "bfloat16":
+            raise InputError(
+                f"optimizer.cpu_offload=true needs runtime.dtype=bfloat16, not "
+                f"{self.runtime.dtype}: in float32 Megatron-Core cannot load back what it offloaded"
+            )
+        if not self.runtime.fp8:
+            return
+        if self.runtime.dtype != "bfloat16":
+            raise InputError(
+                f"runtime.fp8={self.runtime.fp8} needs runtime.dtype=bfloat16, not "
+                f"{self.runtime.dtype}"
+            )
+        if self.model.backend == "torch":
+            raise InputError(
+                f"runtime.fp8={self.runtime.fp8} needs model.backend=transformer_engine; the torch "
+                "backend has no FP8: change one of them"
+            )
+        parallel, tensor = self.parallel, self.parallel.tensor
+        shared = parallel.context * (tensor if parallel.sequence else 1)
+        for name, size, ranks in (
+            ("data.seq_length", self.data.seq_length, shared),
+            ("model.hidden_size", self.model.hidden_size, 1),
+            ("model.ffn_hidden_size", self.model.ffn_hidden_size, tensor),
+        ):
+            if size // ranks % FP8_MULTIPLE:
+                raise InputError(
+                    f"runtime.fp8={self.runtime.fp8}: {name}={size} over {ranks} ranks is no "
+                    f"multiple of {FP8_MULTIPLE}, which FP8 matrix products need: change it, the "
+                    "parallel sizes, or leave runtime.fp8 empty"
+                )
 
     def _validate_batch(self, world_size: int) -> None:
         rows, ranks = self.schedule.global_batch_rows, self.parallel.data_ranks(world_size)

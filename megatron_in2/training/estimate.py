@@ -50,5 +50,8 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
 
 def _memory_line(config: TrainConfig, world_size: int) -> str:
     memory = memory_per_rank(config, world_size)
-    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in asdict(memory).items())
-    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}"
+    sizes = asdict(memory)
+    host = sizes.pop("host")
+    parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.items())
+    beside = f"; host memory {host / GIB:.2f}" if host else ""
+    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}{beside}"

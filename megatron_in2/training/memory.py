@@ -23,17 +23,18 @@ MASTER = 4  # bytes a parameter: float32 copy of bfloat16 weights
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one rank holds at its fullest, by part."""
+    """Bytes that one rank holds at its fullest, by part; ``host`` is not the GPU's memory."""
 
     weights: float
     gradients: float
     optimizer: float
     activations: float
     head: float
+    host: float
 
     @property
     def total(self) -> float:
-        """All parts together."""
+        """All parts of the GPU's memory together."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.head
 
 
@@ -43,6 +44,8 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     own = model.parameter_count / (parallel.tensor * parallel.pipeline)
     width = _dtype_bytes(config)
     moments = MOMENTS + (MASTER if width == 2 else 0)
+    optimizer = own * moments / (parallel.data_ranks(world_size) * parallel.context)
+    is_offloaded = config.optimizer.cpu_offload
     tokens = config.data.seq_length / parallel.context
     shared = parallel.tensor if parallel.sequence else 1
     # The head's gathered hidden states, and logits where they are made everywhere.
@@ -54,9 +57,11 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     return Memory(
         weights=own * width,
         gradients=own * 4,
-        optimizer=own * moments / (parallel.data_ranks(world_size) * parallel.context),
+        optimizer=0.0 if is_offloaded else optimizer,
         activations=in_flight * tokens * width * _activations(config, layers) / shared,
         head=head,
+        # Beside the state, a float32 copy of the gradients that arrive for the update.
+        host=optimizer * (moments + 4) / moments if is_offloaded else 0.0,
     )
 
 

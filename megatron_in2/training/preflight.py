@@ -55,6 +55,7 @@ def check_run(config: TrainConfig, world_size: int) -> Launch:
         InputError: naming the field, its value and the remedy.
     """
     config.validate(world_size)
+    _check_backend(config)
     if not config.data.train:
         raise InputError("data.train is empty: name the prefix of a packed dataset")
     blend = parse_blend(config.data.train)
@@ -98,6 +99,15 @@ def check_run_of_rank(config: TrainConfig, rank: Rank) -> Launch:
         return check_run(config, rank.world_size)
     except InputError as error:
         raise InputError(f"rank {rank.index} on {socket.gethostname()}: {error}") from error
+
+
+def _check_backend(config: TrainConfig) -> None:
+    """Refuse here what every rank would refuse, each with a line of its own."""
+    if config.model.backend == "transformer_engine" or config.runtime.fp8:
+        # Imported here, since other runs are checked without torch's seconds.
+        from megatron_in2.model.backend import choose_backend, require_fp8
+
+        require_fp8(config.runtime.fp8, choose_backend(config.model.backend))
 
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from transformers import MistralConfig, MistralForCausalLM
 
 from megatron_in2.checkpoint.names import mappings
@@ -64,6 +65,17 @@ def test_megatron_side_is_covered(is_tied: bool) -> None:
     assert {each.key for each in table} == stored
     assert sum(torch.Size(each.shape).numel() for each in table) == count
     assert count == config.parameter_count
+
+
+def test_names_of_both_backends_are_joined_as_megatron_core_joins_them() -> None:
+    """Its torch spec says under which names of the fused one its own tensors are saved."""
+    joined: dict[str, str] = get_gpt_layer_local_spec().submodules.sharded_state_dict_keys_map
+    apart = [each for each in mappings(TINY) if each.alias]
+    assert len(apart) == 2 * TINY.num_layers
+    for each in apart:
+        name = each.alias.removeprefix("decoder.layers.")
+        (prefix,) = [prefix for prefix in joined if name.startswith(prefix)]
+        assert each.key == f"decoder.layers.{name.replace(prefix, joined[prefix])}"
 
 
 def test_merge_gives_the_shape_it_states() -> None:

@@ -3,6 +3,7 @@
 import pickle
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from megatron_in2.checkpoint.convert import export_checkpoint, import_checkpoint
 from megatron_in2.checkpoint.folder import read_model_config
 from megatron_in2.checkpoint.names import mappings
 from megatron_in2.checkpoint.reader import CheckpointReader
+from megatron_in2.checkpoint.store import load_weights
 from megatron_in2.errors import InputError
+from megatron_in2.model.mistral import MistralModel, build_model
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -105,6 +108,34 @@ def test_names_of_the_torch_spec_are_read_too(tmp_path: Path, step: Path) -> Non
     tensors = read_all(step)
     save_as(tmp_path / "plain", step, tensors, names)
     for key, tensor in read_all(tmp_path / "plain").items():
+        assert torch.equal(tensor, tensors[key]), key
+
+
+def test_extra_state_beside_the_weights_is_passed_over(tmp_path: Path, step: Path) -> None:
+    """Whole saved models of other tools hold it for every linear layer, and torch's spec too."""
+    config = read_model_config(step)
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
+        model: MistralModel = build_model(config, ParallelConfig(), world, torch.bfloat16)
+        load_weights(step, model)
+        weights = {name: each.clone() for name, each in model.named_parameters()}
+        state = model.sharded_state_dict()
+        scales = torch.tensor([3.0, 1.0])  # what it holds is its layer's own affair
+        for name in [name for name in state if name.endswith("_extra_state")]:
+            state[name] = replace(state[name], data=scales)
+        dist_checkpointing.save({"model": state}, str(folder))
+        for name in ("config.yaml", "tokenizer.model", "complete.json"):
+            shutil.copyfile(step / name, folder / name)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        load_weights(folder, model)
+        assert all(torch.equal(each, weights[name]) for name, each in model.named_parameters())
+    stored = torch.distributed.checkpoint.FileSystemReader(folder).read_metadata()
+    assert any("_extra_state" in name for name in stored.state_dict_metadata)
+    tensors = read_all(step)
+    for key, tensor in read_all(folder).items():
         assert torch.equal(tensor, tensors[key]), key
 
 

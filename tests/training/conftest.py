@@ -1,13 +1,19 @@
 """A tiny run on real prose: dataset, configuration, and the training command."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from transformers import MistralConfig, MistralForCausalLM
 
+from megatron_in2.checkpoint.convert import import_checkpoint
 from megatron_in2.data.config import PreprocessConfig
+from megatron_in2.data.order import rows_at
 from megatron_in2.data.preprocess import preprocess
 from megatron_in2.synthesis.config import (
     CompositionConfig,
@@ -19,6 +25,8 @@ from megatron_in2.synthesis.config import (
 from megatron_in2.synthesis.pipeline import synthesize
 from megatron_in2.tokenizer import Tokenizer
 from tests.conftest import RunTool
+
+WriteConfig = Callable[[Path], Path]
 
 SEQ_LENGTH = 512
 STEPS = 6
@@ -91,6 +99,73 @@ def write_config(base_config: dict) -> Callable[[Path], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def huggingface_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer) -> Path:
+    """A random Mistral of transformers' own making, saved by it.
+
+    Norms, all one in a fresh model, are drawn too, so that a swap of two would show; matrices are
+    five times larger, so that attention and logits are far from uniform.
+    """
+    folder = tmp_path_factory.mktemp("huggingface") / "model"
+    torch.manual_seed(11)
+    model = MistralForCausalLM(
+        MistralConfig(
+            num_hidden_layers=MODEL["num_layers"],
+            hidden_size=MODEL["hidden_size"],
+            num_attention_heads=MODEL["num_attention_heads"],
+            num_key_value_heads=MODEL["num_query_groups"],
+            head_dim=MODEL["head_dim"],
+            intermediate_size=MODEL["ffn_hidden_size"],
+            vocab_size=MODEL["vocab_size"],
+            max_position_embeddings=MODEL["max_position_embeddings"],
+            rope_theta=MODEL["rope_theta"],
+            rms_norm_eps=1e-5,
+            initializer_range=0.1,
+            sliding_window=None,
+            tie_word_embeddings=False,
+        )
+    )
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    model.save_pretrained(folder)
+    shutil.copyfile(small_tokenizer.path, folder / "tokenizer.model")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def imported(huggingface_model: Path) -> Path:
+    """The same model as this project's checkpoint."""
+    folder = huggingface_model.with_name("imported")
+    import_checkpoint(huggingface_model, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sparse_dataset(dataset: Path, base_config: dict) -> Path:
+    """The dataset with most of the mask of some global batches taken away.
+
+    The only answer token of step 3 stands in its first row; each row of step 5 keeps one; step 7
+    learns nothing at all. (Whatever rows come again in a second epoch are as sparse there.)
+    """
+    sparse = dataset.parent / "sparse"
+    for file in dataset.parent.glob("in2[._]*"):
+        if "_valid" not in file.name:
+            shutil.copyfile(file, file.with_name(file.name.replace("in2", "sparse", 1)))
+    counts = np.load(f"{sparse}_rows.npy")
+    masks = np.memmap(f"{sparse}_loss_mask.bin", np.uint8, "r+", shape=(len(counts), SEQ_LENGTH))
+    batch = base_config["schedule"]["global_batch_rows"]
+    kept = {3: (1, 0, 0, 0), 5: (1, 1, 1, 1), 7: (0, 0, 0, 0)}
+    for step, keep in kept.items():
+        places = np.arange((step - 1) * batch, step * batch)
+        for row, count in zip(rows_at(places, len(counts), seed=1234), keep, strict=True):
+            masks[row, np.flatnonzero(masks[row])[count:]] = 0
+    masks.flush()
+    counts["learnt_tokens"] = masks.sum(axis=1)
+    np.save(f"{sparse}_rows.npy", counts)
+    return sparse
 
 
 Train = Callable[..., dict[int, dict]]

@@ -7,6 +7,7 @@ import pytest
 
 from megatron_in2.command import CommandParser, config_of
 from megatron_in2.errors import InputError
+from megatron_in2.model.config import ModelConfig
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.config import (
     CheckpointConfig,
@@ -40,6 +41,26 @@ def _load(path: Path, *options: str) -> TrainConfig:
         ({"schedule": ScheduleConfig(warmup_fraction=1.0)}, 8, "schedule.warmup_fraction=1.0"),
         ({"schedule": ScheduleConfig(epochs=0)}, 8, "schedule.epochs=0"),
         ({"runtime": RuntimeConfig(dtype="int8")}, 8, "runtime.dtype='int8'"),
+        ({"runtime": RuntimeConfig(fp8="e5m2")}, 8, "runtime.fp8='e5m2': use hybrid or e4m3"),
+        ({"runtime": RuntimeConfig(fp8="hybrid", dtype="float32")}, 8, "runtime.dtype=bfloat16"),
+        (
+            {"runtime": RuntimeConfig(fp8="hybrid"), "model": ModelConfig(backend="torch")},
+            8,
+            "needs model.backend=transformer_engine",
+        ),
+        (
+            {"runtime": RuntimeConfig(fp8="hybrid"), "data": DataConfig(seq_length=32)},
+            8,
+            "data.seq_length=32 over 4 ranks is no multiple of 16",
+        ),
+        (
+            {
+                "optimizer": OptimizerConfig(cpu_offload=True),
+                "runtime": RuntimeConfig(dtype="float32"),
+            },
+            8,
+            "optimizer.cpu_offload=true needs runtime.dtype=bfloat16",
+        ),
         ({"optimizer": OptimizerConfig(lr=0.0)}, 8, "optimizer.lr=0.0"),
         ({"optimizer": OptimizerConfig(lr=1e-6, min_lr=1e-5)}, 8, "min_lr=1e-05"),
         ({"checkpoint": CheckpointConfig(interval_steps=0)}, 8, "checkpoint.interval_steps=0"),
@@ -90,6 +111,18 @@ def test_film7b_is_the_7b_on_128_gpus() -> None:
     assert "2 micro-batches" in text
     assert memory_per_rank(config, 128).total < 72 * GIB  # fits 80 GB with room to spare
     assert checkpoint_bytes(config) == pytest.approx(101e9, rel=0.01)
+
+
+def test_an_offloaded_optimizer_moves_to_the_host() -> None:
+    config = _load(ROOT / "configs" / "film7b_8gpu.yaml")
+    offloaded = replace(config, optimizer=replace(config.optimizer, cpu_offload=True))
+    here, there = memory_per_rank(config, 8), memory_per_rank(offloaded, 8)
+    assert here.optimizer == pytest.approx(12 * 7_241_732_096 / 8, rel=1e-9)
+    assert (here.host, there.optimizer) == (0, 0)
+    assert there.host == pytest.approx(16 * 7_241_732_096 / 8, rel=1e-9)  # gradients arrive there
+    assert here.total - there.total == pytest.approx(here.optimizer)
+    assert "; host memory 13.49" in describe_run(offloaded, 8)
+    assert "host" not in describe_run(config, 8).splitlines()[-3]
 
 
 SHIPPED = ("tiny", "quickstart/train", "film7b", "film7b_8gpu", "film7b_rope1e7")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_in2.data.config import PreprocessConfig
 from megatron_in2.data.preprocess import preprocess
@@ -47,6 +48,23 @@ def refuse(tmp_path: Path, run_tool: RunTool, write_config: Callable[[Path], Pat
     ],
 )
 def test_bad_runs_are_refused(options: list[str], words: list[str], refuse: Refuse) -> None:
+    refuse(options, *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU refuses")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            ["--runtime.dtype=bfloat16", "--runtime.fp8=hybrid"],
+            ["runtime.fp8=hybrid", "transformer-engine", "leave runtime.fp8 empty"],
+        ),
+        (["--model.backend=transformer_engine"], ["needs a GPU", "model.backend=torch"]),
+    ],
+)
+def test_what_only_a_gpu_has_is_refused_once_for_all_ranks(
+    options: list[str], words: list[str], refuse: Refuse
+) -> None:
     refuse(options, *words)
 
 

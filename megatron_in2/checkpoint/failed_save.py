@@ -1,0 +1,93 @@
+"""Says in one line why a checkpoint could not be written, and what stands."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megatron_in2.checkpoint.folder import COMPLETE, complete_steps
+from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+
+_SPACE = "free some, lower checkpoint.keep_last or name another checkpoint.dir"
+_FULL = ("the disk is full", _SPACE)
+_KILLED = ("a process that wrote it was killed", "see that memory suffices")
+# What torch's and Megatron-Core's writers say, and what it means.
+_KNOWN = {
+    "No space left on device": _FULL,
+    "PytorchStreamWriter failed": _FULL,
+    "unexpected pos": _FULL,
+    "Disk quota exceeded": ("the disk quota is used up", _SPACE),
+    "File too large": ("a file is larger than allowed here", "raise the limit (ulimit -f)"),
+    "results_queue should not be empty": _KILLED,
+    "Incomplete worker results": _KILLED,
+}
+# The writers' log says the same once more, in torch's words.
+logging.getLogger(FileSystemWriterAsync.__module__).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def explained(step: Path) -> Iterator[None]:
+    """Turn what goes wrong while a step is saved into one line, and remove what was written of it.
+
+    Megatron-Core raises a writer's failure on every rank, and tells the first one what it was: that
+    one speaks, the others just end.
+
+    Raises:
+        InputError: naming the folder, the reason and the remedy.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        if isinstance(error, CheckpointException) and dist.get_rank() != 0:
+            raise SystemExit(EXIT_BAD_INPUT) from error
+        found = _reason_and_remedy(error)
+        if found is None:
+            raise
+        reason, remedy = found
+        folder = step.parent
+        if not (step / COMPLETE).is_file():  # what fails later leaves a whole step as it is
+            shutil.rmtree(step, ignore_errors=True)
+        steps = complete_steps(folder)
+        standing = f"{steps[-1].name} stands and is resumed from" if steps else "none stands yet"
+        raise InputError(
+            f"{step} could not be saved: {reason}: {remedy}, and start again; {standing}"
+        ) from error
+
+
+def end_if_hung(writer: BaseProcess) -> None:
+    """Kill a writer of which a worker was killed: it would wait for that one without end."""
+    try:
+        workers = psutil.Process(writer.pid).children()
+    except psutil.NoSuchProcess:
+        return
+    if any(_was_killed(worker.pid) for worker in workers):
+        writer.kill()
+
+
+def _was_killed(pid: int) -> bool:
+    """Say whether a child that ended, and was not waited for yet, was ended by a signal."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    state, wait_status = fields[0], int(fields[49])  # fields 3 and 52 of proc(5)
+    return state == "Z" and os.WIFSIGNALED(wait_status)
+
+
+def _reason_and_remedy(error: BaseException) -> tuple[str, str] | None:
+    """Return both in words, or None where the failure is a defect that needs its traceback."""
+    text = str(error)
+    for words, known in _KNOWN.items():
+        if words in text:
+            return known
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror, "mend that or name another checkpoint.dir"
+    return None
