@@ -74,7 +74,9 @@ class Contender:
 def main() -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--hidden-size", type=int, default=256, help="a multiple of 64, a head's width")
+    parser.add_argument(
+        "--hidden-size", type=int, default=256, help="a multiple of 64, a head's width"
+    )
     parser.add_argument("--seq-length", type=int, default=1024, help="tokens a row")
     parser.add_argument("--rows", type=int, default=8, help="rows of a step")
     parser.add_argument("--learnt-share", type=float, default=0.02, help="of the tokens")

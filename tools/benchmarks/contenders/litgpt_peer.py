@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 
 from tools.benchmarks.contenders.turns import PeerRun, take_turns
 
-HEAD_CHUNK = 128  # positions; as its fine-tuning commands cut the head: the fastest of its ways here
+HEAD_CHUNK = (
+    128  # positions; as its fine-tuning commands cut the head: the fastest of its ways here
+)
 
 
 def main() -> None:
