@@ -89,7 +89,7 @@ class PackedAttention(torch.nn.Module):
             and query_THD.size(-1) in FLASH_WIDTHS
             and row.row_order is None  # context chunks see keys that its borders cannot express
             and len(row.spans) > 1
-            and torch.backends.cuda.flash_sdp_enabled()
+            and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
         )
 
     def _attend_row(
@@ -99,7 +99,7 @@ class PackedAttention(torch.nn.Module):
         value_TGD: torch.Tensor,
         row: PackedRow,
     ) -> torch.Tensor:  # [T, H * D]
-        output: torch.Tensor = varlen_attn(
+        output = varlen_attn(
             query_THD,
             key_TGD,
             value_TGD,
@@ -111,6 +111,7 @@ class PackedAttention(torch.nn.Module):
             window_size=CAUSAL_WINDOW,
             enable_gqa=self.is_grouped,
         )
+        assert isinstance(output, torch.Tensor)  # no auxiliary results were asked for
         return output.flatten(1)
 
     def _gather(self, x_TGD: torch.Tensor, row_order: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Step time, tokens a second, MFU and peak memory of the trainer on one GPU.
+r"""Step time, tokens a second, MFU and peak memory of the trainer on one GPU.
 
 Example:
     python tools/benchmarks/gpu.py
@@ -18,7 +18,7 @@ a row.
 Where there is no GPU one line says so, and the exit code is 0. --device cpu runs the same code with
 sizes that a CPU can do:
 
-    python tools/benchmarks/gpu.py --device cpu --layers 2 --hidden-size 64 --head-dim 16 \\
+    python tools/benchmarks/gpu.py --device cpu --layers 2 --hidden-size 64 --head-dim 16 \
         --seq-length 256
 """
 

@@ -5,15 +5,18 @@ Example:
     python tools/benchmarks/training.py
 
 The same Mistral (4 layers x 256, 32,000 pieces), from the same weights, on the same rows of one
-sample each (so no peer pads, and none needs borders inside a row), 2 % of the tokens learnt, float32,
-as many threads as this process may use. Contenders: this project's trainer with logits at answers
-only and with all logits; Hugging Face's MistralForCausalLM (attention through
-scaled_dot_product_attention); litgpt's GPT. Both peers compute all logits, as their training
-commands do, and get torch's fused AdamW, clipping and no weight decay on norms, as ours has.
+sample each (so no peer pads, and none needs borders inside a row), 2 % of the tokens learnt,
+float32, as many threads as this process may use. Contenders: this project's trainer with logits at
+answers only and with all logits; Hugging Face's MistralForCausalLM (attention through
+scaled_dot_product_attention); litgpt's GPT (its head and loss in chunks, as its fine-tuning has
+them). Both peers compute all logits, as their training commands do, and get torch's fused AdamW,
+clipping, and no weight decay on norms, as ours has. One row is a micro-batch for all.
+
 Each is a process of its own, and they take turns step by step, so that other work on the machine
-meets all alike. One row is a micro-batch. Every step's losses must agree to 1e-4, for all start
-from the same weights and each step needs the last one's update. Ratios are medians over the turns.
-Peak memory is each process's largest resident set, what it holds after the imports apart.
+meets all alike; where there is much of it, the ratios of CPU time compare better. Ratios are
+medians over the turns. Every step's losses must agree to 1e-4: all start from the same weights,
+and each step needs the last one's update. Peak memory is the largest resident set of each process;
+beside it what was added after the imports.
 
 litgpt's pins clash with this project's: it gets an environment of its own, made at the first run.
 """
@@ -69,6 +72,7 @@ class Contender:
     peak_bytes: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
 
 def main() -> None:
@@ -189,9 +193,7 @@ def _start(python: str, module: str, *arguments: str) -> Contender:
         cwd=ROOT,
         text=True,
     )
-    contender = Contender(process)
-    contender.start_bytes = _read(contender)["peak_bytes"]
-    return contender
+    return Contender(process)
 
 
 def _read(contender: Contender) -> dict[str, Any]:
@@ -205,6 +207,8 @@ def _read(contender: Contender) -> dict[str, Any]:
 
 def _take_turns(contenders: dict[str, Contender], turns: int) -> None:
     ordered = list(contenders.values())
+    for contender in ordered:
+        contender.start_bytes = _read(contender)["peak_bytes"]
     for _ in progress_bar(range(turns), desc="turns", unit=" turns"):
         for contender in ordered:
             assert contender.process.stdin is not None
@@ -213,6 +217,7 @@ def _take_turns(contenders: dict[str, Contender], turns: int) -> None:
             answer = _read(contender)
             contender.losses.append(answer["loss"])
             contender.seconds.append(answer["seconds"])
+            contender.cpu_seconds.append(answer["cpu_seconds"])
             contender.peak_bytes = answer["peak_bytes"]
         ordered.reverse()
 
@@ -231,26 +236,27 @@ def _require_same_losses(contenders: dict[str, Contender]) -> None:
 def _report(contenders: dict[str, Contender], tokens: int) -> None:
     peers = [title for title in contenders if title in PEERS]
     print(f"{tokens:,} tokens a step, {len(os.sched_getaffinity(0))} threads, float32")
-    print(
-        f"| contender | tokens/s | {' | '.join(f'x {peer}' for peer in peers)} | target | "
-        f"peak MB | of them after imports | {' | '.join(f'peak / {peer}' for peer in peers)} |"
-    )
-    print("|---" * (5 + 2 * len(peers)) + "|")
-    for title, contender in contenders.items():
-        seconds = contender.seconds[WARM_TURNS:]
-        speeds, memories = [], []
-        for peer in peers:
-            theirs = contenders[peer].seconds[WARM_TURNS:]
-            ratios = [their / own for their, own in zip(theirs, seconds, strict=True)]
-            speeds.append(f"{statistics.median(ratios):.2f}")
-            memories.append(f"{contender.peak_bytes / contenders[peer].peak_bytes:.2f}")
-        target = f">= {TARGETS[title]:.1f}" if title in TARGETS else ""
-        print(
-            f"| {title} | {tokens / statistics.median(seconds):,.0f} | {' | '.join(speeds)} | "
-            f"{target} | {contender.peak_bytes / 1e6:,.0f} | "
-            f"{(contender.peak_bytes - contender.start_bytes) / 1e6:,.0f} | "
-            f"{' | '.join(memories)} |"
-        )
+    columns = ["contender", "tokens/s", *(f"x {peer}" for peer in peers), "target"]
+    columns += [f"x {peer} by CPU time" for peer in peers]
+    columns += ["peak MB", "after imports", *(f"peak / {peer}" for peer in peers)]
+    print(f"| {' | '.join(columns)} |")
+    print("|---" * len(columns) + "|")
+    for title, own in contenders.items():
+        theirs = [contenders[peer] for peer in peers]
+        cells = [title, f"{tokens / statistics.median(own.seconds[WARM_TURNS:]):,.0f}"]
+        cells += [_median_ratio(their.seconds, own.seconds) for their in theirs]
+        cells += [f">= {TARGETS[title]:.1f}" if title in TARGETS else ""]
+        cells += [_median_ratio(their.cpu_seconds, own.cpu_seconds) for their in theirs]
+        cells += [
+            f"{size / 1e6:,.0f}" for size in (own.peak_bytes, own.peak_bytes - own.start_bytes)
+        ]
+        cells += [f"{own.peak_bytes / their.peak_bytes:.2f}" for their in theirs]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _median_ratio(above: list[float], below: list[float]) -> str:
+    pairs = zip(above[WARM_TURNS:], below[WARM_TURNS:], strict=True)
+    return f"{statistics.median(a / b for a, b in pairs):.2f}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hugging Face's ``MistralForCausalLM`` with torch's fused AdamW, a contender of ``training.py``."""
+"""Hugging Face's ``MistralForCausalLM`` with torch's AdamW, a contender of ``training.py``."""
 
 import sys
 from pathlib import Path

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import torch
-from litgpt.config import Config
-from litgpt.model import GPT
-from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
-from litgpt.utils import chunked_cross_entropy
+from litgpt.config import Config  # type: ignore[import-not-found]
+from litgpt.model import GPT  # type: ignore[import-not-found]
+from litgpt.scripts.convert_hf_checkpoint import (  # type: ignore[import-not-found]
+    copy_weights_hf_llama,
+)
+from litgpt.utils import chunked_cross_entropy  # type: ignore[import-not-found]
 from safetensors.torch import load_file
 
 from tools.benchmarks.contenders.turns import PeerRun, take_turns

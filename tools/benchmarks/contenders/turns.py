@@ -16,7 +16,7 @@ import torch
 
 
 def take_turns(step: Callable[[int], float]) -> None:
-    """Do a step for each line on stdin and answer with its loss, seconds and peak memory.
+    """Do a step for each line on stdin and answer with its loss, times and peak memory.
 
     Args:
         step: does the training step of a number, from 0, and returns its loss.
@@ -25,10 +25,10 @@ def take_turns(step: Callable[[int], float]) -> None:
     os.dup2(2, 1)  # what libraries print stays out of the answers
     _answer(answers, {})
     for number, _ in enumerate(sys.stdin):
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         loss = step(number)
-        seconds = time.perf_counter() - started
-        _answer(answers, {"loss": loss, "seconds": seconds})
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
+        _answer(answers, {"loss": loss, "seconds": seconds, "cpu_seconds": cpu_seconds})
 
 
 def _answer(answers: Any, values: dict[str, float]) -> None:
