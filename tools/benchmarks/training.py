@@ -16,7 +16,7 @@ Each is a process of its own, and they take turns step by step, so that other wo
 meets all alike; where there is much of it, the ratios of CPU time compare better. Ratios are
 medians over the turns. Every step's losses must agree to 1e-4: all start from the same weights,
 and each step needs the last one's update. Peak memory is the largest resident set of each process;
-beside it what was added after the imports.
+beside it the same less what stood after the imports.
 
 litgpt's pins clash with this project's: it gets an environment of its own, made at the first run.
 """
@@ -68,7 +68,7 @@ class Contender:
     """One process that waits for its turns, and what it answered."""
 
     process: subprocess.Popen[str]
-    start_bytes: int = 0
+    imported_bytes: int = 0
     peak_bytes: int = 0
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -208,7 +208,7 @@ def _read(contender: Contender) -> dict[str, Any]:
 def _take_turns(contenders: dict[str, Contender], turns: int) -> None:
     ordered = list(contenders.values())
     for contender in ordered:
-        contender.start_bytes = _read(contender)["peak_bytes"]
+        contender.imported_bytes = _read(contender)["imported_bytes"]
     for _ in progress_bar(range(turns), desc="turns", unit=" turns"):
         for contender in ordered:
             assert contender.process.stdin is not None
@@ -238,7 +238,7 @@ def _report(contenders: dict[str, Contender], tokens: int) -> None:
     print(f"{tokens:,} tokens a step, {len(os.sched_getaffinity(0))} threads, float32")
     columns = ["contender", "tokens/s", *(f"x {peer}" for peer in peers), "target"]
     columns += [f"x {peer} by CPU time" for peer in peers]
-    columns += ["peak MB", "after imports", *(f"peak / {peer}" for peer in peers)]
+    columns += ["peak MB", "less imports", *(f"peak / {peer}" for peer in peers)]
     print(f"| {' | '.join(columns)} |")
     print("|---" * len(columns) + "|")
     for title, own in contenders.items():
@@ -248,7 +248,7 @@ def _report(contenders: dict[str, Contender], tokens: int) -> None:
         cells += [f">= {TARGETS[title]:.1f}" if title in TARGETS else ""]
         cells += [_median_ratio(their.cpu_seconds, own.cpu_seconds) for their in theirs]
         cells += [
-            f"{size / 1e6:,.0f}" for size in (own.peak_bytes, own.peak_bytes - own.start_bytes)
+            f"{size / 1e6:,.0f}" for size in (own.peak_bytes, own.peak_bytes - own.imported_bytes)
         ]
         cells += [f"{own.peak_bytes / their.peak_bytes:.2f}" for their in theirs]
         print(f"| {' | '.join(cells)} |")

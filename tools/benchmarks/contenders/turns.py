@@ -15,6 +15,16 @@ import numpy as np
 import torch
 
 
+def _kernel_size(name: str) -> int:
+    """A size, in bytes, that the kernel keeps of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
+
+
+# Contenders import this module last: what is resident now are interpreter and libraries.
+IMPORTED_BYTES = _kernel_size("VmRSS")
+
+
 def take_turns(step: Callable[[int], float]) -> None:
     """Do a step for each line on stdin and answer with its loss, times and peak memory.
 
@@ -23,18 +33,17 @@ def take_turns(step: Callable[[int], float]) -> None:
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print stays out of the answers
-    _answer(answers, {})
+    _answer(answers, {"imported_bytes": IMPORTED_BYTES})
     for number, _ in enumerate(sys.stdin):
         started, busy = time.perf_counter(), time.process_time()
         loss = step(number)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - busy
-        _answer(answers, {"loss": loss, "seconds": seconds, "cpu_seconds": cpu_seconds})
+        figures = {"loss": loss, "seconds": seconds, "cpu_seconds": cpu_seconds}
+        _answer(answers, {**figures, "peak_bytes": _kernel_size("VmHWM")})
 
 
 def _answer(answers: Any, values: dict[str, float]) -> None:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM:"))
-    print(json.dumps({**values, "peak_bytes": 1024 * int(kilobytes)}), file=answers, flush=True)
+    print(json.dumps(values), file=answers, flush=True)
 
 
 class PeerRun:
