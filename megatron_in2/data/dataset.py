@@ -59,12 +59,12 @@ class PackedDataset:
     def __getitem__(self, index: int) -> Row:
         borders = self._tokens.document_indices
         first, last = int(borders[index]), int(borders[index + 1])
-        tokens = np.concatenate(self._tokens[first:last])
-        mask = np.concatenate(self._masks[first:last])
+        # A row's sequences lie side by side: one reading, copied, for the file's pages are lent.
+        size = self.manifest.seq_length
         return Row(
             index=index,
-            tokens=tokens.astype(np.int64),
-            loss_mask=mask,
+            tokens=self._tokens.get(first, length=size).astype(np.int64),
+            loss_mask=self._masks.get(first, length=size).copy(),
             lengths=self._tokens.sequence_lengths[first:last].tolist(),
             records=self._samples[first:last],
         )

@@ -4,6 +4,7 @@ Shapes: T tokens of this rank, H query heads, G key/value groups, D head width, 
 tensor-parallel rank.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,20 @@ from torch.nn.attention.bias import causal_lower_right
 
 from megatron_in2.model.packed_row import PackedRow
 
+try:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # Scale and grouped queries came after the function itself.
+    HAS_VARLEN = {"scale", "window_size", "enable_gqa"} <= set(
+        inspect.signature(varlen_attn).parameters
+    )
+except ImportError:  # an older torch
+    HAS_VARLEN = False
+
+CAUSAL_WINDOW = (-1, 0)  # every key up to the query's own, in varlen_attn's words
+FLASH_DTYPES = (torch.bfloat16, torch.float16)
+FLASH_WIDTHS = range(8, 257, 8)
+
 
 class PackedAttention(torch.nn.Module):
     """Core attention for ``SelfAttention``: no sample sees another, no S x S matrix on CUDA.
@@ -22,6 +37,11 @@ class PackedAttention(torch.nn.Module):
     Padding stands at each sample's end, so causality alone keeps it out of every real token.
     Under context parallelism keys and values are gathered over the group, and their gradients
     reduce-scattered back.
+
+    Samples take a call each, but for rows of several samples on CUDA in half precision: there
+    torch's variable-length flash attention takes the row in one, so that short samples do not
+    cost a kernel launch each. It is used where torch has it and allows flash attention
+    (``torch.nn.attention.sdpa_kernel`` rules it too).
     """
 
     def __init__(
@@ -51,12 +71,48 @@ class PackedAttention(torch.nn.Module):
             key_TGD = self._gather(key_TGD, packed_seq_params.row_order)
             value_TGD = self._gather(value_TGD, packed_seq_params.row_order)
         spans = packed_seq_params.spans
+        if self._takes_row_at_once(query_THD, packed_seq_params):
+            return self._attend_row(query_THD, key_TGD, value_TGD, packed_seq_params)
         queries = torch.split(query_THD, [span.queries for span in spans])
         outputs = []
         for query, span in zip(queries, spans, strict=True):
             visible = slice(span.key_start, span.key_start + span.keys)
             outputs.append(self._attend(query, key_TGD[visible], value_TGD[visible]))
         return torch.cat(outputs).flatten(1)
+
+    @staticmethod
+    def _takes_row_at_once(query_THD: torch.Tensor, row: PackedRow) -> bool:
+        return (
+            HAS_VARLEN
+            and query_THD.is_cuda
+            and query_THD.dtype in FLASH_DTYPES
+            and query_THD.size(-1) in FLASH_WIDTHS
+            and row.row_order is None  # context chunks see keys that its borders cannot express
+            and len(row.spans) > 1
+            and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+        )
+
+    def _attend_row(
+        self,
+        query_THD: torch.Tensor,
+        key_TGD: torch.Tensor,
+        value_TGD: torch.Tensor,
+        row: PackedRow,
+    ) -> torch.Tensor:  # [T, H * D]
+        output = varlen_attn(
+            query_THD,
+            key_TGD,
+            value_TGD,
+            row.cu_seqlens_q,
+            row.cu_seqlens_kv,
+            row.max_seqlen_q,
+            row.max_seqlen_kv,
+            scale=self.softmax_scale,
+            window_size=CAUSAL_WINDOW,
+            enable_gqa=self.is_grouped,
+        )
+        assert isinstance(output, torch.Tensor)  # no auxiliary results were asked for
+        return output.flatten(1)
 
     def _gather(self, x_TGD: torch.Tensor, row_order: torch.Tensor) -> torch.Tensor:
         gathered: torch.Tensor = gather_from_sequence_parallel_region(

@@ -53,10 +53,12 @@ def make_batch(row: Row, world: World, normalisation: str = "token") -> Batch:
     positions = np.arange(len(row.tokens)) - np.repeat(ends - row.lengths, row.lengths)
     sequences = np.repeat(np.arange(len(row.lengths)), row.lengths)
     learnt = np.bincount(sequences, weights=mask, minlength=len(row.lengths))
-    own = context_indices(row.lengths, world.context_size, world.context_rank)
+    own: npt.NDArray[np.int64] | slice = slice(None)  # all of it, and no copy
+    if world.context_size > 1:
+        own = context_indices(row.lengths, world.context_size, world.context_rank).numpy()
 
     def cut(values: npt.NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(values)[own].unsqueeze(0).to(world.device, non_blocking=True)
+        return torch.from_numpy(values[own]).unsqueeze(0).to(world.device, non_blocking=True)
 
     if normalisation == "sample":
         weights = np.where(learnt > 0, 1.0 / np.maximum(learnt, 1), 0.0)
@@ -64,7 +66,7 @@ def make_batch(row: Row, world: World, normalisation: str = "token") -> Batch:
         normaliser = int((learnt > 0).sum()) if world.context_rank == 0 else 0
     else:
         weights = np.ones(len(row.lengths))
-        normaliser = int(mask[own.numpy()].sum())
+        normaliser = int(mask[own].sum())
     return Batch(
         tokens=cut(row.tokens),
         labels=cut(labels),

@@ -48,6 +48,9 @@ def build_training_state(
     if launch.resume_from is not None:
         load_checkpoint(launch.resume_from[0], module, optimizer)
     _set_weight_decay(optimizer, config.optimizer.weight_decay)
+    if world.device.type == "cpu":
+        for group in optimizer.param_groups:
+            group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
     return model, optimizer
 
 

@@ -1,0 +1,68 @@
+"""This project's trainer, a contender of ``training.py``: its own loop on its own data path."""
+
+import json
+import sys
+from pathlib import Path
+
+from megatron_in2.model.config import ModelConfig
+from megatron_in2.parallel.rank import SINGLE_RANK
+from megatron_in2.parallel.world import open_world
+from megatron_in2.training.build import build_training_state
+from megatron_in2.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from megatron_in2.training.preflight import check_run
+from megatron_in2.training.rows import TrainingRows
+from megatron_in2.training.trainer import Trainer
+from tools.benchmarks.contenders.turns import take_turns
+
+
+def main() -> None:
+    folder, logits = Path(sys.argv[1]), sys.argv[2]
+    sizes = json.loads((folder / "sizes.json").read_text())
+    optimizer = json.loads((folder / "optimizer.json").read_text())
+    rate, betas = optimizer["lr"], optimizer["betas"]
+    config = TrainConfig(
+        model=ModelConfig(**sizes["model"], logits=logits),
+        data=DataConfig(train=str(folder / "rows"), seq_length=sizes["seq_length"]),
+        optimizer=OptimizerConfig(
+            lr=rate,
+            min_lr=rate,
+            beta1=betas[0],
+            beta2=betas[1],
+            eps=optimizer["eps"],
+            weight_decay=optimizer["weight_decay"],
+            clip_grad=optimizer["clip_grad"],
+        ),
+        schedule=ScheduleConfig(
+            global_batch_rows=sizes["rows"], steps=sizes["steps"], warmup_fraction=0.0
+        ),
+        checkpoint=CheckpointConfig(
+            dir=str(folder / f"run_{logits}"), init_from=str(folder / "megatron")
+        ),
+        runtime=RuntimeConfig(dtype="float32", seed=sizes["seed"]),
+    )
+    launch = check_run(config, world_size=1)
+    with open_world(config.parallel, SINGLE_RANK, config.runtime.seed) as world:
+        model, megatron_optimizer = build_training_state(config, launch, world)
+        trainer = Trainer(
+            config=config,
+            world=world,
+            model=model,
+            optimizer=megatron_optimizer,
+            rows=TrainingRows(config.data.train, config.runtime.seed),
+            callbacks=[],
+            step=0,
+            consumed_rows=0,
+            total_steps=launch.total_steps,
+        )
+        take_turns(lambda number: trainer.train_step().loss)
+
+
+if __name__ == "__main__":
+    main()

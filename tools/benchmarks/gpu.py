@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+r"""Step time, tokens a second, MFU and peak memory of the trainer on one GPU.
+
+Example:
+    python tools/benchmarks/gpu.py
+
+Eight layers of Mistral-7B's shape, rows of 32,768 tokens, bfloat16, logits at answers only, the
+real loop with its optimizer step on random rows. Cases: one sample a row and several, without
+recompute and (apart) with full recompute, each attention kernel that torch has, and Transformer
+Engine where it is installed. Each case is a process of its own; one that cannot run here says why,
+and the others go on.
+
+MFU is of the card's dense bfloat16 peak in configs/gpus.yaml, by two conventions: causal (each
+sample's own causal attention, the LM head where it runs) and dense (Megatron-LM's: every query sees
+the whole row, a logit at every token). The target is 45 % causal, without recompute, for one sample
+a row.
+
+Where there is no GPU one line says so, and the exit code is 0. --device cpu runs the same code with
+sizes that a CPU can do:
+
+    python tools/benchmarks/gpu.py --device cpu --layers 2 --hidden-size 64 --head-dim 16 \
+        --seq-length 256
+"""
+
+import contextlib
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from megatron_in2.command import CommandParser, run_command
+from megatron_in2.data.random_rows import write_random_rows
+from megatron_in2.errors import InputError
+from megatron_in2.model.config import ModelConfig
+from megatron_in2.parallel.rank import SINGLE_RANK
+from megatron_in2.parallel.world import open_world
+from megatron_in2.tokenizer import MISTRAL_V1, load_tokenizer
+from megatron_in2.training.build import build_training_state
+from megatron_in2.training.config import (
+    DataConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from megatron_in2.training.flops import dense_row_flops
+from megatron_in2.training.plan import Gpu, read_gpu
+from megatron_in2.training.preflight import Launch
+from megatron_in2.training.rows import TrainingRows
+from megatron_in2.training.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+GPUS = ROOT / "configs" / "gpus.yaml"
+CARDS = {"H200": "h200", "H100": "h100", "A100": "a100-80g"}  # in torch's name of a card
+KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+TARGET = 0.45
+WARM_STEPS = 2
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to train.
+
+    Args:
+        samples: of each row, all as long.
+        recompute: none | selective | full.
+        backend: torch | transformer_engine.
+        kernel: of attention: flash | cudnn, or torch's own choice.
+    """
+
+    samples: int
+    recompute: str = "none"
+    backend: str = "torch"
+    kernel: str = "torch's choice"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a case took: a step's median seconds, its FLOPs by both conventions, largest memory."""
+
+    seconds: float
+    tokens: int
+    causal_flops: float
+    dense_flops: float
+    peak_bytes: int
+    loss: float
+
+
+def main() -> None:
+    parser = CommandParser(__doc__)
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--hidden-size", type=int, default=4096)
+    parser.add_argument("--head-dim", type=int, default=128)
+    parser.add_argument("--seq-length", type=int, default=32768, help="tokens a row")
+    parser.add_argument("--packed-samples", type=int, default=16, help="of the rows with several")
+    parser.add_argument("--learnt-share", type=float, default=0.02, help="of the tokens")
+    parser.add_argument("--rows", type=int, default=2, help="rows of a step, one at a time")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed")
+    parser.add_argument("--gpu-type", help="in configs/gpus.yaml; default: by the card's name")
+    parser.add_argument("--case", help="measure this one case (JSON) and print its figures")
+    options = parser.read()
+    if options.case:
+        measured = _measure(Case(**json.loads(options.case)), options)
+        print(json.dumps(asdict(measured)))
+        return
+    if options.device == "auto" and not torch.cuda.is_available():
+        print("no GPU is here: nothing was measured (--device cpu tries the same code on a CPU)")
+        return
+    on_gpu = options.device == "auto"
+    gpu = _card(options.gpu_type) if on_gpu else None
+    _report(_cases(options.packed_samples, on_gpu), options, gpu)
+
+
+def _card(name: str | None) -> Gpu | None:
+    """Return the card's entry in configs/gpus.yaml; None where it has none."""
+    if name is None:
+        found = torch.cuda.get_device_name()
+        name = next((entry for word, entry in CARDS.items() if word in found), None)
+        print(f"{found}: {name or 'not in configs/gpus.yaml, so no MFU; name one by --gpu-type'}")
+    return read_gpu(GPUS, name) if name else None
+
+
+def _cases(packed: int, on_gpu: bool) -> list[Case]:
+    cases = [Case(samples, recompute) for recompute in ("none", "full") for samples in (1, packed)]
+    if on_gpu:
+        cases += [Case(samples, kernel=kernel) for kernel in KERNELS for samples in (1, packed)]
+        if importlib.util.find_spec("transformer_engine") is None:
+            print("Transformer Engine is not installed: its cases are left out")
+        else:
+            cases += [
+                Case(samples, recompute, "transformer_engine", "its choice")
+                for recompute in ("none", "full")
+                for samples in (1, packed)
+            ]
+    return cases
+
+
+def _report(cases: list[Case], options: Any, gpu: Gpu | None) -> None:
+    print(
+        f"{options.layers} layers x {options.hidden_size}, rows of {options.seq_length:,} tokens, "
+        f"{options.rows} a step, bfloat16, median of {options.steps} steps"
+    )
+    print(
+        "| backend | attention | samples a row | recompute | s a step | tokens/s | MFU causal | "
+        "x target | MFU dense | peak GiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for case in cases:
+        row = f"| {case.backend} | {case.kernel} | {case.samples} | {case.recompute} |"
+        print(f"{row} {_figures(case, options.device, gpu)} |", flush=True)
+
+
+def _figures(case: Case, device: str, gpu: Gpu | None) -> str:
+    """Measure a case in a process of its own and return its cells."""
+    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
+    done = subprocess.run(
+        [sys.executable, *sys.argv, "--case", json.dumps(asdict(case))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return f"did not run: {lines[-1]}"
+    measured = Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
+    causal = dense = times = "-"
+    if gpu is not None:
+        share = measured.causal_flops / measured.seconds / (gpu.bf16_tflops * 1e12)
+        causal = f"{share:.1%}"
+        times = f"{share / TARGET:.2f}"
+        dense = f"{measured.dense_flops / measured.seconds / (gpu.bf16_tflops * 1e12):.1%}"
+    return (
+        f"{measured.seconds:.3f} | {measured.tokens / measured.seconds:,.0f} | {causal} | "
+        f"{times} | {dense} | {measured.peak_bytes / GIB:.1f}"
+    )
+
+
+def _measure(case: Case, options: Any) -> Measured:
+    heads = options.hidden_size // options.head_dim
+    config = TrainConfig(
+        model=ModelConfig(
+            num_layers=options.layers,
+            hidden_size=options.hidden_size,
+            num_attention_heads=heads,
+            num_query_groups=max(heads // 4, 1),
+            head_dim=options.head_dim,
+            ffn_hidden_size=options.hidden_size * 7 // 2,
+            max_position_embeddings=options.seq_length,
+            backend=case.backend,
+        ),
+        data=DataConfig(seq_length=options.seq_length),
+        schedule=ScheduleConfig(global_batch_rows=options.rows, steps=WARM_STEPS + options.steps),
+        runtime=RuntimeConfig(recompute=case.recompute),
+    )
+    config.validate(world_size=1)
+    if options.seq_length % case.samples:
+        raise InputError(f"--seq-length {options.seq_length} cannot hold {case.samples} samples")
+    with tempfile.TemporaryDirectory() as folder, _kernel(case.kernel):
+        prefix = Path(folder) / "rows"
+        lengths = [options.seq_length // case.samples] * case.samples
+        tokenizer = load_tokenizer(MISTRAL_V1)
+        rows = config.schedule.global_batch_rows * config.schedule.steps
+        manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.learnt_share)
+        launch = Launch(
+            tokenizer=tokenizer,
+            rows=rows,
+            learnt_tokens=manifest.learnt_tokens,
+            total_steps=config.schedule.steps,
+            resume_from=None,
+            init_from=None,
+        )
+        return _train(config, launch, TrainingRows(str(prefix), config.runtime.seed))
+
+
+@contextlib.contextmanager
+def _kernel(name: str) -> Iterator[None]:
+    if name in KERNELS:
+        with sdpa_kernel(KERNELS[name]):
+            yield
+    else:
+        yield
+
+
+def _train(config: TrainConfig, launch: Launch, rows: TrainingRows) -> Measured:
+    with open_world(config.parallel, SINGLE_RANK, config.runtime.seed) as world:
+        model, optimizer = build_training_state(config, launch, world)
+        trainer = Trainer(
+            config=config,
+            world=world,
+            model=model,
+            optimizer=optimizer,
+            rows=rows,
+            callbacks=[],
+            step=0,
+            consumed_rows=0,
+            total_steps=launch.total_steps,
+        )
+        seconds = []
+        for _ in range(launch.total_steps):
+            torch.cuda.synchronize()  # on a CPU the adapter makes this nothing
+            started = time.perf_counter()
+            metrics = trainer.train_step()
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        dense = config.schedule.global_batch_rows * dense_row_flops(
+            config.model, config.data.seq_length
+        )
+        return Measured(
+            seconds=statistics.median(seconds[WARM_STEPS:]),
+            tokens=metrics.tokens,
+            causal_flops=metrics.flops,
+            dense_flops=dense,
+            peak_bytes=_peak_bytes(world.device),
+            loss=metrics.loss,
+        )
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
+
+
+if __name__ == "__main__":
+    run_command(main)
