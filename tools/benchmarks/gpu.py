@@ -54,14 +54,11 @@ from megatron_in2.training.config import (
     TrainConfig,
 )
 from megatron_in2.training.flops import dense_row_flops
-from megatron_in2.training.plan import Gpu, read_gpu
+from megatron_in2.training.gpu import GPU_TYPES, peak_of_card, read_gpu
 from megatron_in2.training.preflight import Launch
 from megatron_in2.training.rows import TrainingRows
 from megatron_in2.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parents[2]
-GPUS = ROOT / "configs" / "gpus.yaml"
-CARDS = {"H200": "h200", "H100": "h100", "A100": "a100-80g"}  # in torch's name of a card
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 TARGET = 0.45
 WARM_STEPS = 2
@@ -119,17 +116,19 @@ def main() -> None:
         print("no GPU is here: nothing was measured (--device cpu tries the same code on a CPU)")
         return
     on_gpu = options.device == "auto"
-    gpu = _card(options.gpu_type) if on_gpu else None
-    _report(_cases(options.packed_samples, on_gpu), options, gpu)
+    peak = _peak(options.gpu_type) if on_gpu else None
+    _report(_cases(options.packed_samples, on_gpu), options, peak)
 
 
-def _card(name: str | None) -> Gpu | None:
-    """Return the card's entry in configs/gpus.yaml; None where it has none."""
-    if name is None:
-        found = torch.cuda.get_device_name()
-        name = next((entry for word, entry in CARDS.items() if word in found), None)
-        print(f"{found}: {name or 'not in configs/gpus.yaml, so no MFU; name one by --gpu-type'}")
-    return read_gpu(GPUS, name) if name else None
+def _peak(gpu_type: str | None) -> float | None:
+    """Return the card's peak in FLOP/s, by type or by its name; None where it is not known."""
+    if gpu_type is not None:
+        return read_gpu(GPU_TYPES, gpu_type).bf16_tflops * 1e12
+    found = torch.cuda.get_device_name()
+    peak = peak_of_card(found)
+    unknown = "not in configs/gpus.yaml, so no MFU; name a type by --gpu-type"
+    print(f"{found}: {unknown if peak is None else f'{peak / 1e12:.0f} TFLOP/s'}")
+    return peak
 
 
 def _cases(packed: int, on_gpu: bool) -> list[Case]:
@@ -147,7 +146,7 @@ def _cases(packed: int, on_gpu: bool) -> list[Case]:
     return cases
 
 
-def _report(cases: list[Case], options: Any, gpu: Gpu | None) -> None:
+def _report(cases: list[Case], options: Any, peak: float | None) -> None:
     print(
         f"{options.layers} layers x {options.hidden_size}, rows of {options.seq_length:,} tokens, "
         f"{options.rows} a step, bfloat16, median of {options.steps} steps"
@@ -159,10 +158,10 @@ def _report(cases: list[Case], options: Any, gpu: Gpu | None) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|")
     for case in cases:
         row = f"| {case.backend} | {case.kernel} | {case.samples} | {case.recompute} |"
-        print(f"{row} {_figures(case, options.device, gpu)} |", flush=True)
+        print(f"{row} {_figures(case, options.device, peak)} |", flush=True)
 
 
-def _figures(case: Case, device: str, gpu: Gpu | None) -> str:
+def _figures(case: Case, device: str, peak: float | None) -> str:
     """Measure a case in a process of its own and return its cells."""
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
     done = subprocess.run(
@@ -177,11 +176,11 @@ def _figures(case: Case, device: str, gpu: Gpu | None) -> str:
         return f"did not run: {lines[-1]}"
     measured = Measured(**json.loads(done.stdout.strip().splitlines()[-1]))
     causal = dense = times = "-"
-    if gpu is not None:
-        share = measured.causal_flops / measured.seconds / (gpu.bf16_tflops * 1e12)
+    if peak is not None:
+        share = measured.causal_flops / measured.seconds / peak
         causal = f"{share:.1%}"
         times = f"{share / TARGET:.2f}"
-        dense = f"{measured.dense_flops / measured.seconds / (gpu.bf16_tflops * 1e12):.1%}"
+        dense = f"{measured.dense_flops / measured.seconds / peak:.1%}"
     return (
         f"{measured.seconds:.3f} | {measured.tokens / measured.seconds:,.0f} | {causal} | "
         f"{times} | {dense} | {measured.peak_bytes / GIB:.1f}"
@@ -218,6 +217,7 @@ def _measure(case: Case, options: Any) -> Measured:
             tokenizer=tokenizer,
             rows=rows,
             learnt_tokens=manifest.learnt_tokens,
+            dataset_seals={str(prefix): manifest.seal},
             total_steps=config.schedule.steps,
             resume_from=None,
             init_from=None,
