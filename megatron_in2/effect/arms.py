@@ -1,6 +1,6 @@
 """The experiment's plan: which models are trained, on what, from where, and what is compared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 THETAS = {"1e4": 1.0e4, "1e6": 1.0e6}  # RoPE theta, matched in everything else
 SEQUENCE_TOKENS = 512  # of a probe, and of the samples of the last phases
@@ -12,9 +12,10 @@ class Dataset:
 
     Args:
         samples: how many.
-        tokens: length of one, control tokens included.
+        tokens: length of the longest, control tokens included.
         row_tokens: of a packed row, the phase's ``data.seq_length``.
-        facts: facts in a context; 0 makes rows to copy.
+        shortest: lengths are drawn evenly from it to ``tokens``; 0 makes all as long as that.
+        facts: facts in the longest context, in proportion in shorter ones; 0 makes rows to copy.
         questions: most questions behind a context.
         ends: share of the context, at each end, whose facts are asked about; 0.5 asks about all.
     """
@@ -22,25 +23,27 @@ class Dataset:
     samples: int
     tokens: int
     row_tokens: int
+    shortest: int = 0
     facts: int = 0
     questions: int = 0
     ends: float = 0.5
 
 
-_MEDIUM = {"tokens": 256, "row_tokens": 1024, "facts": 20, "questions": 8}
-_LONG = {"tokens": SEQUENCE_TOKENS, "row_tokens": 2048, "facts": 40, "questions": 8}
+_SHORT = Dataset(10_500, 128, row_tokens=768, shortest=48, facts=8, questions=6)
+_MEDIUM = Dataset(2_400, 256, row_tokens=1024, facts=20, questions=8)
+_LONG = Dataset(2_400, SEQUENCE_TOKENS, row_tokens=2048, facts=40, questions=8)
 ENDS = 0.05
 
 # About as many samples as the phases' steps take, so that next to nothing is seen twice.
 DATASETS = {
-    "copy": Dataset(samples=22_400, tokens=64, row_tokens=512),
-    "short": Dataset(samples=9_600, tokens=96, row_tokens=768, facts=6, questions=6),
-    "medium-in2": Dataset(samples=3_200, **_MEDIUM),
-    "medium-ends": Dataset(samples=3_900, ends=ENDS, **_MEDIUM),
-    "long-in2": Dataset(samples=4_000, **_LONG),
-    "long-ends": Dataset(samples=4_200, ends=ENDS, **_LONG),
-    "more-in2": Dataset(samples=2_400, **_LONG),
-    "more-ends": Dataset(samples=2_520, ends=ENDS, **_LONG),
+    "copy": Dataset(22_400, 64, row_tokens=512),
+    "short": _SHORT,
+    "medium-in2": _MEDIUM,
+    "medium-ends": replace(_MEDIUM, samples=3_000, ends=ENDS),
+    "long-in2": _LONG,
+    "long-ends": replace(_LONG, samples=2_550, ends=ENDS),
+    "more-in2": replace(_LONG, samples=1_600),
+    "more-ends": replace(_LONG, samples=1_700, ends=ENDS),
 }
 
 

@@ -71,11 +71,14 @@ def write_probes(path: Path, contexts: int, seed: str) -> None:
 
 def _parts(chance: random.Random, dataset: Dataset) -> list[dict[str, object]]:
     """Draw one sample; its context anew where no fact of it may be asked about."""
+    tokens = chance.randint(dataset.shortest or dataset.tokens, dataset.tokens)
     if not dataset.facts:
-        return copy_parts(chance, dataset.tokens)
-    questions = dataset.questions * QUESTION_TOKENS - 1  # the last full stop is not written
+        return copy_parts(chance, tokens)
+    facts = round(dataset.facts * tokens / dataset.tokens)
+    questions = min(dataset.questions, facts)
+    behind = questions * QUESTION_TOKENS - 1  # the last full stop is not written
     asked: list[Fact] = []
     while not asked:
-        context = make_context(chance, dataset.tokens - CONTROL_TOKENS - questions, dataset.facts)
+        context = make_context(chance, tokens - CONTROL_TOKENS - behind, facts)
         asked = context.near_the_ends(dataset.ends)
-    return question_parts(context, chance.sample(asked, min(dataset.questions, len(asked))))
+    return question_parts(context, chance.sample(asked, min(questions, len(asked))))

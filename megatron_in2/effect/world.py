@@ -1,9 +1,9 @@
 """A little world of facts and filler: contexts, questions about them, and rows to copy.
 
-A context is shuffled sentences: facts ``fact ATTRIBUTE of ENTITY VALUE .`` and fillers of random
-words. An entity has about three facts and an attribute belongs to many entities, so that both
-matter; each pair of them stands once, so that the question ``question ATTRIBUTE of ENTITY`` has one
-answer. Every word is one token: lengths here are lengths in tokens.
+A context is shuffled sentences: facts ``fact of ENTITY ATTRIBUTE VALUE .`` and fillers of random
+words. About three facts speak of one entity, and a context has three attributes, so that both
+matter; each pair of them stands once, so that ``question of ENTITY ATTRIBUTE`` has one answer. Every
+word is one token: lengths here are lengths in tokens.
 """
 
 import itertools
@@ -34,8 +34,7 @@ FILLERS = _made_up(96, 3, 3)
 WORDS = [*_STRUCTURE, *ATTRIBUTES, *ENTITIES, *VALUES, *FILLERS]
 
 FILLER_WORDS = (5, 10)  # of one filler sentence, its full stop apart
-FACTS_AN_ENTITY = 3  # on average, of the attributes of its context
-ATTRIBUTES_A_CONTEXT = 4
+FACTS_AN_ENTITY = 3  # as many as a context has attributes
 FACT_TOKENS = 6
 QUESTION_TOKENS = 6  # its answer and full stop included
 CONTROL_TOKENS = 2  # begin- and end-of-sequence
@@ -45,15 +44,15 @@ CONTROL_TOKENS = 2  # begin- and end-of-sequence
 class Fact:
     """One statement of a context; ``start`` is its first token's place there, from 0."""
 
-    attribute: str
     entity: str
+    attribute: str
     value: str
     start: int
 
     @property
     def question(self) -> str:
         """What asks for ``value``, up to where the answer stands."""
-        return f"question {self.attribute} of {self.entity}"
+        return f"question of {self.entity} {self.attribute}"
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
     rest = tokens - facts * FACT_TOKENS
     if rest < 0:
         raise ValueError(f"{facts} facts take {facts * FACT_TOKENS} tokens, not {tokens}")
-    entities = chance.sample(ENTITIES, round(facts / FACTS_AN_ENTITY))
-    attributes = chance.sample(ATTRIBUTES, ATTRIBUTES_A_CONTEXT)
+    entities = chance.sample(ENTITIES, -(-facts // FACTS_AN_ENTITY))
+    attributes = chance.sample(ATTRIBUTES, FACTS_AN_ENTITY)
     pairs = list(itertools.product(entities, attributes))
     sentences: list[tuple[str, ...]] = [
-        ("fact", attribute, "of", entity, chance.choice(VALUES), ".")
+        ("fact", "of", entity, attribute, chance.choice(VALUES), ".")
         for entity, attribute in chance.sample(pairs, facts)
     ]
     while rest:
@@ -97,7 +96,7 @@ def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
     chance.shuffle(sentences)
     starts = itertools.accumulate((len(sentence) for sentence in sentences), initial=0)
     found = tuple(
-        Fact(sentence[1], sentence[3], sentence[4], start)
+        Fact(sentence[2], sentence[3], sentence[4], start)
         for sentence, start in zip(sentences, starts, strict=False)
         if sentence[0] == "fact"
     )

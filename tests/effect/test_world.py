@@ -36,7 +36,7 @@ def test_a_context_is_as_long_as_asked_and_its_facts_stand_where_they_say(
     assert len({(fact.attribute, fact.entity) for fact in context.facts}) == facts
     for fact in context.facts:
         sentence = words[fact.start : fact.start + FACT_TOKENS]
-        assert sentence == ["fact", fact.attribute, "of", fact.entity, fact.value, "."]
+        assert sentence == ["fact", "of", fact.entity, fact.attribute, fact.value, "."]
 
 
 @given(SEEDS, st.floats(0.02, 0.3))
