@@ -2,8 +2,8 @@
 
 A context is shuffled sentences: facts ``fact of ENTITY ATTRIBUTE VALUE .`` and fillers of random
 words. About three facts speak of one entity, and a context has three attributes, so that both
-matter; each pair of them stands once, so that ``question of ENTITY ATTRIBUTE`` has one answer. Every
-word is one token: lengths here are lengths in tokens.
+matter; each pair of them stands once, so that ``question of ENTITY ATTRIBUTE`` has one answer.
+Every word is one token: lengths here are lengths in tokens.
 """
 
 import itertools
