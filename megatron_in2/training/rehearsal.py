@@ -83,6 +83,7 @@ class Rehearsal(BaseCallback):
         )
         with _random_states_put_back(world.device):
             moments = _moments_to_come(trainer.optimizer)
+            trainer.model.zero_grad_buffer()  # also what overlapping reduction counts by
             trainer.run_schedule(
                 make_forward_step(step_report),
                 iter([batch] * micro_batches),
