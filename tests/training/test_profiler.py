@@ -4,6 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.training.conftest import Train
 
 
@@ -25,6 +27,7 @@ def test_a_trace_has_the_steps_that_were_asked_for(
         assert line["loss"] == reference[1][step]["loss"]
 
 
+@pytest.mark.slow
 def test_ranks_are_chosen_and_a_run_that_stops_midway_leaves_what_it_has(
     tmp_path: Path, train: Train
 ) -> None:

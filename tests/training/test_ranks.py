@@ -128,6 +128,7 @@ def test_a_slow_rank_is_named(run_odd: RunOdd, tmp_path: Path) -> None:
     assert metrics[4]["seconds"] > 1.2
 
 
+@pytest.mark.slow
 def test_ranks_that_are_all_slow_are_not_named(run_odd: RunOdd) -> None:
     result = run_odd("slow", changes=SLOW, SLEEP="0.6", ODD_RANKS="0,1")
     assert result.returncode == 0, result.stderr

@@ -150,6 +150,7 @@ def _exact(metrics: dict[int, dict]) -> dict[int, tuple]:
     return {step: (line["loss"], line["grad_norm"]) for step, line in metrics.items()}
 
 
+@pytest.mark.slow
 def test_losses_are_bitwise_the_same_also_after_a_resume(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
@@ -159,13 +160,14 @@ def test_losses_are_bitwise_the_same_also_after_a_resume(
     assert _exact(train(folder, REHEARSED)) == _exact(reference[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         pytest.param(["--parallel.tensor=2", "--parallel.sequence=true"], id="TP2+SP"),
-        pytest.param(["--parallel.pipeline=2"], id="PP2", marks=pytest.mark.slow),
-        pytest.param(["--parallel.context=2"], id="CP2", marks=pytest.mark.slow),
-        pytest.param(["--runtime.dtype=bfloat16"], id="DP2 bfloat16", marks=pytest.mark.slow),
+        pytest.param(["--parallel.pipeline=2"], id="PP2"),
+        pytest.param(["--parallel.context=2"], id="CP2"),
+        pytest.param(["--runtime.dtype=bfloat16"], id="DP2 bfloat16"),
     ],
 )
 def test_losses_are_bitwise_the_same_in_every_layout(
