@@ -20,6 +20,7 @@ def _tables(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+@pytest.mark.slow
 def test_contenders_train_the_same_model(run_tool: RunTool) -> None:
     result = run_tool(
         "benchmarks/training",
@@ -46,6 +47,7 @@ def test_data_path_and_opening_are_timed(run_tool: RunTool) -> None:
     assert [row[0] for row in rows] == ["samples a row", "1", "4", "256", "rows", "10", "200"]
 
 
+@pytest.mark.slow
 def test_the_head_costs_less_at_answers_only(run_tool: RunTool) -> None:
     result = run_tool("benchmarks/head", "--tokens", 256, "--hidden-size", 64, "--repeats", 1)
     assert result.returncode == 0, result.stderr
