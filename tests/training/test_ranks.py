@@ -154,6 +154,7 @@ def test_a_rank_that_sees_other_data_is_named(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_rank_that_sees_no_data_is_named(run_odd: RunOdd, dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     changes = {"data": {"train": dataset.name, "validation": ""}}

@@ -24,7 +24,7 @@ def test_logits_everywhere_change_nothing(
         assert line["grad_norm"] == pytest.approx(reference[1][step]["grad_norm"], rel=1e-6)
 
 
-@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("recompute", [pytest.param("selective", marks=pytest.mark.slow), "full"])
 def test_recomputed_activations_change_nothing(
     recompute: str, tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:

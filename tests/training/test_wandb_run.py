@@ -46,6 +46,7 @@ def _read(folder: Path) -> tuple[str, str, dict, list[dict]]:
 
 
 @needs_wandb
+@pytest.mark.slow
 def test_a_restart_goes_on_in_the_same_run(
     tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
