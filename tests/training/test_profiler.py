@@ -9,6 +9,7 @@ import pytest
 from tests.training.conftest import Train
 
 
+@pytest.mark.slow
 def test_a_trace_has_the_steps_that_were_asked_for(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
