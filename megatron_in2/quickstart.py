@@ -16,7 +16,7 @@ from typing import Any
 
 from megatron_in2.data.manifest import read_manifest
 from megatron_in2.files import atomic_file, read_json, read_json_lines, write_json
-from megatron_in2.steps import Step, fingerprint_of, run_steps, step_seconds
+from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool, step_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = Path("configs/quickstart")
@@ -48,19 +48,12 @@ def run_quickstart() -> None:
     print(f"\n{_as_markdown(report)}\nall in {time.monotonic() - started:.0f} s; {HOME}/report.md")
 
 
-def _tool(name: str, *arguments: object) -> None:
-    command = [sys.executable, f"tools/{name}.py", *map(str, arguments)]
-    print("    $ python", *command[1:], flush=True)
-    if code := subprocess.run(command, check=False).returncode:
-        sys.exit(code)
-
-
 def _synthesize() -> None:
-    _tool("synthesize_in2", "--config", CONFIGS / "synthesis.yaml", "--output", SAMPLES)
+    run_tool("synthesize_in2", "--config", CONFIGS / "synthesis.yaml", "--output", SAMPLES)
 
 
 def _preprocess() -> None:
-    _tool(
+    run_tool(
         "preprocess_in2",
         *("--input", SAMPLES, "--output-prefix", DATASET),
         *("--tokenizer-model", "mistral-v1", "--seq-length", SEQ_LENGTH),
@@ -91,11 +84,11 @@ def _train_and_kill() -> None:
 
 
 def _resume() -> None:
-    _tool("train", *_TRAINING)
+    run_tool("train", *_TRAINING)
 
 
 def _export() -> None:
-    _tool(
+    run_tool(
         "convert_checkpoint",
         *("megatron-to-hf", "--input", CHECKPOINTS, "--output", EXPORT),
         *("--verify", "--report", PROOF),
@@ -103,8 +96,8 @@ def _export() -> None:
 
 
 def _build_probes() -> None:
-    _tool("probe", "pieces", "--config", CONFIGS / "synthesis.yaml", "--output", PIECES)
-    _tool(
+    run_tool("probe", "pieces", "--config", CONFIGS / "synthesis.yaml", "--output", PIECES)
+    run_tool(
         "probe",
         *("build", "--pieces", PIECES, "--output", PROBES, "--context-tokens", 1536),
         *("--positions", 16, "--sets", 4),
@@ -113,17 +106,17 @@ def _build_probes() -> None:
 
 def _probe() -> None:
     labels = PROBES / "document.jsonl"
-    _tool(
+    run_tool(
         "probe",
         *("generate", "--model", EXPORT, "--probes", labels, "--output", PREDICTIONS),
         *("--max-new-tokens", 24),
     )
-    _tool(
+    run_tool(
         "probe",
         *("score", "--labels", labels, "--predictions", PREDICTIONS, "--output", SCORES),
         *("--bins", 8),
     )
-    _tool("probe", "plot", "--reports", SCORES, "--output", CURVE)
+    run_tool("probe", "plot", "--reports", SCORES, "--output", CURVE)
 
 
 _STEPS = (

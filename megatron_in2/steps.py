@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -59,6 +60,14 @@ def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
         seconds = time.monotonic() - before
         write_json(stamp, {"fingerprint": fingerprint, "seconds": round(seconds, 1)})
         print(f"    done in {seconds:.0f} s", flush=True)
+
+
+def run_tool(name: str, *arguments: object) -> None:
+    """Run a command of ``tools/`` as a user types it; end with its exit code where it fails."""
+    command = [f"tools/{name}.py", *map(str, arguments)]
+    print("    $ python", *command, flush=True)
+    if code := subprocess.run([sys.executable, *command], check=False).returncode:
+        sys.exit(code)
 
 
 def step_seconds(steps: Sequence[Step], stamps: Path) -> dict[str, float]:

@@ -22,13 +22,28 @@ from megatron_in2.effect.experiment import EffectConfig, run_effect
 def main() -> None:
     parser = CommandParser(__doc__)
     add = parser.add_argument
-    add("--seeds", type=int, default=3, help="each draws its own data, weights and probes")
+    add(
+        "--seeds",
+        type=int,
+        default=EffectConfig.seeds,
+        help="each draws its own data, weights and probes",
+    )
     add("--quick", action="store_true", help="one seed")
-    add("--contexts", type=int, default=100, help="probe contexts a seed: probes a bin")
-    add("--scale", type=float, default=1.0, help="share of the steps; below 1 to try the road")
+    add(
+        "--contexts",
+        type=int,
+        default=EffectConfig.contexts,
+        help="probe contexts a seed: probes a bin",
+    )
+    add(
+        "--scale",
+        type=float,
+        default=EffectConfig.scale,
+        help="share of the steps; below 1 to try the road",
+    )
     add("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="curves wanted")
     add("--thetas", nargs="+", choices=list(THETAS), default=list(THETAS), help="of RoPE")
-    add("--home", type=Path, default=Path("runs/effect"), help="folder for everything")
+    add("--home", type=Path, default=EffectConfig.home, help="folder for everything")
     options = parser.read()
     values = {field.name: options[field.name] for field in fields(EffectConfig)}
     values["seeds"] = 1 if options.quick else options.seeds

@@ -1,8 +1,6 @@
 """The whole experiment: per seed materials, training, export and probing, then the figure."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,7 +23,7 @@ from megatron_in2.effect.results import report_results
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.generate import generate_predictions
-from megatron_in2.steps import Step, fingerprint_of, run_steps
+from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = Path("configs/effect")
@@ -145,21 +143,15 @@ def _training(
     }
     if run.start:
         options["checkpoint.init_from"] = folder / theta / run.start / "checkpoints"
-    command = ["tools/train.py", "--config", CONFIGS / "model.yaml", "--config", phase]
-    command += ["--nproc", 2, *(f"--{key}={value}" for key, value in options.items())]
+    arguments = ["--config", CONFIGS / "model.yaml", "--config", phase, "--nproc", 2]
+    arguments += [f"--{key}={value}" for key, value in options.items()]
     start = f"from {run.start}" if run.start else "from fresh weights"
     return Step(
         f"seed {seed}, theta {theta}: {name}, {run.phase} phase on {run.data}, {start}",
         (checkpoints,),
-        partial(_run, [str(word) for word in command]),
+        partial(run_tool, "train", *arguments),
         continues=True,
     )
-
-
-def _run(command: list[str]) -> None:
-    print("    $ python", *command, flush=True)
-    if code := subprocess.run([sys.executable, *command], check=False).returncode:
-        sys.exit(code)
 
 
 def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Step:

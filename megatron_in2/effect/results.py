@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from megatron_in2.effect.arms import ARMS, Arm
+from megatron_in2.effect.materials import PROBE_BINS
 from megatron_in2.evaluation.plot import new_figure, save_figure
 from megatron_in2.evaluation.report import write_probe_report
 from megatron_in2.evaluation.score import Grouping, ProbeReport, score_predictions
@@ -94,7 +95,7 @@ def _predictions(folder: Path, theta: str, arm: str) -> Path:
 
 
 def _curves(labels: Path, folder: Path, keys: list[Key]) -> Curves:
-    bins = Grouping(bins=1 + max(probe["position_id"] for _, probe in read_json_lines(labels)))
+    bins = Grouping(bins=PROBE_BINS)
     return {
         (theta, arm): score_predictions(
             labels, _predictions(folder, theta, arm), bins, name=f"{arm}, theta {theta}"
