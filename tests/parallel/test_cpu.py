@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from megatron.core.distributed import param_and_grad_buffer
 
+from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.cpu import cuda_named_as_cpu
+from megatron_in2.parallel.rank import SINGLE_RANK
+from megatron_in2.parallel.world import open_world
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: not needed")
 
@@ -29,3 +33,13 @@ def test_it_ends_with_the_block() -> None:
     assert torch.zeros(1).type() == "torch.FloatTensor"
     with pytest.raises((AssertionError, RuntimeError)):
         torch.zeros(1, device="cuda")
+
+
+@pytest.mark.parametrize("name", ["dist_all_gather_func", "dist_reduce_scatter_func"])
+def test_a_rank_alone_moves_no_buffer(name: str) -> None:
+    with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
+        collective = getattr(param_and_grad_buffer, name)
+        untouched = torch.zeros(4)
+        assert collective(untouched, torch.ones(4), group=world.data_and_context_group) is None
+    assert not untouched.any()
+    assert getattr(param_and_grad_buffer, name) is not collective
