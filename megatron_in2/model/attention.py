@@ -87,7 +87,9 @@ class PackedAttention(torch.nn.Module):
             and query_THD.is_cuda
             and query_THD.dtype in FLASH_DTYPES
             and query_THD.size(-1) in FLASH_WIDTHS
-            and row.row_order is None  # context chunks see keys that its borders cannot express
+            # Context chunks, and the head's queries, see keys that borders cannot express.
+            and row.row_order is None
+            and row.cu_seqlens_q is not None
             and len(row.spans) > 1
             and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
         )
@@ -134,3 +136,23 @@ class PackedAttention(torch.nn.Module):
             enable_gqa=self.is_grouped,
         )
         return output.squeeze(0).transpose(0, 1)
+
+
+class HeadAttention(PackedAttention):
+    """The last layer's attention: only the queries whose outputs the LM head reads, N of T."""
+
+    def forward(
+        self,
+        query_THD: torch.Tensor,
+        key_TGD: torch.Tensor,
+        value_TGD: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        *,
+        packed_seq_params: PackedRow,
+        **unused: Any,
+    ) -> torch.Tensor:  # [N, H * D]
+        row = packed_seq_params
+        if row.head_positions is not None:
+            query_THD = query_THD.index_select(0, row.head_positions)
+            row = row.of_head()
+        return super().forward(query_THD, key_TGD, value_TGD, attention_mask, packed_seq_params=row)

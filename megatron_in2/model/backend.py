@@ -8,9 +8,11 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 )
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from megatron_in2.errors import InputError
-from megatron_in2.model.attention import PackedAttention
+from megatron_in2.model.attention import HeadAttention, PackedAttention
+from megatron_in2.model.head_layer import HeadLayer
 from megatron_in2.model.norm import RMSNorm
 
 FP8_CAPABILITY = (8, 9)
@@ -59,17 +61,29 @@ def require_fp8(fp8: str, backend: str) -> None:
         )
 
 
-def block_spec(backend: str, num_layers: int) -> ModuleSpec | TransformerBlockSubmodules:
+def block_spec(
+    backend: str, num_layers: int, ends_in_head: bool
+) -> ModuleSpec | TransformerBlockSubmodules:
     """Return what ``GPTModel`` builds its decoder from.
 
     Args:
         backend: ``torch`` or ``transformer_engine``, as :func:`choose_backend` resolved it.
         num_layers: layers of this pipeline stage.
+        ends_in_head: the LM head follows and reads few positions; the torch backend's last layer
+            then runs only there. Transformer Engine's runs everywhere.
     """
     if backend == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec()
-    layer = get_gpt_layer_local_spec()
-    layer.submodules.input_layernorm = RMSNorm
-    layer.submodules.pre_mlp_layernorm = RMSNorm
-    layer.submodules.self_attention.submodules.core_attention = PackedAttention
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=RMSNorm)
+    layers = [_layer_spec(TransformerLayer, PackedAttention)] * num_layers
+    if ends_in_head:
+        layers[-1] = _layer_spec(HeadLayer, HeadAttention)
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def _layer_spec(layer: type[TransformerLayer], attention: type[PackedAttention]) -> ModuleSpec:
+    spec = get_gpt_layer_local_spec()
+    spec.module = layer
+    spec.submodules.input_layernorm = RMSNorm
+    spec.submodules.pre_mlp_layernorm = RMSNorm
+    spec.submodules.self_attention.submodules.core_attention = attention
+    return spec

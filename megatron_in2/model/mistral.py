@@ -1,5 +1,7 @@
 """Mistral as a Megatron-Core ``GPTModel`` whose LM head runs at answer positions only.
 
+On the torch backend its last layer does so too, see :mod:`megatron_in2.model.head_layer`.
+
 Shapes: T tokens of this context rank, N of them learnt, V/TP vocabulary columns of this rank.
 """
 
@@ -17,6 +19,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_in2.model.backend import block_spec, choose_backend, require_fp8
 from megatron_in2.model.config import ModelConfig
+from megatron_in2.model.head_layer import HeadLayer
+from megatron_in2.model.packed_row import PackedRow
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.world import World
 
@@ -40,12 +44,14 @@ class MistralModel(GPTModel):  # type: ignore[misc] # upstream is untyped
             self.output_layer.allreduce_dgrad = tensor_size > 1
             columns = self.output_layer.output_size_per_partition
             self.true_columns = min(max(true_vocab_size - tensor_rank * columns, 0), columns)
+            self.has_head_layer = isinstance(self.decoder.layers[-1], HeadLayer)
 
     def _postprocess(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         labels: torch.Tensor | None = None,
         loss_mask: torch.Tensor | None = None,
+        packed_seq_params: PackedRow | None = None,
         **unused: Any,
     ) -> torch.Tensor:
         """Replace upstream's head; its other arguments serve inference and multi-token heads."""
@@ -59,17 +65,18 @@ class MistralModel(GPTModel):  # type: ignore[misc] # upstream is untyped
         if labels is None:
             return self._logits(hidden_states).transpose(0, 1).contiguous()
         assert loss_mask is not None
+        assert packed_seq_params is not None
         learnt = loss_mask.view(-1).nonzero().view(-1)
         weight = 1.0 if len(learnt) else 0.0
         positions = learnt if len(learnt) else learnt.new_zeros(1)
         targets = labels.view(-1, 1)
-        if self.has_answer_only_head:
-            losses = self._losses(
-                hidden_states.index_select(0, positions), targets.index_select(0, positions)
-            )
+        if not self.has_answer_only_head:
+            return weight * self._losses(hidden_states, targets).index_select(0, positions)
+        if self.has_head_layer and packed_seq_params.head_positions is not None:
+            hidden_states = hidden_states[: len(positions)]  # the layer selected; behind: padding
         else:
-            losses = self._losses(hidden_states, targets).index_select(0, positions)
-        return weight * losses
+            hidden_states = hidden_states.index_select(0, positions)
+        return weight * self._losses(hidden_states, targets.index_select(0, positions))
 
     def _losses(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross entropy of [N, 1, hidden] against [N, 1]: float32 [N]."""
@@ -118,7 +125,11 @@ def build_model(
         true_vocab_size=model.vocab_size,
         logits=model.logits,
         config=config,
-        transformer_layer_spec=block_spec(backend, model.num_layers // parallel.pipeline),
+        transformer_layer_spec=block_spec(
+            backend,
+            model.num_layers // parallel.pipeline,
+            ends_in_head=world.is_last_stage and model.logits == "answers",
+        ),
         vocab_size=model.padded_vocab_size(parallel.tensor),
         max_sequence_length=model.max_position_embeddings,
         pre_process=world.is_first_stage,

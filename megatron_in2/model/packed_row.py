@@ -5,8 +5,11 @@ Context parallelism cuts each sample in 2 x CP equal chunks; rank r holds chunks
 that Megatron-Core's THD rotary embedding and Transformer Engine expect.
 """
 
+from copy import copy
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
@@ -26,14 +29,28 @@ class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
 
     ``spans`` lists this rank's runs of queries in local order; ``row_order`` restores the row's
     order from the concatenation of all context ranks' tokens (None without context parallelism).
+    ``head_positions``, int64 [N], says where, in local order, the LM head reads the last hidden
+    states (None: everywhere), ``head_spans`` what those queries see.
     """
 
     spans: list[Span] = field(default_factory=list)
     row_order: torch.Tensor | None = None
+    head_positions: torch.Tensor | None = None
+    head_spans: list[Span] = field(default_factory=list)
+
+    def of_head(self) -> "PackedRow":
+        """Return the row with the LM head's queries alone, which have no borders of their own."""
+        row = copy(self)
+        row.spans, row.cu_seqlens_q = self.head_spans, None
+        return row
 
 
 def packed_row(
-    lengths: list[int], device: torch.device, context_size: int = 1, context_rank: int = 0
+    lengths: list[int],
+    device: torch.device,
+    context_size: int = 1,
+    context_rank: int = 0,
+    head_positions: npt.NDArray[np.int64] | None = None,
 ) -> PackedRow:
     """Build the packing record of one row.
 
@@ -43,6 +60,7 @@ def packed_row(
         device: where the tensors must lie.
         context_size: context-parallel size.
         context_rank: this rank's index in the context-parallel group.
+        head_positions: int64 [N], of this rank's tokens those at which the LM head is asked for.
     """
     # The longest sample, never the row length: Megatron-Core's THD rotary takes frequencies as
     # long as the whole row for positions that do not restart at each sample.
@@ -52,7 +70,8 @@ def packed_row(
     if context_size > 1:
         ranks = [context_indices(lengths, context_size, rank) for rank in range(context_size)]
         row_order = torch.cat(ranks).argsort().to(device)
-    return PackedRow(
+    spans = _spans(lengths, context_size, context_rank)
+    row = PackedRow(
         qkv_format="thd",
         cu_seqlens_q=cu_seqlens,
         cu_seqlens_kv=cu_seqlens,
@@ -60,9 +79,13 @@ def packed_row(
         cu_seqlens_kv_padded=cu_seqlens,
         max_seqlen_q=longest,
         max_seqlen_kv=longest,
-        spans=_spans(lengths, context_size, context_rank),
+        spans=spans,
         row_order=row_order,
     )
+    if head_positions is not None:
+        row.head_positions = torch.from_numpy(head_positions).to(device, non_blocking=True)
+        row.head_spans = _runs(spans, head_positions)
+    return row
 
 
 def context_indices(lengths: list[int], context_size: int, context_rank: int) -> torch.Tensor:
@@ -85,6 +108,19 @@ def _spans(lengths: list[int], context_size: int, context_rank: int) -> list[Spa
         for start, size in _chunked(lengths, context_size)
         for chunk in _chunks_of(context_size, context_rank)
     ]
+
+
+def _runs(spans: list[Span], positions: npt.NDArray[np.int64]) -> list[Span]:
+    """Cut queries at ``positions`` into runs of neighbours of one span, and what each run sees."""
+    starts = np.cumsum([0] + [span.queries for span in spans])
+    owners = np.searchsorted(starts, positions, side="right") - 1
+    breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(owners) != 0)) + 1
+    runs = []
+    for run in np.split(np.arange(len(positions)), breaks):
+        span, last = spans[owners[run[0]]], positions[run[-1]]
+        unseen = int(starts[owners[run[-1]] + 1] - 1 - last)  # the span's queries behind the run
+        runs.append(Span(len(run), span.key_start, span.keys - unseen))
+    return runs
 
 
 def _chunked(lengths: list[int], context_size: int) -> list[tuple[int, int]]:

@@ -22,6 +22,7 @@ class World:
     rank: int
     size: int
     device: torch.device
+    tensor_size: int
     data_rank: int
     data_size: int
     context_rank: int
@@ -90,6 +91,7 @@ def _model_parallel_state(
             rank=rank.index,
             size=rank.world_size,
             device=device,
+            tensor_size=parallel_state.get_tensor_model_parallel_world_size(),
             data_rank=parallel_state.get_data_parallel_rank(),
             data_size=parallel_state.get_data_parallel_world_size(),
             context_rank=parallel_state.get_context_parallel_rank(),

@@ -75,6 +75,23 @@ def make_batch(row: Row, world: World, normalisation: str = "token") -> Batch:
         sequences=cut(sequences),
         sample_weights=torch.from_numpy(weights).float().to(world.device),
         normaliser=normaliser,
-        packing=packed_row(row.lengths, world.device, world.context_size, world.context_rank),
+        packing=packed_row(
+            row.lengths,
+            world.device,
+            world.context_size,
+            world.context_rank,
+            _head_positions(mask[own], world.tensor_size),
+        ),
         row=row,
     )
+
+
+def _head_positions(mask: npt.NDArray[np.uint8], tensor_size: int) -> npt.NDArray[np.int64]:
+    """Where the LM head is asked for: at answers, and behind them at the first token as padding.
+
+    Sequence parallelism cuts them evenly over the tensor-parallel ranks; where there is none the
+    model wants one for its stand-in of weight zero.
+    """
+    learnt = np.flatnonzero(mask)
+    size = max(-(-len(learnt) // tensor_size), 1) * tensor_size
+    return np.pad(learnt, (0, size - len(learnt)))

@@ -40,6 +40,27 @@ def row_flops(model: ModelConfig, seq_length: int, squared_lengths: npt.NDArray[
     return seq_length * body_flops_per_token(model) + attention_flops(model, squared_lengths)
 
 
+def loss_flops(
+    model: ModelConfig,
+    seq_length: int,
+    squared_lengths: npt.NDArray[np.int64],
+    answer_tokens: float,
+) -> float:
+    """What the loss at ``answer_tokens`` positions of rows needs.
+
+    That is every layer, but of the last one the output projection and the feed-forward matrices
+    at these positions only, as the LM head; the attention of their own few queries in the last
+    layer is left out. Other arguments as in :func:`attention_flops`.
+    """
+    width = model.num_attention_heads * model.head_dim
+    behind = 6.0 * model.hidden_size * (width + 3 * model.ffn_hidden_size)
+    tokens = len(squared_lengths) * seq_length
+    last_attention = float(attention_flops(model, squared_lengths).sum()) / model.num_layers
+    everywhere = float(row_flops(model, seq_length, squared_lengths).sum())
+    at_answers = answer_tokens * (behind + head_flops_per_token(model))
+    return everywhere - last_attention - tokens * behind + at_answers
+
+
 def dense_row_flops(model: ModelConfig, seq_length: int) -> float:
     """One row as Megatron-LM counts it: every query sees the whole row, a logit at every token."""
     width = model.num_attention_heads * model.head_dim

@@ -16,7 +16,7 @@ from megatron_in2.parallel.world import World
 from megatron_in2.training.balance import deal_rows, imbalance
 from megatron_in2.training.batch import Batch, make_batch
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.flops import dense_row_flops, head_flops_per_token, row_flops
+from megatron_in2.training.flops import dense_row_flops, loss_flops, row_flops
 from megatron_in2.training.loss import ForwardStep, global_sums, make_forward_step, step_report
 from megatron_in2.training.rows import RowPlace, TrainingRows
 from megatron_in2.training.schedule import learning_rate
@@ -27,9 +27,9 @@ class StepMetrics:
     """What one optimizer step did, the same on every rank.
 
     ``loss`` is the global batch's, normalised as configured; ``tokens`` counts the rows' tokens,
-    padding included, and ``samples`` the samples in them; ``flops`` are those the architecture
-    needs, causal and document-aware, LM head at answer positions, and ``dense_flops`` what
-    Megatron-LM counts for the same rows; ``imbalance`` is largest over mean work of the
+    padding included, and ``samples`` the samples in them; ``flops`` are those the loss needs,
+    causal and document-aware, LM head and last outputs at answer positions, and ``dense_flops``
+    what Megatron-LM counts for the same rows; ``imbalance`` is largest over mean work of the
     data-parallel ranks, less 1; ``seconds`` is wall time. A step is ``skipped`` where its loss or
     gradient was not finite: the weights stay as they were.
     """
@@ -128,7 +128,8 @@ class Trainer:
         started = time.perf_counter()
         model, length = self.config.model, self.config.data.seq_length
         rows = self.rows_after(self.consumed_rows)
-        costs = row_flops(model, length, self.rows.attention_costs(rows))
+        squares = self.rows.attention_costs(rows)
+        costs = row_flops(model, length, squares)
         dealt = deal_rows(costs, self.world.data_size)
         rate = self._set_learning_rate(self.consumed_rows + len(rows))
         self.model.zero_grad_buffer()
@@ -152,7 +153,7 @@ class Trainer:
             answer_tokens=int(answer_tokens),
             tokens=len(rows) * length,
             samples=self.rows.sample_count(rows),
-            flops=float(costs.sum()) + answer_tokens * head_flops_per_token(model),
+            flops=loss_flops(model, length, squares, answer_tokens),
             dense_flops=len(rows) * dense_row_flops(model, length),
             imbalance=imbalance(costs, dealt),
             skipped=not is_updated,

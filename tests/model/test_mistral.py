@@ -1,5 +1,6 @@
 """The model against Hugging Face, and against itself: nothing crosses a sample's border."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
@@ -39,9 +40,10 @@ def _losses(
     labels: torch.Tensor,
     mask: torch.Tensor,
     lengths: list[int],
+    head_positions: np.ndarray | None = None,
 ) -> torch.Tensor:
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
-    row = packed_row(lengths, world.device)
+    row = packed_row(lengths, world.device, head_positions=head_positions)
     return model(tokens, positions, None, labels=labels, loss_mask=mask, packed_seq_params=row)
 
 
@@ -65,6 +67,35 @@ def test_answer_only_losses_are_those_of_full_logits(
     everywhere[mask[0].bool()].sum().backward()
     for name, parameter in model.named_parameters():
         _assert_close_gradients(name, gradients[name], parameter.grad, 1e-5)
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_the_last_layer_runs_at_answers_only(
+    world: World, generator: torch.Generator, recompute: str
+) -> None:
+    model = build_model(TINY, ParallelConfig(), world, torch.float32, recompute)
+    initialise_weights(model, TINY, seed=3)
+    tokens, labels, mask = _random_row(generator)
+    rows_of_layers: list[list[int]] = [[], []]
+    for layer, counts in zip(model.decoder.layers, rows_of_layers, strict=True):
+        layer.mlp.register_forward_hook(
+            lambda module, inputs, output, counts=counts: counts.append(len(inputs[0]))
+        )
+    expected = _losses(model, world, tokens, labels, mask, LENGTHS)
+    expected.sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    answers = np.flatnonzero(mask[0])
+    padded = np.pad(answers, (0, 3))  # as sequence parallelism wants it
+    assert set(rows_of_layers[1]) == {ROW}
+    rows_of_layers[1].clear()
+    losses = _losses(model, world, tokens, labels, mask, LENGTHS, padded)
+    losses.sum().backward()
+    assert set(rows_of_layers[0]) == {ROW}
+    assert set(rows_of_layers[1]) == {len(padded)}
+    torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
+    for name, parameter in model.named_parameters():
+        _assert_close_gradients(name, parameter.grad, gradients[name], 1e-5)
 
 
 def test_a_row_without_answers_gives_zero_loss_and_zero_gradients(

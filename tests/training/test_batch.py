@@ -1,5 +1,7 @@
 """A row becomes a batch: literal tokens, labels, masks and positions, at both ends of samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -45,3 +47,13 @@ def test_a_samples_last_token_predicts_nothing() -> None:
         batch = make_batch(_row(marked_start), world)
     assert batch.loss_mask[0, 5] == 0
     assert batch.loss_mask.sum() == 4
+
+
+def test_the_head_reads_at_answers_padded_to_the_tensor_ranks() -> None:
+    with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
+        alone = make_batch(_row(TARGETS), world)
+        of_three = make_batch(_row(TARGETS), replace(world, tensor_size=3))
+        unlearnt = make_batch(_row([0] * 12), replace(world, tensor_size=3))
+    assert alone.packing.head_positions.tolist() == [2, 3, 6, 7]
+    assert of_three.packing.head_positions.tolist() == [2, 3, 6, 7, 0, 0]
+    assert unlearnt.packing.head_positions.tolist() == [0, 0, 0]

@@ -8,6 +8,8 @@ from megatron_in2.training.flops import (
     attention_flops,
     body_flops_per_token,
     dense_row_flops,
+    head_flops_per_token,
+    loss_flops,
     row_flops,
 )
 
@@ -32,6 +34,17 @@ def test_counted_by_hand() -> None:
     # Samples of 3 and 2 tokens: scores and values, forward once and backward twice, half causal.
     expected = 3 * (2 + 2) * 4 * (9 + 4) / 2
     assert attention_flops(model, np.array([9 + 4])).tolist() == [expected]
+    # One answer token: before it norms, q, k and v of every token; the only layer is the last one.
+    before, behind = 12 + 16 + 8 + 8, 16 + 96
+    needed = 5 * 6 * before + 6 * (behind + 10 * 4)
+    assert loss_flops(model, 5, np.array([9 + 4]), answer_tokens=1) == needed
     # Megatron-LM's count: every one of 5 queries sees 5 keys, and 5 positions reach the LM head.
     dense = 5 * body_flops_per_token(model) + 3 * (2 + 2) * 4 * 25 + 5 * 6 * 10 * 4
     assert dense_row_flops(model, 5) == dense
+
+
+def test_answers_only_spare_the_7b_four_percent() -> None:
+    model, squares = ModelConfig(), np.array([32768**2])
+    everywhere = row_flops(model, 32768, squares)[0] + 32768 * head_flops_per_token(model)
+    sparse = loss_flops(model, 32768, squares, 0.02 * 32768)
+    assert 1 - sparse / everywhere == pytest.approx(0.04, abs=0.002)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from megatron_in2.model.config import ModelConfig
-from megatron_in2.training.flops import dense_row_flops, head_flops_per_token, row_flops
+from megatron_in2.training.flops import dense_row_flops, loss_flops
 from megatron_in2.training.report import speed
 from megatron_in2.training.rows import TrainingRows
 from megatron_in2.training.trainer import StepMetrics
@@ -60,8 +60,7 @@ def test_a_run_counts_its_samples_and_both_conventions(
         lengths = [rows[place].records["length"].astype(np.int64) for place in places]
         assert line["samples"] == sum(int((each > 0).sum()) for each in lengths)
         squares = np.array([int((each**2).sum()) for each in lengths])
-        causal = row_flops(model, SEQ_LENGTH, squares).sum()
-        causal += line["answer_tokens"] * head_flops_per_token(model)
+        causal = loss_flops(model, SEQ_LENGTH, squares, line["answer_tokens"])
         assert line["flops"] == pytest.approx(causal)
         assert line["dense_flops"] == 4 * dense_row_flops(model, SEQ_LENGTH) > causal
         assert line["samples_per_second"] == pytest.approx(line["samples"] / line["seconds"])
