@@ -76,8 +76,9 @@ class PackedAttention(torch.nn.Module):
         queries = torch.split(query_THD, [span.queries for span in spans])
         outputs = []
         for query, span in zip(queries, spans, strict=True):
-            visible = slice(span.key_start, span.key_start + span.keys)
-            outputs.append(self._attend(query, key_TGD[visible], value_TGD[visible]))
+            key = key_TGD.narrow(0, span.key_start, span.keys)
+            value = value_TGD.narrow(0, span.key_start, span.keys)
+            outputs.append(self._attend(query, key, value))
         return torch.cat(outputs).flatten(1)
 
     @staticmethod

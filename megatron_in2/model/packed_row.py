@@ -7,6 +7,7 @@ that Megatron-Core's THD rotary embedding and Transformer Engine expect.
 
 from copy import copy
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,7 @@ import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A run of queries of one sample and the keys, from the sample's start, that it may see."""
 
     queries: int
@@ -112,15 +112,18 @@ def _spans(lengths: list[int], context_size: int, context_rank: int) -> list[Spa
 
 def _runs(spans: list[Span], positions: npt.NDArray[np.int64]) -> list[Span]:
     """Cut queries at ``positions`` into runs of neighbours of one span, and what each run sees."""
-    starts = np.cumsum([0] + [span.queries for span in spans])
-    owners = np.searchsorted(starts, positions, side="right") - 1
-    breaks = np.flatnonzero((np.diff(positions) != 1) | (np.diff(owners) != 0)) + 1
-    runs = []
-    for run in np.split(np.arange(len(positions)), breaks):
-        span, last = spans[owners[run[0]]], positions[run[-1]]
-        unseen = int(starts[owners[run[-1]] + 1] - 1 - last)  # the span's queries behind the run
-        runs.append(Span(len(run), span.key_start, span.keys - unseen))
-    return runs
+    ends = np.cumsum([span.queries for span in spans])
+    owners = np.searchsorted(ends, positions, side="right")
+    is_last = np.append((np.diff(positions) != 1) | (np.diff(owners) != 0), True)
+    lasts = np.flatnonzero(is_last)
+    sizes = np.diff(lasts, prepend=-1)
+    unseen = ends[owners[lasts]] - 1 - positions[lasts]  # the span's queries behind the run
+    return [
+        Span(size, spans[owner].key_start, spans[owner].keys - behind)
+        for size, owner, behind in zip(
+            sizes.tolist(), owners[lasts].tolist(), unseen.tolist(), strict=True
+        )
+    ]
 
 
 def _chunked(lengths: list[int], context_size: int) -> list[tuple[int, int]]:

@@ -6,12 +6,13 @@ Fake tensors carry shapes and devices through torch's real operators and compute
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from megatron_in2.model.attention import HAS_VARLEN, PackedAttention
+from megatron_in2.model.attention import HAS_VARLEN, HeadAttention, PackedAttention
 from megatron_in2.model.packed_row import packed_row
 
 CUDA = torch.device("cuda", 0)
@@ -85,3 +86,26 @@ def test_the_switch_for_flash_attention_rules_it_too() -> None:
 def test_on_a_cpu_every_sample_takes_a_call() -> None:
     query = torch.empty(64, 8, 16, dtype=torch.bfloat16)
     assert not PackedAttention._takes_row_at_once(query, packed_row([16, 48], query.device))
+
+
+def test_the_heads_queries_take_a_call_a_run() -> None:
+    """Runs of answers see overlapping keys, which borders of a row cannot say."""
+    with FakeTensorMode():
+        row = packed_row([16, 48], CUDA, head_positions=np.array([4, 5, 40, 41, 60]))
+        query = torch.empty(5, 8, 16, device=CUDA, dtype=torch.bfloat16)
+        assert not PackedAttention._takes_row_at_once(query, row.of_head())
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_the_heads_outputs_are_those_of_the_whole_row(groups: int) -> None:
+    config = SimpleNamespace(num_query_groups=groups, num_attention_heads=8)
+    ours, whole = (
+        each(config, pg_collection=SimpleNamespace(cp=None))
+        for each in (HeadAttention, PackedAttention)
+    )
+    query, key, value = (torch.randn(64, heads, 16) for heads in (8, groups, groups))
+    positions = np.array([4, 5, 40, 41, 60, 0])
+    row = packed_row([16, 48], query.device, head_positions=positions)
+    found = ours(query, key, value, None, packed_seq_params=row)
+    expected = whole(query, key, value, None, packed_seq_params=row)
+    torch.testing.assert_close(found, expected[positions])

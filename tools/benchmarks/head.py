@@ -4,8 +4,9 @@
 Example:
     python tools/benchmarks/head.py
 
-By arithmetic: the head's share of a step's FLOPs at rows of 32,768 tokens of one sample, and the
-bytes of its logits. By measurement: the model's own head (hidden 4,096, 32,000 columns, loss and
+By arithmetic: the head's share of a step's FLOPs at rows of 32,768 tokens of 1 and 16 samples,
+what is left of all FLOPs where the last layer runs at answers only too (torch backend), and the
+bytes of the logits. By measurement: the model's own head (hidden 4,096, 32,000 columns, loss and
 both gradients) forward and backward on this CPU over so many positions, at answers only and
 everywhere, each in a process of its own; memory is the largest resident set less what stood
 before. The last columns scale both to a row of 32,768 tokens in proportion to the positions, the
@@ -29,11 +30,12 @@ import torch
 from megatron_in2.command import CommandParser, run_command
 from megatron_in2.model.config import LOGITS, ModelConfig
 from megatron_in2.model.mistral import build_model
+from megatron_in2.model.packed_row import packed_row
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.build import TORCH_DTYPES
-from megatron_in2.training.flops import head_flops_per_token, row_flops
+from megatron_in2.training.flops import head_flops_per_token, loss_flops, row_flops
 
 ROW = 32768  # tokens
 WARM = 1
@@ -73,11 +75,17 @@ def _report_arithmetic(learnt_share: float) -> None:
     print("| | logits everywhere | at answers only |")
     print("|---|---|---|")
     for samples in (1, 16):
-        body = float(row_flops(model, ROW, np.array([ROW**2 // samples]))[0])
+        squares = np.array([ROW**2 // samples])
+        body = float(row_flops(model, ROW, squares)[0])
         shares = [share * head / (body + share * head) for share in (1.0, learnt_share)]
         print(
             f"| head's share of FLOPs, {samples} sample(s) a row | {shares[0]:.2%} | "
             f"{shares[1]:.3%} |"
+        )
+        needed = loss_flops(model, ROW, squares, learnt_share * ROW)
+        print(
+            f"| all FLOPs, last layer at answers only too, {samples} sample(s) a row | 100 % | "
+            f"{needed / (body + head):.2%} |"
         )
     for name, width in (("bfloat16 logits", 2), ("float32 copy", 4), ("float32 gradient", 4)):
         print(f"| {name} | {_gb(logits * width)} | {_gb(logits * width * learnt_share)} |")
@@ -140,12 +148,15 @@ def _measure(options: Any) -> Measured:
         labels = torch.randint(0, model_config.vocab_size, (1, options.tokens))
         learnt = max(int(options.tokens * options.learnt_share), 1)
         mask = (torch.arange(options.tokens) >= options.tokens - learnt).view(1, -1)
+        row = packed_row([options.tokens], world.device)
         before = _status("VmRSS")
         seconds = []
         for _ in range(WARM + options.repeats):
             weight.grad = hidden.grad = None
             started = time.perf_counter()
-            losses = model._postprocess(hidden_states=hidden, labels=labels, loss_mask=mask)
+            losses = model._postprocess(
+                hidden_states=hidden, labels=labels, loss_mask=mask, packed_seq_params=row
+            )
             loss = losses.mean()
             loss.backward()  # type: ignore[no-untyped-call]
             seconds.append(time.perf_counter() - started)
