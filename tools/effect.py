@@ -16,7 +16,7 @@ from pathlib import Path
 
 from megatron_in2.command import CommandParser, run_command
 from megatron_in2.effect.arms import ARMS, THETAS
-from megatron_in2.effect.experiment import EffectConfig, run_effect
+from megatron_in2.effect.config import EffectConfig
 
 
 def main() -> None:
@@ -47,7 +47,11 @@ def main() -> None:
     options = parser.read()
     values = {field.name: options[field.name] for field in fields(EffectConfig)}
     values["seeds"] = 1 if options.quick else options.seeds
-    run_effect(EffectConfig(**values))
+    config = EffectConfig(**values)
+    # Imported here so that --help and bad input do without torch's seconds.
+    from megatron_in2.effect.experiment import run_effect
+
+    run_effect(config)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,8 @@ import yaml
 from megatron_in2.checkpoint.convert import export_checkpoint
 from megatron_in2.data.config import PreprocessConfig
 from megatron_in2.data.preprocess import preprocess
-from megatron_in2.effect.arms import ARMS, DATASETS, RUNS, THETAS
+from megatron_in2.effect.arms import DATASETS, RUNS, THETAS
+from megatron_in2.effect.config import EffectConfig
 from megatron_in2.effect.materials import (
     PROBE_BINS,
     write_probes,
@@ -20,53 +21,12 @@ from megatron_in2.effect.materials import (
     write_tokenizer,
 )
 from megatron_in2.effect.results import report_results
-from megatron_in2.errors import InputError
 from megatron_in2.evaluation.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.generate import generate_predictions
 from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIGS = Path("configs/effect")
-
-
-@dataclass(frozen=True)
-class EffectConfig:
-    """How much of the experiment is run, and where.
-
-    Args:
-        seeds: each draws its own data, weights and probes.
-        contexts: probe contexts a seed, which is probes a bin.
-        scale: share of the phases' steps and samples; below 1 only to try the road.
-        arms: curves wanted, of ``ARMS``; only the runs that they need are trained.
-        thetas: RoPE thetas, of ``THETAS``.
-        home: folder for everything.
-    """
-
-    seeds: int = 3
-    contexts: int = 100
-    scale: float = 1.0
-    arms: tuple[str, ...] = tuple(ARMS)
-    thetas: tuple[str, ...] = tuple(THETAS)
-    home: Path = Path("runs/effect")
-
-    def __post_init__(self) -> None:
-        if min(self.seeds, self.contexts) < 1 or not 0 < self.scale <= 1:
-            raise InputError(
-                f"--seeds {self.seeds} --contexts {self.contexts} --scale {self.scale}: "
-                "1 or more, 1 or more, above 0 up to 1"
-            )
-        for name, wanted, known in (("arms", self.arms, ARMS), ("thetas", self.thetas, THETAS)):
-            if not wanted or not set(wanted) <= set(known):
-                raise InputError(f"--{name} {' '.join(wanted)}: choose from {', '.join(known)}")
-
-    @property
-    def runs(self) -> list[str]:
-        """The runs that the arms need, in an order in which each starts from what stands."""
-        needed = set(self.arms)
-        for name in reversed(RUNS):
-            if name in needed:
-                needed.add(RUNS[name].start)
-        return [name for name in RUNS if name in needed]
 
 
 def run_effect(config: EffectConfig) -> None:

@@ -15,7 +15,7 @@ from megatron_in2.errors import InputError
     seed=st.integers(0, 2**63),
 )
 def test_shares_are_the_weights(weights: list[float], seed: int) -> None:
-    blend = Blend((7,) * len(weights), tuple(weights), seed)
+    blend = Blend((BLOCK,) * len(weights), tuple(weights), seed)
     datasets, _ = blend.rows_at(np.arange(2 * BLOCK))
     shares = np.bincount(datasets, minlength=len(weights)) / (2 * BLOCK)
     assert np.abs(shares - np.array(weights) / sum(weights)).max() <= 1 / BLOCK

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from megatron_in2.effect.arms import ARMS, DATASETS, RUNS
-from megatron_in2.effect.experiment import CONFIGS, EffectConfig
+from megatron_in2.effect.config import EffectConfig
+from megatron_in2.effect.experiment import CONFIGS
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, read_json_lines
 from tests.conftest import ROOT, RunTool

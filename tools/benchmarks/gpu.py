@@ -10,10 +10,11 @@ recompute and (apart) with full recompute, each attention kernel that torch has,
 Engine where it is installed. Each case is a process of its own; one that cannot run here says why,
 and the others go on.
 
-MFU is of the card's dense bfloat16 peak in configs/gpus.yaml, by two conventions: causal (each
-sample's own causal attention, the LM head where it runs) and dense (Megatron-LM's: every query sees
-the whole row, a logit at every token). The target is 45 % causal, without recompute, for one sample
-a row.
+MFU is of the card's dense bfloat16 peak in configs/gpus.yaml, by two conventions: causal (what the
+loss needs: each sample's own causal attention, LM head and last layer's outputs at answers) and
+dense (Megatron-LM's: every query sees the whole row, a logit at every token). Transformer Engine's
+last layer runs everywhere, which causal MFU counts for nothing. The target is 45 % causal, without
+recompute, for one sample a row.
 
 Where there is no GPU one line says so, and the exit code is 0. --device cpu runs the same code with
 sizes that a CPU can do:
