@@ -27,7 +27,8 @@ class ModelConfig:
         tie_word_embeddings: share the embedding with the LM head.
         init_std: standard deviation of freshly initialised matrices.
         backend: auto | torch | transformer_engine.
-        logits: answers (the LM head runs where the loss is) | all (everywhere, for comparison).
+        logits: answers (the LM head, and the torch backend's last layer, run where the loss is) |
+            all (everywhere, for comparison).
     """
 
     num_layers: int = 32
