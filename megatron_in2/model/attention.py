@@ -143,17 +143,10 @@ class HeadAttention(PackedAttention):
     """The last layer's attention: only the queries whose outputs the LM head reads, N of T."""
 
     def forward(
-        self,
-        query_THD: torch.Tensor,
-        key_TGD: torch.Tensor,
-        value_TGD: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        *,
-        packed_seq_params: PackedRow,
-        **unused: Any,
+        self, query_THD: torch.Tensor, *others: Any, packed_seq_params: PackedRow, **options: Any
     ) -> torch.Tensor:  # [N, H * D]
         row = packed_seq_params
         if row.head_positions is not None:
             query_THD = query_THD.index_select(0, row.head_positions)
             row = row.of_head()
-        return super().forward(query_THD, key_TGD, value_TGD, attention_mask, packed_seq_params=row)
+        return super().forward(query_THD, *others, packed_seq_params=row, **options)
