@@ -47,7 +47,7 @@ def test_one_arm_learns_survives_a_kill_and_is_probed(tmp_path: Path, run_tool: 
     answering = _losses(short)
     assert (len(copying), len(answering)) == (70, 30)
     assert sum(copying[-5:]) / 5 < copying[0] - 0.4
-    assert sum(answering[-5:]) / 5 < answering[0] - 0.7
+    assert sum(answering[-5:]) / 5 < answering[0] - 1.0
     report = read_json(tmp_path / "scores" / "1e4" / "in2" / "report.json")
     assert report["probes"] == 48
     assert (tmp_path / "figure.svg").is_file()

@@ -49,7 +49,7 @@ def expected(huggingface_model: Path, dataset: Path, base_config: dict) -> Expec
     "layout",
     [
         pytest.param((1, 1, 1, False, 1), id="one process"),
-        pytest.param((2, 1, 1, True, 2), id="TP2+SP", marks=pytest.mark.slow),
+        pytest.param((2, 1, 1, True, 2), id="TP2+SP"),
         pytest.param((2, 1, 1, False, 2), id="TP2", marks=pytest.mark.slow),
         pytest.param((1, 2, 1, False, 2), id="PP2", marks=pytest.mark.slow),
         pytest.param((1, 1, 2, False, 2), id="CP2", marks=pytest.mark.slow),
