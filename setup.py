@@ -14,8 +14,9 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["megatron_in2", "megatron_in2.*"]),
     package_data={
-        "megatron_in2.evaluation": ["harness/*.yaml", "harness/*.py"],
+        "megatron_in2.evaluation.benchmarks": ["harness/*.yaml", "harness/*.py"],
         "megatron_in2.synthesis.llm": ["prompts/*.txt", "prices.yaml"],
+        "megatron_in2.training.arithmetic": ["gpus.yaml"],
     },
     install_requires=[
         "aiolimiter>=1.1",

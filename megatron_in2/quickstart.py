@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from megatron_in2.data.manifest import read_manifest
+from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.files import atomic_file, read_json, read_json_lines, write_json
 from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool, step_seconds
 

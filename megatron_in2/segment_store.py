@@ -24,15 +24,9 @@ import numpy.typing as npt
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_directory, read_json, write_json
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
 FORMAT_VERSION = 1
-UINT16_VOCABULARY = 65_500
-
-
-def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:
-    """Return the dtype in which ids of such a vocabulary are stored."""
-    return np.uint16 if vocab_size < UINT16_VOCABULARY else np.int32
 
 
 class SegmentStore:

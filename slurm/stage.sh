@@ -36,7 +36,7 @@ preprocessing() {
     local inputs=("$samples/in2.jsonl") output="$data/in2" part=()
     if [ "$IN2_SHARDS" -gt 1 ]; then
         inputs=("$samples"/in2.?????-of-"${number#*-of-}.jsonl")
-        output="$data/shards/in2.$number" part=(--shard "$((shard + 1))/$IN2_SHARDS")
+        output="$data/shards/in2.$number" part=(--shard "$shard" --num-shards "$IN2_SHARDS")
     fi
     stands "$output.json" ||
         tool preprocess_in2 --input "${inputs[@]}" --output-prefix "$output" \

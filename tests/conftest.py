@@ -11,7 +11,8 @@ import pytest
 import sentencepiece
 
 from megatron_in2.synthesis.python_texts import python_texts
-from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 RunTool = Callable[..., subprocess.CompletedProcess[str]]

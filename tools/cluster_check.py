@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.command import CommandParser, config_of, run_command
+from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.parallel.rank import rank_from_environment
+from megatron_in2.training.arithmetic.estimate import describe_run
+from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.estimate import describe_run
-from megatron_in2.training.preflight import check_run
 
 CHECKPOINT_BYTES = 14  # of a parameter: bfloat16 weight, float32 master weight and two moments
 
@@ -45,20 +45,16 @@ def main() -> int:
 
 
 def _plan(config: TrainConfig, options: Any) -> int:
-    launch = check_run(config, options.world_size)
+    inputs = check_run(config, options.world_size)
     print(describe_run(config, options.world_size), file=sys.stderr)
-    done = launch.resume_from[1].step if launch.resume_from else 0
-    print(done, launch.total_steps, config.checkpoint.dir)
+    done = inputs.resume_from[1].step if inputs.resume_from else 0
+    print(done, inputs.total_steps, config.checkpoint.dir)
     return 0
 
 
 def _nodes(config: TrainConfig, options: Any) -> int:
-    from megatron_in2.parallel.cluster_check import (
-        EXIT_SICK_NODES,
-        CheckConfig,
-        NodeFaultError,
-        check_cluster,
-    )
+    from megatron_in2.cluster.check import check_cluster
+    from megatron_in2.cluster.findings import EXIT_UNFIT_NODES, CheckConfig, NodeFaultError
 
     rank = rank_from_environment()
     if rank is None:
@@ -77,7 +73,7 @@ def _nodes(config: TrainConfig, options: Any) -> int:
         if options.sick_nodes and error.nodes and rank.index == 0:
             with atomic_file(options.sick_nodes) as stream:
                 stream.writelines(f"{name}\n" for name in error.nodes)
-        return EXIT_SICK_NODES
+        return EXIT_UNFIT_NODES
     if line is not None:
         print(line)
     return 0

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.errors import InputError
 
 IMPORT, EXPORT = "hf-to-megatron", "megatron-to-hf"
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the proof's figures here, JSON")
     options = parser.read()
     _require_fitting_options(options)
-    from megatron_in2.checkpoint.convert import SHARD_BYTES, export_checkpoint, import_checkpoint
-    from megatron_in2.checkpoint.verify import verify_conversion
+    from megatron_in2.conversion.convert import SHARD_BYTES, export_checkpoint, import_checkpoint
+    from megatron_in2.conversion.verify import verify_conversion
     from megatron_in2.files import write_json
 
     if options.direction == IMPORT:

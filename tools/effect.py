@@ -14,7 +14,7 @@ About 10 minutes a seed on two cores. Interrupted, it goes on where it stopped.
 from dataclasses import fields
 from pathlib import Path
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.effect.arms import ARMS, THETAS
 from megatron_in2.effect.config import EffectConfig
 

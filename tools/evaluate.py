@@ -16,15 +16,15 @@ Examples:
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmark_report import (
+from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, score_benchmark
+from megatron_in2.evaluation.benchmarks.report import (
     ModelScores,
     add_model_scores,
     benchmark_table,
     read_model_scores,
 )
-from megatron_in2.evaluation.benchmarks import BENCHMARKS, score_benchmark
 from megatron_in2.files import atomic_file
 
 
@@ -50,7 +50,7 @@ def _run_parser() -> CommandParser:
 
 
 def _run(options: Any) -> None:
-    from megatron_in2.evaluation.harness_run import HarnessConfig, run_benchmarks
+    from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
 
     names = ("model", "tasks", "data", "limit", "batch_size")
     scores, not_run = run_benchmarks(HarnessConfig(**{name: options[name] for name in names}))

@@ -15,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.data.check import check_dataset
-from megatron_in2.data.manifest import read_manifest
-from megatron_in2.data.show import SampleView, as_text, as_values, view_row, write_page
-from megatron_in2.data.statistics import plot, summary
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.inspection.check import check_dataset
+from megatron_in2.data.inspection.show import SampleView, as_text, as_values, view_row, write_page
+from megatron_in2.data.inspection.statistics import plot, summary
+from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.errors import EXIT_BAD_INPUT
-from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 
 def main() -> int:
@@ -57,7 +58,7 @@ def main() -> int:
 
 
 def _rows(options: Any, tokenizer: Tokenizer) -> dict[int, list[SampleView]]:
-    from megatron_in2.data.dataset import PackedDataset
+    from megatron_in2.data.packed.dataset import PackedDataset
 
     data = PackedDataset(options.prefix)
     data.require_rows(options.row)

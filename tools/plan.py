@@ -4,14 +4,14 @@ r"""Rank parallel layouts for so many GPUs of a type: memory, step time, days.
 Example:
     python tools/plan.py --config configs/film7b.yaml --gpus 128 --gpu-type a100-80g
 
-Formulas only, no GPU needed; GPU types and the sources of their figures stand in configs/gpus.yaml.
+Formulas only, no GPU needed; GPU types and the sources of their figures stand in gpus.yaml.
 """
 
-from megatron_in2.command import CommandParser, config_of, run_command
+from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
+from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpu
+from megatron_in2.training.arithmetic.plan import as_table, rank_layouts
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.gpu import GPU_TYPES, read_gpu
-from megatron_in2.training.plan import as_table, rank_layouts
 
 PAPER_ROWS = 820_000  # packed rows of the paper's 1.75 M samples: 12.8 K steps of 64
 
@@ -19,7 +19,7 @@ PAPER_ROWS = 820_000  # packed rows of the paper's 1.75 M samples: 12.8 K steps 
 def main() -> None:
     parser = CommandParser(__doc__, TrainConfig)
     parser.add_argument("--gpus", type=int, required=True, help="GPUs of the run")
-    parser.add_argument("--gpu-type", required=True, help="a type of configs/gpus.yaml")
+    parser.add_argument("--gpu-type", required=True, help="a type of gpus.yaml")
     parser.add_argument("--rows", type=int, default=PAPER_ROWS, help="training rows")
     parser.add_argument("--top", type=int, default=8, help="layouts to show")
     options = parser.read()

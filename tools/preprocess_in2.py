@@ -4,7 +4,7 @@ r"""Pack IN2 samples into indexed datasets with answer-only loss masks.
 Examples:
     python tools/preprocess_in2.py --input runs/samples.jsonl --output-prefix runs/in2 \
         --tokenizer-model mistral-v1 --seq-length 32768 --validation-fraction 0.02 --workers 8
-    python tools/preprocess_in2.py ... --output-prefix runs/in2-03 --shard 3/16
+    python tools/preprocess_in2.py ... --output-prefix runs/in2-03 --shard 2 --num-shards 16
     python tools/preprocess_in2.py merge --output-prefix runs/in2 --inputs runs/in2-*.json
 
 Writes OUTPUT_PREFIX.bin/.idx, OUTPUT_PREFIX_loss_mask.bin/.idx, OUTPUT_PREFIX_samples.npy,
@@ -16,12 +16,12 @@ OUTPUT_PREFIX_valid. A run that was killed continues when the same command is gi
 import sys
 from pathlib import Path
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.data.config import ON_ERROR, OVERLONG, PreprocessConfig
-from megatron_in2.data.designs import DESIGNS, GENERIC_SYSTEM
-from megatron_in2.data.manifest import Manifest
-from megatron_in2.data.merge import merge_datasets
-from megatron_in2.data.preprocess import preprocess
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.manifest import Manifest
+from megatron_in2.data.packing.config import ON_ERROR, OVERLONG, PreprocessConfig
+from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM
+from megatron_in2.data.packing.merge import merge_datasets
+from megatron_in2.data.packing.preprocess import preprocess
 
 
 def main() -> None:
@@ -48,7 +48,8 @@ def _preprocess() -> None:
     add("--overlong", choices=OVERLONG, default="error", help="samples longer than a row")
     add("--on-error", choices=ON_ERROR, default="stop", help="records that cannot be used")
     add("--verify-joins", type=float, default=0.001, help="share of recipes checked as text")
-    add("--shard", default=None, help="i/n: the i-th of n machines' part of the input")
+    add("--shard", type=int, default=0, help="which part of the input to take, from 0")
+    add("--num-shards", type=int, default=1, help="parts that the input is divided in")
     add("--block", type=int, default=32_768, help="samples after which a killed run continues")
     add("--workers", type=int, default=1, help="processes that encode; the output is the same")
     add("--overwrite", action="store_true", help="replace a dataset that exists")

@@ -17,21 +17,21 @@ gives the curve by evidence position, "compare" the paper's table, "plot" the fi
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.build import BuildConfig, build_probes
-from megatron_in2.evaluation.published import PUBLISHED_DATASET, write_published_probes
-from megatron_in2.evaluation.report import (
+from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
+from megatron_in2.evaluation.probing.published import PUBLISHED_DATASET, write_published_probes
+from megatron_in2.evaluation.probing.report import (
     as_table,
     comparison_table,
     read_probe_report,
     write_probe_report,
 )
-from megatron_in2.evaluation.score import PUBLISHED_SPAN, Grouping, score_predictions
-from megatron_in2.evaluation.tasks import TASKS
+from megatron_in2.evaluation.probing.score import PUBLISHED_SPAN, Grouping, score_predictions
+from megatron_in2.evaluation.probing.tasks import TASKS
 from megatron_in2.files import atomic_file
 from megatron_in2.synthesis.config import SynthesisConfig
-from megatron_in2.tokenizer import MISTRAL_V1, load_tokenizer
+from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def _pieces_parser() -> CommandParser:
 
 
 def _pieces(options: Any) -> None:
-    from megatron_in2.evaluation.pieces import write_document_pieces
+    from megatron_in2.evaluation.probing.pieces import write_document_pieces
 
     count = write_document_pieces(options.corpus, options.output, options.seed)
     print(f"{count:,} sentences in {options.output}")
@@ -109,15 +109,18 @@ def _generate_parser() -> CommandParser:
 
 
 def _generate(options: Any) -> None:
-    from megatron_in2.evaluation.generate import Answerer, generate_predictions
+    from megatron_in2.evaluation.probing.generate import Answerer, generate_predictions
 
     answerer: Answerer
     if options.model is not None and options.endpoint is None:
-        from megatron_in2.evaluation.checkpoint_answers import CheckpointAnswerer
+        from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 
         answerer = CheckpointAnswerer(options.model, options.max_new_tokens, options.batch_size)
     elif options.endpoint is not None and options.endpoint_model and options.model is None:
-        from megatron_in2.evaluation.endpoint_answers import EndpointAnswerer, EndpointConfig
+        from megatron_in2.evaluation.probing.endpoint_answers import (
+            EndpointAnswerer,
+            EndpointConfig,
+        )
 
         config = EndpointConfig(
             url=options.endpoint,
@@ -186,7 +189,7 @@ def _plot_parser() -> CommandParser:
 
 
 def _plot(options: Any) -> None:
-    from megatron_in2.evaluation.plot import plot_curves, plot_heat_map
+    from megatron_in2.evaluation.probing.plot import plot_curves, plot_heat_map
 
     if options.heat_map:
         plot_heat_map(options.reports, options.output)

@@ -7,7 +7,7 @@ Example:
 Results in runs/quickstart/; a second run reuses what stands there.
 """
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.quickstart import run_quickstart
 
 

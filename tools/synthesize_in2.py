@@ -15,8 +15,9 @@ journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
 
 from pathlib import Path
 
-from megatron_in2.command import CommandParser, config_of, run_command
-from megatron_in2.synthesis.config import Shard, SynthesisConfig
+from megatron_in2.commands.parser import CommandParser, config_of, run_command
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.estimate import Estimate, estimate_run
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 

@@ -13,12 +13,12 @@ checkpoint.dir. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and save
 
 import sys
 
-from megatron_in2.command import CommandParser, config_of, run_command
+from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
+from megatron_in2.training.arithmetic.estimate import describe_run
+from megatron_in2.training.checks.preflight import check_run, check_run_of_rank
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.estimate import describe_run
-from megatron_in2.training.preflight import check_run, check_run_of_rank
 
 
 def main() -> int:
@@ -32,14 +32,14 @@ def main() -> int:
         print(describe_run(config, options.world_size or options.nproc))
         return 0
     rank = rank_from_environment()
-    launch = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)
+    inputs = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)
     if rank is None and options.nproc > 1:
         return run_local_ranks([sys.executable, *sys.argv], options.nproc)
     # Imported here so that checking, starting ranks and the helper processes that checkpointing
     # spawns (they import this file again) do without torch's seconds.
     from megatron_in2.training.run import run_training
 
-    return run_training(config, launch, rank or SINGLE_RANK)
+    return run_training(config, inputs, rank or SINGLE_RANK)
 
 
 if __name__ == "__main__":

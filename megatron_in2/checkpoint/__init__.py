@@ -1,1 +1,1 @@
-"""The sharded checkpoint store, and exact conversion from and to Hugging Face."""
+"""The sharded checkpoint store of a training run."""

@@ -15,11 +15,12 @@ from typing import Any
 
 import yaml
 
-from megatron_in2.data.manifest import part_path
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.data.packed.manifest import part_path
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
-from megatron_in2.model.config import ModelConfig
-from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 COMPLETE = "complete.json"
 CONFIG = "config.yaml"

@@ -18,7 +18,6 @@ from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
-from megatron_in2.checkpoint.failed_save import end_if_hung, explained
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     describe_checkpoint,
@@ -26,7 +25,8 @@ from megatron_in2.checkpoint.folder import (
     remove_older,
     step_folder,
 )
-from megatron_in2.model.mistral import MistralModel
+from megatron_in2.checkpoint.save_errors import end_if_hung, explained
+from megatron_in2.model.gpt import AnswerGPTModel
 
 # The only sharding of optimizer state that any layout can load.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -80,7 +80,7 @@ class CheckpointSaver:
         self._under_way = folder  # the step that is being saved
 
     def save(
-        self, model: MistralModel, optimizer: MegatronOptimizer, state: CheckpointState
+        self, model: AnswerGPTModel, optimizer: MegatronOptimizer, state: CheckpointState
     ) -> Path:
         """Save one step, or start to; a save that is still under way is waited for first."""
         self.wait()
@@ -124,7 +124,7 @@ class CheckpointSaver:
             remove_older(self._folder, self._keep_last, self._keep_every)
 
 
-def load_checkpoint(step: Path, model: MistralModel, optimizer: MegatronOptimizer) -> None:
+def load_checkpoint(step: Path, model: AnswerGPTModel, optimizer: MegatronOptimizer) -> None:
     """Load weights and optimizer state, collectively, into any layout."""
     _allocate_moments(_distributed(optimizer).optimizer)
     loaded = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(step))
@@ -132,14 +132,14 @@ def load_checkpoint(step: Path, model: MistralModel, optimizer: MegatronOptimize
     _load_optimizer(_distributed(optimizer), loaded["optimizer"])
 
 
-def load_weights(step: Path, model: MistralModel) -> None:
+def load_weights(step: Path, model: AnswerGPTModel) -> None:
     """Load weights alone, collectively, into any layout."""
     loaded = dist_checkpointing.load({"model": model_weights(model)}, str(step))
     _load_into(model, loaded["model"])
 
 
 def _sharded_state(
-    model: MistralModel, optimizer: MegatronOptimizer, is_loading: bool
+    model: AnswerGPTModel, optimizer: MegatronOptimizer, is_loading: bool
 ) -> dict[str, Any]:
     weights = model_weights(model)
     state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_METADATA)
@@ -149,7 +149,7 @@ def _sharded_state(
     return {"model": weights, "optimizer": state}
 
 
-def model_weights(model: MistralModel) -> dict[str, Any]:
+def model_weights(model: AnswerGPTModel) -> dict[str, Any]:
     """Return this rank's weights, without the extra state that linear layers carry beside them.
 
     It is empty in Megatron-Core's own layers. Transformer Engine's hold their FP8 scales there,
@@ -160,7 +160,7 @@ def model_weights(model: MistralModel) -> dict[str, Any]:
     return {name: value for name, value in state.items() if not name.endswith(_EXTRA_STATE)}
 
 
-def _load_into(model: MistralModel, weights: dict[str, Any]) -> None:
+def _load_into(model: AnswerGPTModel, weights: dict[str, Any]) -> None:
     """Set every weight; Transformer Engine's layers would insist on their extra state too."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
     absent = [name for name in missing if not name.endswith(_EXTRA_STATE)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import yaml
 
-from megatron_in2.checkpoint.convert import export_checkpoint
-from megatron_in2.data.config import PreprocessConfig
-from megatron_in2.data.preprocess import preprocess
+from megatron_in2.conversion.convert import export_checkpoint
+from megatron_in2.data.packing.config import PreprocessConfig
+from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.effect.arms import DATASETS, RUNS, THETAS
 from megatron_in2.effect.config import EffectConfig
 from megatron_in2.effect.materials import (
@@ -21,8 +21,8 @@ from megatron_in2.effect.materials import (
     write_tokenizer,
 )
 from megatron_in2.effect.results import report_results
-from megatron_in2.evaluation.checkpoint_answers import CheckpointAnswerer
-from megatron_in2.evaluation.generate import generate_predictions
+from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
+from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 
 from megatron_in2.effect.arms import ARMS, Arm
 from megatron_in2.effect.materials import PROBE_BINS
-from megatron_in2.evaluation.plot import new_figure, save_figure
-from megatron_in2.evaluation.report import write_probe_report
-from megatron_in2.evaluation.score import Grouping, ProbeReport, score_predictions
+from megatron_in2.evaluation.probing.plot import new_figure, save_figure
+from megatron_in2.evaluation.probing.report import write_probe_report
+from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_predictions
 from megatron_in2.files import atomic_file, read_json_lines
 
 Key = tuple[str, str]  # theta, arm

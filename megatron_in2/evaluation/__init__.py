@@ -1,1 +1,1 @@
-"""VaL probing: is information in the middle of the context still lost?"""
+"""Long-context probing and benchmarks."""

@@ -1,1 +1,1 @@
-"""The Mistral architecture on Megatron-Core."""
+"""A Megatron-Core GPT model that computes its head at answer positions only."""

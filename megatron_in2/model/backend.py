@@ -13,7 +13,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from megatron_in2.errors import InputError
 from megatron_in2.model.attention import HeadAttention, PackedAttention
 from megatron_in2.model.head_layer import HeadLayer
-from megatron_in2.model.norm import RMSNorm
+from megatron_in2.model.rms_norm import RMSNorm
 
 FP8_CAPABILITY = (8, 9)
 

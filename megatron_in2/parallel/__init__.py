@@ -1,1 +1,1 @@
-"""The only rooms that touch Megatron-Core's global state: processes, groups, device, seeds."""
+"""Processes, groups, devices and seeds. Only this package touches Megatron-Core's global state."""

@@ -1,1 +1,1 @@
-"""Corpus to IN2 samples: documents, segments, questions, composed contexts."""
+"""A corpus to IN2 samples: segments, questions, composed contexts."""

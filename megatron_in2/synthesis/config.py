@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from megatron_in2.errors import InputError
-from megatron_in2.tokenizer import MISTRAL_V1
+from megatron_in2.tokenizers.load import MISTRAL_V1
 
 SOURCES = ("python", "files", "hub")
 WRITERS = ("extractive", "openai", "openai-batch")
@@ -305,41 +305,6 @@ class SynthesisConfig:
         ):
             if amount < 0:
                 raise InputError(f"{name}={amount}: must not be < 0")
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the corpus and of the mixture this job makes.
-
-    Args:
-        index: 0 to ``count`` - 1.
-        count: jobs that share the work.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not 0 <= self.index < self.count:
-            raise InputError(
-                f"--shard {self.index} --num-shards {self.count}: need 0 <= shard < num-shards"
-            )
-
-    def holds(self, identity: str) -> bool:
-        """Whether a text belongs here: by its hash, so equal texts always share a shard."""
-        return int(identity, 16) % self.count == self.index
-
-    def part_of(self, count: int) -> int:
-        """Return this shard's part of ``count`` samples; the parts add up to it."""
-        return count * (self.index + 1) // self.count - count * self.index // self.count
-
-    def path(self, output: Path) -> Path:
-        """Return where this shard writes: ``X.00003-of-00016.jsonl`` for ``X.jsonl``."""
-        if self.count == 1:
-            return output
-        return output.with_name(
-            f"{output.stem}.{self.index:05d}-of-{self.count:05d}{output.suffix}"
-        )
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document
-from megatron_in2.synthesis.config import CorpusConfig, Shard
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import CorpusConfig
 from megatron_in2.synthesis.python_texts import python_texts
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records, is_text_file

@@ -15,7 +15,7 @@ from megatron_in2.synthesis.pipeline import RunOptions, journal_path, only_run, 
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.writer import Evidence
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 
 SAMPLED_PROMPTS = 2_000  # of each kind; the rest is scaled
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar
-from megatron_in2.synthesis.config import InstructionsConfig, Shard
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import InstructionsConfig
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.samples import Finished
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records
-from megatron_in2.templates import InstructionTemplate
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.tokenizers.base import Tokenizer
 
 Messages = list[dict[str, str]]
 

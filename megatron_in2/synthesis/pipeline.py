@@ -17,8 +17,9 @@ from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
 from megatron_in2.records import QAPair
 from megatron_in2.segment_store import SegmentStore
+from megatron_in2.shards import Shard
 from megatron_in2.synthesis.compose import Composer
-from megatron_in2.synthesis.config import EVIDENCE_KINDS, Shard, SynthesisConfig
+from megatron_in2.synthesis.config import EVIDENCE_KINDS, SynthesisConfig
 from megatron_in2.synthesis.evidence import EvidenceWalk
 from megatron_in2.synthesis.extractive import ExtractiveWriter
 from megatron_in2.synthesis.hard_fillers import build_index
@@ -26,13 +27,14 @@ from megatron_in2.synthesis.instructions import InstructionStage
 from megatron_in2.synthesis.llm.writer import build_language_model_writer
 from megatron_in2.synthesis.questions import QuestionStage, Quota
 from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.synthesis.report import Report
+from megatron_in2.synthesis.report import SynthesisReport
 from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sample_maker
 from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
 from megatron_in2.synthesis.writer import Draft, QuestionWriter
-from megatron_in2.templates import FILM
-from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from megatron_in2.templates.film import FILM
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,11 @@ def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None
         with QuestionStage(writer, config.filters) as questions:
             output.unlink(missing_ok=True)  # it refers to a store that may be replaced now
             store = build_store(config, options.shard, tokenizer, output, options.workers)
-            report = Report(config.composition)
+            report = SynthesisReport(config.composition)
             with atomic_file(output) as stream:
                 with atomic_file(output.with_name(f"{output.name}.rejects.jsonl")) as dropped:
                     rejects = Rejects(dropped)
-                    run = _Run(config, options, tokenizer, store, questions, rejects)
+                    run = _SynthesisRun(config, options, tokenizer, store, questions, rejects)
                     for sample in run.samples():
                         stream.write(sample.line)
                         report.count(sample)
@@ -152,7 +154,7 @@ def only_run(output: Path) -> Iterator[None]:
         yield
 
 
-class _Run:
+class _SynthesisRun:
     """The stages of one run, wired: evidence -> questions -> samples."""
 
     def __init__(

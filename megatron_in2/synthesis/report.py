@@ -15,7 +15,7 @@ from megatron_in2.synthesis.samples import Finished
 BINS = 16
 
 
-class Report:
+class SynthesisReport:
     """Counts samples as they pass; 8 bytes of each stay in memory.
 
     Args:

@@ -1,7 +1,7 @@
 """Cuts documents into segments of whole lines (arXiv 2404.16811, NeurIPS version, Algorithm 1)."""
 
 from megatron_in2.records import Document
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 
 
 def split_into_segments(

@@ -15,14 +15,16 @@ from megatron_in2.files import atomic_file, sha256_of_text
 from megatron_in2.progress import progress_bar
 from megatron_in2.records import Document
 from megatron_in2.segment_store import SegmentStore, write_store
-from megatron_in2.synthesis.config import Shard, SynthesisConfig
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.corpus import read_corpus
 from megatron_in2.synthesis.decontamination import read_evaluation_texts, without_overlap
 from megatron_in2.synthesis.near_duplicates import without_near_duplicates
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.synthesis.workers import ordered_map
-from megatron_in2.tokenizer import Tokenizer, load_tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 CHUNK_DOCUMENTS = 64
 

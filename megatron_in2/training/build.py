@@ -1,4 +1,4 @@
-"""From a checked configuration to the objects that train: model, optimizer, data."""
+"""Builds a run: from a checked configuration to model, optimizer and rows."""
 
 import torch
 from megatron.core.distributed import (
@@ -11,19 +11,21 @@ from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_in2.checkpoint.store import load_checkpoint, load_weights
-from megatron_in2.model.initialise import initialise_weights
-from megatron_in2.model.mistral import MistralModel, build_model
+from megatron_in2.model.build import build_model
+from megatron_in2.model.gpt import AnswerGPTModel
+from megatron_in2.model.initialisation import initialise_weights
 from megatron_in2.parallel.world import World
+from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.preflight import Launch
+from megatron_in2.training.state import TrainingState
+from megatron_in2.training.step.own_work import OwnWork, stops_when_called
+from megatron_in2.training.step.rows import TrainingRows
 
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build_training_state(
-    config: TrainConfig, launch: Launch, world: World
-) -> tuple[DistributedDataParallel, MegatronOptimizer]:
-    """Build the model and its optimizer, with the weights that the run starts from.
+def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -> TrainingState:
+    """Build everything that a run trains with, at the step it starts from.
 
     Weights come from the step that is resumed (with the optimizer's state), else from
     ``checkpoint.init_from``, else freshly drawn from ``runtime.seed``.
@@ -37,24 +39,38 @@ def build_training_state(
         runtime.recompute,
         runtime.fp8,
     )
-    if launch.resume_from is None:
-        if launch.init_from is not None:
-            load_weights(launch.init_from, module)
+    if inputs.resume_from is None:
+        if inputs.init_from is not None:
+            load_weights(inputs.init_from, module)
         else:
             initialise_weights(module, config.model, runtime.seed)
-    model = _data_parallel(module)
+    own_work = OwnWork(world.device)
+    model = _data_parallel(module, own_work)
     optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
     module.config.grad_scale_func = optimizer.scale_loss
-    if launch.resume_from is not None:
-        load_checkpoint(launch.resume_from[0], module, optimizer)
+    if inputs.resume_from is not None:
+        load_checkpoint(inputs.resume_from[0], module, optimizer)
     _set_weight_decay(optimizer, config.optimizer.weight_decay)
     if world.device.type == "cpu":
         for group in optimizer.param_groups:
             group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
-    return model, optimizer
+    start = inputs.resume_from[1] if inputs.resume_from else None
+    step, exit_after = start.step if start else 0, config.schedule.exit_after_steps
+    return TrainingState(
+        config=config,
+        world=world,
+        model=model,
+        optimizer=optimizer,
+        rows=TrainingRows(config.data.train, runtime.seed),
+        own_work=own_work,
+        step=step,
+        consumed_rows=start.consumed_rows if start else 0,
+        total_steps=inputs.total_steps,
+        stop_at=min(inputs.total_steps, step + exit_after) if exit_after else inputs.total_steps,
+    )
 
 
-def _data_parallel(module: MistralModel) -> DistributedDataParallel:
+def _data_parallel(module: AnswerGPTModel, own_work: OwnWork) -> DistributedDataParallel:
     """Wrap the model so that communication overlaps with computation.
 
     Gradients are reduced bucket by bucket while the last micro-batch's backward pass runs on;
@@ -72,7 +88,8 @@ def _data_parallel(module: MistralModel) -> DistributedDataParallel:
         ),
         module,
     )
-    module.config.finalize_model_grads_func = finalize_model_grads
+    # Called once the gradients are ready, before they are reduced: there a rank's own work ends.
+    module.config.finalize_model_grads_func = stops_when_called(own_work, finalize_model_grads)
     module.config.no_sync_func = model.no_sync
     module.config.grad_sync_func = model.start_grad_sync  # all pipeline stages at one moment
     return model

@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass, field
 
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.errors import InputError
-from megatron_in2.model.config import ModelConfig
 from megatron_in2.parallel.config import ParallelConfig
-from megatron_in2.tokenizer import MISTRAL_V1
+from megatron_in2.tokenizers.load import MISTRAL_V1
 
 DTYPES = ("float32", "bfloat16")
 NORMALISATIONS = ("token", "sample")

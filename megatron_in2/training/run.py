@@ -6,28 +6,31 @@ from pathlib import Path
 import torch
 
 from megatron_in2.checkpoint.store import CheckpointSaver
-from megatron_in2.data.dataset import PackedDataset
+from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE, InputError
 from megatron_in2.model.backend import choose_backend
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.world import World, open_world
+from megatron_in2.training.arithmetic.gpu_types import peak_of_card
 from megatron_in2.training.build import build_training_state
-from megatron_in2.training.callbacks import BaseCallback, Checkpointing, StopOnSignal, Validation
+from megatron_in2.training.callbacks.base import Callback
+from megatron_in2.training.callbacks.checkpointing import Checkpointing
+from megatron_in2.training.callbacks.loss_watch import LossWatch
+from megatron_in2.training.callbacks.metrics_log import MetricsLog
+from megatron_in2.training.callbacks.profiler import Profiler
+from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_learnt_tokens
+from megatron_in2.training.callbacks.step_report import StepReport
+from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal
+from megatron_in2.training.callbacks.validation import Validation
+from megatron_in2.training.checks.agreement import find_disagreement
+from megatron_in2.training.checks.preflight import RunInputs
+from megatron_in2.training.checks.rank_errors import failures_in_one_line
 from megatron_in2.training.config import TrainConfig, parse_range
-from megatron_in2.training.failures import failures_in_one_line
-from megatron_in2.training.gpu import peak_of_card
-from megatron_in2.training.guard import Guard
-from megatron_in2.training.metrics_log import MetricsLog
-from megatron_in2.training.preflight import Launch
-from megatron_in2.training.profiler import Profiler
-from megatron_in2.training.rehearsal import Rehearsal, is_rehearsed, most_learnt_tokens
-from megatron_in2.training.report import StepReport
-from megatron_in2.training.rows import TrainingRows
-from megatron_in2.training.same_view import different_view
-from megatron_in2.training.trainer import Trainer
+from megatron_in2.training.state import TrainingState
+from megatron_in2.training.trainer import fit
 
 
-def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
+def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     """Train as one rank of the world.
 
     Returns:
@@ -41,53 +44,36 @@ def run_training(config: TrainConfig, launch: Launch, rank: Rank) -> int:
         failures_in_one_line(config, rank),
         open_world(config.parallel, rank, config.runtime.seed) as world,
     ):
-        if difference := different_view(config, launch, world):
+        if difference := find_disagreement(config, inputs, world):
             if world.is_main:
                 raise InputError(difference)
             return EXIT_BAD_INPUT
-        state = launch.resume_from[1] if launch.resume_from else None
         log = None
         if world.is_main:
-            log = MetricsLog(config, state.step if state else 0)
-            print(_first_line(config, launch, world.size), flush=True)
-        rows = TrainingRows(config.data.train, config.runtime.seed)
+            log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
+            print(_first_line(config, inputs, world.size), flush=True)
+        state = build_training_state(config, inputs, world)
         stop = StopOnSignal()
-        model, optimizer = build_training_state(config, launch, world)
-        trainer = Trainer(
-            config=config,
-            world=world,
-            model=model,
-            optimizer=optimizer,
-            rows=rows,
-            callbacks=_callbacks(config, launch, world, rows, log, stop),
-            step=state.step if state else 0,
-            consumed_rows=state.consumed_rows if state else 0,
-            total_steps=launch.total_steps,
-        )
-        trainer.fit()
+        fit(state, _callbacks(state, inputs, log, stop))
         if log is not None:
             log.close()
         return EXIT_REQUEUE if stop.is_requested else 0
 
 
 def _callbacks(
-    config: TrainConfig,
-    launch: Launch,
-    world: World,
-    rows: TrainingRows,
-    log: MetricsLog | None,
-    stop: StopOnSignal,
-) -> list[BaseCallback]:
-    """Return what acts beside the steps, in the order in which it does."""
+    state: TrainingState, inputs: RunInputs, log: MetricsLog | None, stop: StopOnSignal
+) -> list[Callback]:
+    """Return what acts beside the steps, in the order in which it acts."""
+    config, world = state.config, state.world
     folder, logging = Path(config.checkpoint.dir), config.logging
     held_out = {
         f"{name}_loss": PackedDataset(Path(prefix))
         for name in ("validation", "probe")
         if (prefix := getattr(config.data, name))
     }
-    callbacks: list[BaseCallback] = [stop, Guard(config.runtime.stop_after_skipped)]
+    callbacks: list[Callback] = [stop, LossWatch(config.runtime.stop_after_skipped)]
     if is_rehearsed(config.runtime.rehearsal, world.device):
-        callbacks.append(Rehearsal(most_learnt_tokens([*rows.datasets, *held_out.values()])))
+        callbacks.append(Rehearsal(most_learnt_tokens([*state.rows.datasets, *held_out.values()])))
     if logging.profile_steps != "" and world.rank in parse_range(
         "logging.profile_ranks", logging.profile_ranks
     ):
@@ -98,12 +84,12 @@ def _callbacks(
     saver = CheckpointSaver(
         folder,
         asdict(config),
-        launch.tokenizer.path,
+        inputs.tokenizer.path,
         config.checkpoint.keep_last,
         config.checkpoint.keep_every_steps,
         config.checkpoint.asynchronous,
     )
-    return [*callbacks, Checkpointing(saver, launch.tokenizer)]
+    return [*callbacks, Checkpointing(saver, inputs.tokenizer)]
 
 
 def _peak_flops(config: TrainConfig, world: World) -> float | None:
@@ -113,17 +99,17 @@ def _peak_flops(config: TrainConfig, world: World) -> float | None:
     return peak_of_card(torch.cuda.get_device_name(world.device))
 
 
-def _first_line(config: TrainConfig, launch: Launch, world_size: int) -> str:
+def _first_line(config: TrainConfig, inputs: RunInputs, world_size: int) -> str:
     parallel = config.parallel
     layout = f"TP{parallel.tensor} PP{parallel.pipeline} CP{parallel.context}"
     layout += f" DP{parallel.data_ranks(world_size)}" + (" SP" if parallel.sequence else "")
-    if launch.resume_from:
-        start = f"resuming from {launch.resume_from[0]}"
+    if inputs.resume_from:
+        start = f"resuming from {inputs.resume_from[0]}"
     else:
-        start = f"starting from {launch.init_from or 'fresh weights'}"
+        start = f"starting from {inputs.init_from or 'fresh weights'}"
     return (
         f"{config.model.parameter_count:,} parameters | {layout} | {config.runtime.dtype} | "
         f"backend {choose_backend(config.model.backend)} | "
-        f"{launch.rows:,} rows of {config.data.seq_length:,} | {launch.total_steps:,} steps "
+        f"{inputs.rows:,} rows of {config.data.seq_length:,} | {inputs.total_steps:,} steps "
         f"of {config.schedule.global_batch_rows} rows | {start}"
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     complete_steps,
@@ -20,8 +21,7 @@ from megatron_in2.checkpoint.folder import (
 )
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json
-from megatron_in2.model.config import ModelConfig
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 
 STATE = CheckpointState(
     step=3,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from megatron_in2.data.config import PreprocessConfig
-from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.data.preprocess import preprocess
+from megatron_in2.data.packed.dataset import PackedDataset
+from megatron_in2.data.packing.config import PreprocessConfig
+from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.synthesis.config import (
     CompositionConfig,
     CorpusConfig,

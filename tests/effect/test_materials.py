@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.data.config import PreprocessConfig
-from megatron_in2.data.dataset import PackedDataset
-from megatron_in2.data.preprocess import preprocess
+from megatron_in2.data.packed.dataset import PackedDataset
+from megatron_in2.data.packing.config import PreprocessConfig
+from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.effect.arms import DATASETS, SEQUENCE_TOKENS
 from megatron_in2.effect.materials import (
     PROBE_BINS,
@@ -17,14 +17,15 @@ from megatron_in2.effect.materials import (
 )
 from megatron_in2.effect.world import VALUES, WORDS
 from megatron_in2.files import read_json_lines
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("words") / "words.model"
     write_tokenizer(path)
-    return Tokenizer(path)
+    return load_tokenizer(str(path))
 
 
 def test_every_word_is_one_piece(words: Tokenizer) -> None:

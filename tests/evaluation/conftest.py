@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_in2.checkpoint.tokenizer_files import write_tokenizer_files
-from megatron_in2.evaluation.build import BuildConfig, build_probes
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
+from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
+from megatron_in2.tokenizers.base import Tokenizer
 
 LONGEST = 2048  # tokens that the tiny model can take
 torch.set_num_threads(1)  # its matrices are too small to share among cores

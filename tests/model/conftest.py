@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from megatron_in2.model.config import ModelConfig
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import World, open_world

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from megatron_in2.checkpoint.folder import complete_steps
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 from tests.conftest import ROOT, RunTool
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import job_environment

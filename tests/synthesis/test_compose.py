@@ -11,7 +11,7 @@ from megatron_in2.synthesis.compose import Composer
 from megatron_in2.synthesis.hard_fillers import SimilarSegments, build_index
 from megatron_in2.synthesis.report import evenness
 from megatron_in2.synthesis.segments import split_into_segments
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 
 FRAME = 60
 

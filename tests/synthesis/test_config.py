@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.command import CommandParser
+from megatron_in2.commands.parser import CommandParser
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import (
     CompositionConfig,

@@ -11,7 +11,8 @@ import pytest
 
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document
-from megatron_in2.synthesis.config import CorpusConfig, Shard
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import CorpusConfig
 from megatron_in2.synthesis.corpus import read_corpus
 from megatron_in2.synthesis.near_duplicates import without_near_duplicates
 from megatron_in2.synthesis.rejects import Rejects

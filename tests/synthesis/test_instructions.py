@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import InstructionsConfig, Shard
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import InstructionsConfig
 from megatron_in2.synthesis.instructions import InstructionStage
 from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.templates import FILM
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.templates.film import FILM
+from megatron_in2.tokenizers.base import Tokenizer
 
 
 def _file(path: Path, records: list[dict]) -> InstructionsConfig:

@@ -14,7 +14,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.llm.writer import LanguageModelWriter, build_language_model_writer
 from megatron_in2.synthesis.writer import Draft, Evidence
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 from tests.synthesis.conftest import ServerProcess
 
 pytestmark = pytest.mark.usefixtures("api_key")

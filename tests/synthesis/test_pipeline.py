@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.data.encode import SampleEncoder
-from megatron_in2.data.samples import read_samples
+from megatron_in2.data.packing.encode import SampleEncoder
+from megatron_in2.data.packing.samples import read_samples
 from megatron_in2.errors import InputError
 from megatron_in2.segment_store import SegmentStore
+from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import (
     CompositionConfig,
     CorpusConfig,
@@ -18,12 +19,11 @@ from megatron_in2.synthesis.config import (
     InstructionsConfig,
     MixtureConfig,
     SegmentConfig,
-    Shard,
     SynthesisConfig,
 )
 from megatron_in2.synthesis.pipeline import RunOptions, synthesize
-from megatron_in2.templates import FILM
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.templates.film import FILM
+from megatron_in2.tokenizers.base import Tokenizer
 
 
 @pytest.fixture(scope="module")

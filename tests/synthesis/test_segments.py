@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from megatron_in2.records import Document
 from megatron_in2.synthesis.segments import split_into_segments
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 
 
 def _split(text: str, tokenizer: Tokenizer, min_tokens: int) -> list[tuple[str, list[int]]]:

@@ -11,10 +11,10 @@ import torch
 import yaml
 from transformers import MistralConfig, MistralForCausalLM
 
-from megatron_in2.checkpoint.convert import import_checkpoint
-from megatron_in2.data.config import PreprocessConfig
-from megatron_in2.data.order import rows_at
-from megatron_in2.data.preprocess import preprocess
+from megatron_in2.conversion.convert import import_checkpoint
+from megatron_in2.data.packed.order import rows_at
+from megatron_in2.data.packing.config import PreprocessConfig
+from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.synthesis.config import (
     CompositionConfig,
     CorpusConfig,
@@ -23,7 +23,7 @@ from megatron_in2.synthesis.config import (
     SynthesisConfig,
 )
 from megatron_in2.synthesis.pipeline import synthesize
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 from tests.conftest import RunTool
 
 WriteConfig = Callable[[Path], Path]

@@ -11,34 +11,32 @@ from megatron.core import dist_checkpointing
 
 from megatron_in2.checkpoint.folder import describe_checkpoint, mark_complete, read_config
 from megatron_in2.checkpoint.store import model_weights
-from megatron_in2.command import CommandParser, config_of
+from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.build import build_training_state
+from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.preflight import check_run
-from megatron_in2.training.rows import TrainingRows
-from megatron_in2.training.trainer import Trainer
+from megatron_in2.training.step.train_step import train_step
 
 
 def main() -> None:
     output, options = Path(sys.argv[1]), sys.argv[2:]
     config = config_of(CommandParser(None, TrainConfig).read(options), TrainConfig)
     rank = rank_from_environment()
-    launch = check_run(config, rank.world_size)
+    inputs = check_run(config, rank.world_size)
     with open_world(config.parallel, rank, config.runtime.seed) as world:
-        model, optimizer = build_training_state(config, launch, world)
-        rows = TrainingRows(config.data.train, config.runtime.seed)
-        trainer = Trainer(config, world, model, optimizer, rows, [], 0, 0, launch.total_steps)
-        metrics = trainer.train_step()
+        state = build_training_state(config, inputs, world)
+        model = state.model
+        metrics = train_step(state)
         for parameter in model.module.parameters():
             parameter.data.copy_(parameter.main_grad)
         # Gradients are whole in the shard that a rank updates; the others' come from their owners.
         model.start_param_sync(force_sync=True)
         dist_checkpointing.save({"model": model_weights(model.module)}, str(output))
         if world.is_main:
-            described = read_config(launch.init_from)
-            tokenizer = launch.init_from / "tokenizer.model"
+            described = read_config(inputs.init_from)
+            tokenizer = inputs.init_from / "tokenizer.model"
             describe_checkpoint(output, described, None, tokenizer)
             mark_complete(output, 0)
             print(f"loss {metrics.loss!r}")

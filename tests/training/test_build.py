@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from megatron_in2.checkpoint.store import load_weights
-from megatron_in2.command import CommandParser, config_of
-from megatron_in2.model.mistral import MistralModel
+from megatron_in2.commands.parser import CommandParser, config_of
+from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import World, open_world
 from megatron_in2.training.build import build_training_state
+from megatron_in2.training.checks.preflight import RunInputs, check_run
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.preflight import Launch, check_run
 from tests.training.conftest import WriteConfig
 
-Checked = tuple[TrainConfig, Launch]
+Checked = tuple[TrainConfig, RunInputs]
 
 
 @pytest.fixture
@@ -35,12 +35,12 @@ def world(checked: Checked) -> Iterator[World]:
 
 
 def test_norms_do_not_decay(checked: Checked, world: World) -> None:
-    model, optimizer = build_training_state(*checked, world)
+    state = build_training_state(*checked, world)
     sizes: dict[float, int] = {}
-    for group in optimizer.param_groups:
+    for group in state.optimizer.param_groups:
         decay = group["weight_decay"]
         sizes[decay] = sizes.get(decay, 0) + sum(each.numel() for each in group["params"])
-    norms = sum(each.numel() for each in model.module.parameters() if each.dim() == 1)
+    norms = sum(each.numel() for each in state.model.module.parameters() if each.dim() == 1)
     assert sizes == {0.0: norms, 0.25: checked[0].model.parameter_count - norms}
 
 
@@ -55,7 +55,7 @@ class _LayerWithExtraState(torch.nn.Module):
 
 
 def test_layers_that_ask_for_extra_state_load_without_it(checked: Checked, world: World) -> None:
-    module: MistralModel = build_training_state(*checked, world)[0].module
+    module: AnswerGPTModel = build_training_state(*checked, world).model.module
     before = {name: each.clone() for name, each in module.named_parameters()}
     module.decoder.final_layernorm.add_module("fused", _LayerWithExtraState())
     with torch.no_grad():

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.command import CommandParser, config_of
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
-from megatron_in2.model.config import ModelConfig
 from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.training.arithmetic.estimate import describe_run
+from megatron_in2.training.arithmetic.memory import GIB, checkpoint_bytes, memory_per_rank
 from megatron_in2.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -19,8 +21,6 @@ from megatron_in2.training.config import (
     TrainConfig,
     parse_range,
 )
-from megatron_in2.training.estimate import describe_run
-from megatron_in2.training.memory import GIB, checkpoint_bytes, memory_per_rank
 from tests.conftest import ROOT
 
 

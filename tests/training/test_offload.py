@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_in2.command import CommandParser, config_of
+from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.build import build_training_state
+from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.preflight import check_run
-from megatron_in2.training.rows import TrainingRows
-from megatron_in2.training.trainer import Trainer
+from megatron_in2.training.step.train_step import train_step
 from tests.training.conftest import Train, WriteConfig
 
 EXACT = ("loss", "grad_norm", "consumed_rows")
@@ -31,16 +30,14 @@ def test_steps_are_bitwise_those_of_the_optimizer_beside_the_weights(
     options.append(f"--checkpoint.init_from={imported}")
     beside = config_of(CommandParser(None, TrainConfig).read(options), TrainConfig)
     host = replace(beside, optimizer=replace(beside.optimizer, cpu_offload=True))
-    launch = check_run(beside, world_size=1)
-    rows = TrainingRows(beside.data.train, beside.runtime.seed)
+    inputs = check_run(beside, world_size=1)
     weights, steps = [], []
     with open_world(beside.parallel, SINGLE_RANK, seed=1) as world:
         for config in (beside, host):
-            model, optimizer = build_training_state(config, launch, world)
-            trainer = Trainer(config, world, model, optimizer, rows, [], 0, 0, launch.total_steps)
-            steps.append([trainer.train_step() for _ in range(4)])
-            model.start_param_sync(force_sync=True)
-            weights.append([each.detach().clone() for each in model.module.parameters()])
+            state = build_training_state(config, inputs, world)
+            steps.append([train_step(state) for _ in range(4)])
+            state.model.start_param_sync(force_sync=True)
+            weights.append([each.detach().clone() for each in state.model.module.parameters()])
     for ours, expected in zip(*steps, strict=True):
         assert (ours.loss, ours.grad_norm) == (expected.loss, expected.grad_norm)
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))

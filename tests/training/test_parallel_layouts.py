@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_in2.architectures.tensors import tensor_table
 from megatron_in2.checkpoint.folder import complete_steps, read_model_config
-from megatron_in2.checkpoint.names import mappings
-from megatron_in2.checkpoint.reader import CheckpointReader
+from megatron_in2.conversion.megatron_reader import MegatronReader
 from tests.training.conftest import Train
 
 STEPS = 20
@@ -110,8 +110,8 @@ def _weights(folder: Path) -> dict[tuple[str, int | None], torch.Tensor]:
     """Read the weights of a run's last step, each layer's apart."""
     step = complete_steps(folder)[-1]
     model = read_model_config(step)
-    reader = CheckpointReader(step, model)
-    return {(each.key, each.layer): reader.read(each) for each in mappings(model)}
+    reader = MegatronReader(step, model)
+    return {(each.key, each.layer): reader.read(each) for each in tensor_table(model)}
 
 
 def test_sparse_batches_are_what_they_should_be(one_process: tuple[Path, dict]) -> None:

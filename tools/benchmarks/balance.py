@@ -10,10 +10,10 @@ share of short samples), Mistral-7B at 32K, and prints max/mean - 1 of all FLOPs
 
 import numpy as np
 
-from megatron_in2.data.pack import best_fit
-from megatron_in2.model.config import ModelConfig
-from megatron_in2.training.balance import deal_rows, imbalance
-from megatron_in2.training.flops import row_flops
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.data.packing.pack import best_fit
+from megatron_in2.training.arithmetic.flops import row_flops
+from megatron_in2.training.step.balance import deal_rows, imbalance
 
 SEQ_LENGTH = 32768
 SAMPLES = 20_000

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.records import Document, QAPair
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.synthesis.config import CompositionConfig
@@ -27,7 +27,7 @@ from megatron_in2.synthesis.python_texts import python_texts
 from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, sample_maker
 from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.synthesis.workers import iter_chunks
-from megatron_in2.tokenizer import load_tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 DEMAND_PER_MINUTE = 100_000
 QA = QAPair(

@@ -27,14 +27,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from megatron_in2.checkpoint.huggingface_config import write_model_config
-from megatron_in2.checkpoint.names import mappings
-from megatron_in2.checkpoint.safetensors_writer import TensorSpec, write_shards
-from megatron_in2.command import CommandParser, run_command
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.conversion.huggingface_config import write_model_config
+from megatron_in2.conversion.huggingface_writer import TensorSpec, write_huggingface_tensors
 from megatron_in2.errors import InputError
-from megatron_in2.model.config import ModelConfig
 from megatron_in2.progress import progress_bar
-from megatron_in2.tokenizer import load_tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 CONVERT = Path(__file__).resolve().parent.parent / "convert_checkpoint.py"
 SAMPLE_SECONDS = 0.05
@@ -112,7 +112,7 @@ def _write_model(folder: Path, config: ModelConfig) -> int:
     folder.mkdir()
     specs = [
         TensorSpec(name, shape, torch.bfloat16)
-        for mapping in mappings(config)
+        for mapping in tensor_table(config)
         for name, shape in zip(mapping.names, mapping.shapes, strict=True)
     ]
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +124,7 @@ def _write_model(folder: Path, config: ModelConfig) -> int:
             else:
                 yield torch.randn(spec.shape, generator=generator).mul_(0.02).to(spec.dtype)
 
-    write_shards(folder, specs, tensors(), 5 * 10**9)
+    write_huggingface_tensors(folder, specs, tensors(), 5 * 10**9)
     tokenizer = load_tokenizer("mistral-v1")
     write_model_config(folder, config, torch.bfloat16, tokenizer.bos_id, tokenizer.eos_id)
     shutil.copyfile(tokenizer.path, folder / "tokenizer.model")

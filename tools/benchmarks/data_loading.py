@@ -19,18 +19,19 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.data.manifest import PARTS, part_path
-from megatron_in2.data.random_rows import write_random_rows
-from megatron_in2.model.config import ModelConfig
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.manifest import PARTS, part_path
+from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import World, open_world
-from megatron_in2.tokenizer import MISTRAL_V1, Tokenizer, load_tokenizer
-from megatron_in2.training.balance import deal_rows
-from megatron_in2.training.batch import make_batch
-from megatron_in2.training.flops import row_flops
-from megatron_in2.training.rows import TrainingRows
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
+from megatron_in2.training.arithmetic.flops import row_flops
+from megatron_in2.training.step.balance import deal_rows
+from megatron_in2.training.step.batch import make_batch
+from megatron_in2.training.step.rows import TrainingRows
 
 TARGET = 20e6  # tokens/s a rank
 BATCH_ROWS = 64

@@ -10,7 +10,7 @@ recompute and (apart) with full recompute, each attention kernel that torch has,
 Engine where it is installed. Each case is a process of its own; one that cannot run here says why,
 and the others go on.
 
-MFU is of the card's dense bfloat16 peak in configs/gpus.yaml, by two conventions: causal (what the
+MFU is of the card's dense bfloat16 peak in gpus.yaml, by two conventions: causal (what the
 loss needs: each sample's own causal attention, LM head and last layer's outputs at answers) and
 dense (Megatron-LM's: every query sees the whole row, a logit at every token). Transformer Engine's
 last layer runs everywhere, which causal MFU counts for nothing. The target is 45 % causal, without
@@ -33,32 +33,31 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.data.random_rows import write_random_rows
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.errors import InputError
-from megatron_in2.model.config import ModelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
-from megatron_in2.tokenizer import MISTRAL_V1, load_tokenizer
+from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
+from megatron_in2.training.arithmetic.flops import dense_row_flops
+from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, peak_of_card, read_gpu
 from megatron_in2.training.build import build_training_state
+from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import (
     DataConfig,
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,
 )
-from megatron_in2.training.flops import dense_row_flops
-from megatron_in2.training.gpu import GPU_TYPES, peak_of_card, read_gpu
-from megatron_in2.training.preflight import Launch
-from megatron_in2.training.rows import TrainingRows
-from megatron_in2.training.trainer import Trainer
+from megatron_in2.training.step.train_step import train_step
 
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 TARGET = 0.45
@@ -106,7 +105,7 @@ def main() -> None:
     parser.add_argument("--learnt-share", type=float, default=0.02, help="of the tokens")
     parser.add_argument("--rows", type=int, default=2, help="rows of a step, one at a time")
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed")
-    parser.add_argument("--gpu-type", help="in configs/gpus.yaml; default: by the card's name")
+    parser.add_argument("--gpu-type", help="in gpus.yaml; default: by the card's name")
     parser.add_argument("--case", help="measure this one case (JSON) and print its figures")
     options = parser.read()
     if options.case:
@@ -127,7 +126,7 @@ def _peak(gpu_type: str | None) -> float | None:
         return read_gpu(GPU_TYPES, gpu_type).bf16_tflops * 1e12
     found = torch.cuda.get_device_name()
     peak = peak_of_card(found)
-    unknown = "not in configs/gpus.yaml, so no MFU; name a type by --gpu-type"
+    unknown = "not in gpus.yaml, so no MFU; name a type by --gpu-type"
     print(f"{found}: {unknown if peak is None else f'{peak / 1e12:.0f} TFLOP/s'}")
     return peak
 
@@ -214,7 +213,7 @@ def _measure(case: Case, options: Any) -> Measured:
         tokenizer = load_tokenizer(MISTRAL_V1)
         rows = config.schedule.global_batch_rows * config.schedule.steps
         manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.learnt_share)
-        launch = Launch(
+        inputs = RunInputs(
             tokenizer=tokenizer,
             rows=rows,
             learnt_tokens=manifest.learnt_tokens,
@@ -223,7 +222,8 @@ def _measure(case: Case, options: Any) -> Measured:
             resume_from=None,
             init_from=None,
         )
-        return _train(config, launch, TrainingRows(str(prefix), config.runtime.seed))
+        data = replace(config.data, train=str(prefix))
+        return _train(replace(config, data=data), inputs)
 
 
 @contextlib.contextmanager
@@ -235,25 +235,14 @@ def _kernel(name: str) -> Iterator[None]:
         yield
 
 
-def _train(config: TrainConfig, launch: Launch, rows: TrainingRows) -> Measured:
+def _train(config: TrainConfig, inputs: RunInputs) -> Measured:
     with open_world(config.parallel, SINGLE_RANK, config.runtime.seed) as world:
-        model, optimizer = build_training_state(config, launch, world)
-        trainer = Trainer(
-            config=config,
-            world=world,
-            model=model,
-            optimizer=optimizer,
-            rows=rows,
-            callbacks=[],
-            step=0,
-            consumed_rows=0,
-            total_steps=launch.total_steps,
-        )
+        state = build_training_state(config, inputs, world)
         seconds = []
-        for _ in range(launch.total_steps):
+        for _ in range(inputs.total_steps):
             torch.cuda.synchronize()  # on a CPU the adapter makes this nothing
             started = time.perf_counter()
-            metrics = trainer.train_step()
+            metrics = train_step(state)
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
         dense = config.schedule.global_batch_rows * dense_row_flops(

@@ -27,15 +27,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.model.config import LOGITS, ModelConfig
-from megatron_in2.model.mistral import build_model
+from megatron_in2.architectures.config import LOGITS, ModelConfig
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.model.build import build_model
 from megatron_in2.model.packed_row import packed_row
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
+from megatron_in2.training.arithmetic.flops import head_flops_per_token, loss_flops, row_flops
 from megatron_in2.training.build import TORCH_DTYPES
-from megatron_in2.training.flops import head_flops_per_token, loss_flops, row_flops
 
 ROW = 32768  # tokens
 WARM = 1

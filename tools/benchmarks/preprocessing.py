@@ -29,16 +29,17 @@ from typing import Any
 import numpy as np
 import sentencepiece
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.data.config import PreprocessConfig
-from megatron_in2.data.manifest import Manifest
-from megatron_in2.data.preprocess import preprocess
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.manifest import Manifest
+from megatron_in2.data.packing.config import PreprocessConfig
+from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document, id_hash
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.synthesis.segments import split_into_segments
-from megatron_in2.templates import FILM
-from megatron_in2.tokenizer import MISTRAL_V1, Tokenizer, load_tokenizer
+from megatron_in2.templates.film import FILM
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 SUFFIXES = {".txt", ".md", ".rst", ".py", ".jsonl", ".html"}
 DOCUMENT = 20_000  # characters of a file that are taken at most, so that texts vary
@@ -211,7 +212,7 @@ def _disk_speed(folder: Path, ours: tuple[int, float, float]) -> None:
 
 
 def _ids_by_sample(prefix: Path, wanted: Container[int]) -> dict[int, bytes]:
-    from megatron_in2.data.dataset import PackedDataset
+    from megatron_in2.data.packed.dataset import PackedDataset
 
     data, found = PackedDataset(prefix), {}
     for index in range(len(data)):
@@ -288,7 +289,7 @@ def _write_recipes(
 
 
 def _open(options: Any, folder: Path) -> None:
-    from megatron_in2.data.dataset import PackedDataset
+    from megatron_in2.data.packed.dataset import PackedDataset
 
     for rows in (1_000, 100_000, 1_000_000):
         path = folder / f"{rows}.jsonl"

@@ -17,12 +17,13 @@ from typing import TypeVar
 
 import torch
 
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.evaluation.build import BuildConfig, build_probes
-from megatron_in2.evaluation.checkpoint_answers import CheckpointAnswerer
-from megatron_in2.evaluation.score import Grouping, score_predictions
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
+from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
+from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 from megatron_in2.files import read_json_lines
-from megatron_in2.tokenizer import MISTRAL_V1, Tokenizer, load_tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 ANSWER_TOKENS = 8
 Result = TypeVar("Result")

@@ -36,14 +36,14 @@ import numpy as np
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from megatron_in2.checkpoint.convert import import_checkpoint
-from megatron_in2.command import CommandParser, run_command
-from megatron_in2.data.random_rows import write_random_rows
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.conversion.convert import import_checkpoint
+from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.errors import InputError
-from megatron_in2.model.config import ModelConfig
 from megatron_in2.progress import progress_bar
-from megatron_in2.tokenizer import MISTRAL_V1, load_tokenizer
-from megatron_in2.training.rows import TrainingRows
+from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
+from megatron_in2.training.step.rows import TrainingRows
 
 ROOT = Path(__file__).resolve().parents[2]
 LITGPT = "litgpt==0.5.13"

@@ -16,10 +16,11 @@ from openai.types import Batch
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar
 from megatron_in2.synthesis.config import OpenAIConfig
-from megatron_in2.synthesis.llm.desk import StoppedError, Till
 from megatron_in2.synthesis.llm.failures import FailedCallError, with_retries
 from megatron_in2.synthesis.llm.journal import OpenBatch
+from megatron_in2.synthesis.llm.ledger import Ledger
 from megatron_in2.synthesis.llm.replies import checked_envelope, refusal_envelope
+from megatron_in2.synthesis.llm.transport import StoppedError
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TOKEN_NAME = "megatron_in2_batch"  # in a batch's metadata
@@ -33,14 +34,14 @@ class BatchTransport:
     Args:
         config: the openai section.
         client: the client, its own retries off.
-        till: books attempts.
+        ledger: books attempts.
     """
 
-    def __init__(self, config: OpenAIConfig, client: openai.AsyncOpenAI, till: Till) -> None:
+    def __init__(self, config: OpenAIConfig, client: openai.AsyncOpenAI, ledger: Ledger) -> None:
         self.window = config.batch_requests
         self._config = config
         self._client = client
-        self._till = till
+        self._ledger = ledger
         self._gathered: dict[str, tuple[dict[str, Any], float]] = {}
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,13 +58,13 @@ class BatchTransport:
         """
         if not self._recovered:
             self._recovered = True
-            for batch in self._till.journal.open_batches():
+            for batch in self._ledger.journal.open_batches():
                 self._adopt(batch)
         if self._stopping:
             raise StoppedError
         if key not in self._replies:
             self._replies[key] = asyncio.get_running_loop().create_future()
-            self._gather(key, payload, self._till.worst_cost(payload, prompt_tokens))
+            self._gather(key, payload, self._ledger.worst_cost(payload, prompt_tokens))
         return await self._replies[key]
 
     def stop(self) -> None:
@@ -81,7 +82,7 @@ class BatchTransport:
         await self._client.close()
 
     def _gather(self, key: str, payload: dict[str, Any], worst_cost: float) -> None:
-        if self._till.journal.attempts_of(key) >= self._config.max_attempts:
+        if self._ledger.journal.attempts_of(key) >= self._config.max_attempts:
             self._replies[key].set_exception(
                 InputError(
                     f"a request failed in {self._config.max_attempts} batches (hash {key[:12]}); "
@@ -105,14 +106,14 @@ class BatchTransport:
         affordable = []
         try:
             for key, (payload, worst_cost) in gathered.items():
-                self._till.reserve_now(worst_cost)
+                self._ledger.reserve_now(worst_cost)
                 affordable.append((key, payload, worst_cost))
         except InputError as error:
             self._give_up(list(gathered)[len(affordable) :], error)
         if not affordable:
             return
         try:
-            self._follow(self._till.journal.begin_batch(uuid.uuid4().hex, affordable))
+            self._follow(self._ledger.journal.begin_batch(uuid.uuid4().hex, affordable))
         except InputError as error:
             self._give_up([key for key, _, _ in affordable], error)
 
@@ -134,7 +135,9 @@ class BatchTransport:
             ended = await self._wait_for_end(remote, len(batch.attempts))
             if ended.status == "failed":
                 reasons = [error.message for error in (ended.errors and ended.errors.data) or []]
-                self._till.journal.finish_batch(batch, {}, dict.fromkeys(batch.attempts, "failed"))
+                self._ledger.journal.finish_batch(
+                    batch, {}, dict.fromkeys(batch.attempts, "failed")
+                )
                 raise InputError(
                     f"the server failed batch {remote}: {'; '.join(map(str, reasons))[:300]}"
                 )
@@ -147,9 +150,9 @@ class BatchTransport:
         file = batch.file
         if file is None:
             file = (await self._patiently(lambda: self._upload(batch))).id
-            self._till.journal.update_batch(batch.token, file, None)
+            self._ledger.journal.update_batch(batch.token, file, None)
         remote: str = await self._patiently(lambda: self._find_or_create(batch, file))
-        self._till.journal.update_batch(batch.token, file, remote)
+        self._ledger.journal.update_batch(batch.token, file, remote)
         return remote
 
     async def _upload(self, batch: OpenBatch) -> Any:
@@ -158,7 +161,7 @@ class BatchTransport:
                 "custom_id": key,
                 "method": "POST",
                 "url": ENDPOINT,
-                "body": self._till.journal.payload(key),
+                "body": self._ledger.journal.payload(key),
             }
             for key in batch.attempts
         )
@@ -214,14 +217,14 @@ class BatchTransport:
             except FailedCallError as failure:
                 failures[key] = failure.message
             else:
-                replies[key] = (envelope, *self._till.cost_of(envelope))
-        self._till.journal.finish_batch(batch, replies, failures)
+                replies[key] = (envelope, *self._ledger.cost_of(envelope))
+        self._ledger.journal.finish_batch(batch, replies, failures)
         for key, (envelope, cost, _) in replies.items():
-            self._till.settle(batch.worst_costs[key], cost)
+            self._ledger.settle(batch.worst_costs[key], cost)
             self._replies[key].set_result(envelope)
         for key in failures:
-            self._till.settle(batch.worst_costs[key], 0.0)
-            self._gather(key, self._till.journal.payload(key), batch.worst_costs[key])
+            self._ledger.settle(batch.worst_costs[key], 0.0)
+            self._gather(key, self._ledger.journal.payload(key), batch.worst_costs[key])
 
     def _give_up(self, keys: list[str], error: InputError) -> None:
         for key in keys:

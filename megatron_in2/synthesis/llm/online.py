@@ -10,9 +10,10 @@ from aiolimiter import AsyncLimiter
 
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import OpenAIConfig
-from megatron_in2.synthesis.llm.desk import StoppedError, Till
 from megatron_in2.synthesis.llm.failures import FailedCallError, as_failure, backoff
+from megatron_in2.synthesis.llm.ledger import Ledger
 from megatron_in2.synthesis.llm.replies import checked_envelope, refusal_envelope
+from megatron_in2.synthesis.llm.transport import StoppedError
 
 
 class OnlineTransport:
@@ -22,11 +23,11 @@ class OnlineTransport:
     under both rate limits; a ``Retry-After`` holds back all requests, not just the one it hit.
     """
 
-    def __init__(self, config: OpenAIConfig, client: openai.AsyncOpenAI, till: Till) -> None:
+    def __init__(self, config: OpenAIConfig, client: openai.AsyncOpenAI, ledger: Ledger) -> None:
         self.window = 2 * config.concurrency  # those that wait for a retry block nobody
         self._config = config
         self._client = client
-        self._till = till
+        self._ledger = ledger
         self._slots = asyncio.Semaphore(config.concurrency)
         self._requests = _per_minute(config.requests_per_minute)
         self._tokens = _per_minute(config.tokens_per_minute)
@@ -40,21 +41,21 @@ class OnlineTransport:
             InputError: no attempt brought a reply, or none may be made.
             StoppedError: the run is ending.
         """
-        worst_cost = self._till.worst_cost(payload, prompt_tokens)
+        worst_cost = self._ledger.worst_cost(payload, prompt_tokens)
         for tries in itertools.count(1):
             async with self._slots:
                 await self._turn(prompt_tokens + int(payload["max_tokens"]))
-                await self._till.reserve(worst_cost)
+                await self._ledger.reserve(worst_cost)
                 self._check_stopping()
-                attempt = self._till.begin(key, payload, worst_cost)
+                attempt = self._ledger.begin(key, payload, worst_cost)
                 try:
                     envelope = await self._attempt(payload)
                 except FailedCallError as failure:
-                    self._till.fail(attempt, failure, worst_cost)
+                    self._ledger.fail(attempt, failure, worst_cost)
                     self._hold(failure.wait_seconds)
                     problem = failure
                 else:
-                    self._till.finish(attempt, key, envelope, worst_cost)
+                    self._ledger.finish(attempt, key, envelope, worst_cost)
                     return envelope
             if problem.hopeless:
                 raise InputError(problem.message)

@@ -11,14 +11,16 @@ import openai
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.llm.batch import BatchTransport
-from megatron_in2.synthesis.llm.desk import Desk, Till, Transport
+from megatron_in2.synthesis.llm.calls import JournalledCalls
 from megatron_in2.synthesis.llm.journal import Journal
+from megatron_in2.synthesis.llm.ledger import Ledger
 from megatron_in2.synthesis.llm.online import OnlineTransport
 from megatron_in2.synthesis.llm.prompts import Prompts, fill, load_prompts
 from megatron_in2.synthesis.llm.replies import Reply, read_draft, read_object
 from megatron_in2.synthesis.llm.spending import load_price
+from megatron_in2.synthesis.llm.transport import Transport
 from megatron_in2.synthesis.writer import Draft, Evidence
-from megatron_in2.tokenizer import Tokenizer
+from megatron_in2.tokenizers.base import Tokenizer
 
 PLAIN_TEXT = "the server takes no JSON schema"  # a note in the journal
 _STRING = {"type": "string"}
@@ -95,19 +97,19 @@ class LanguageModelWriter:
     Args:
         config: the openai section.
         requests: makes payloads.
-        till: keeps what was paid for; its journal is closed with the writer.
+        ledger: keeps what was paid for; its journal is closed with the writer.
         transport: has requests answered.
     """
 
     def __init__(
-        self, config: OpenAIConfig, requests: Requests, till: Till, transport: Transport
+        self, config: OpenAIConfig, requests: Requests, ledger: Ledger, transport: Transport
     ) -> None:
         self.window = transport.window
         self._requests = requests
-        self._till = till
+        self._ledger = ledger
         self._transport = transport
-        self._desk = Desk(till.journal, transport)
-        self._structured = config.structured_output and till.journal.noted(PLAIN_TEXT) is None
+        self._calls = JournalledCalls(ledger.journal, transport)
+        self._structured = config.structured_output and ledger.journal.noted(PLAIN_TEXT) is None
 
     async def write(self, evidence: Evidence) -> Draft:
         form = "integration" if evidence.kind == "integration" else "fine_grained"
@@ -125,28 +127,28 @@ class LanguageModelWriter:
         return (read_object(reply.text) or {}).get("supported") is True
 
     def cost(self) -> float | None:
-        return self._till.spent
+        return self._ledger.spent
 
     def calls(self) -> dict[str, Any] | None:
-        return asdict(self._till.journal.summary())
+        return asdict(self._ledger.journal.summary())
 
     def stop(self) -> None:
         self._transport.stop()
 
     async def close(self) -> None:
         await self._transport.close()
-        self._till.journal.close()
+        self._ledger.journal.close()
 
     async def _ask(self, prompt: str, form: str | None) -> Reply:
         """Ask in the wanted form; a server that knows no schemas is asked in plain text."""
         tokens = self._requests.tokens(prompt)
         if form is not None and self._structured:
-            reply = await self._desk.ask(self._requests.payload(prompt, form), tokens)
+            reply = await self._calls.ask(self._requests.payload(prompt, form), tokens)
             if not reply.form_refused:
                 return reply
             self._structured = False
-            self._till.journal.note(PLAIN_TEXT, "yes")
-        return await self._desk.ask(self._requests.payload(prompt, None), tokens)
+            self._ledger.journal.note(PLAIN_TEXT, "yes")
+        return await self._calls.ask(self._requests.payload(prompt, None), tokens)
 
 
 def build_language_model_writer(
@@ -176,7 +178,7 @@ def build_language_model_writer(
         )
     price = load_price(config.model, config.prices, batch)
     requests = Requests(config, tokenizer)
-    till = Till(Journal(journal_path), price, max_cost)
+    ledger = Ledger(Journal(journal_path), price, max_cost)
     client = openai.AsyncOpenAI(
         api_key=key,
         base_url=config.base_url,
@@ -186,7 +188,7 @@ def build_language_model_writer(
         default_headers={"Connection": "close"},
     )
     build: Callable[..., Transport] = BatchTransport if batch else OnlineTransport
-    return LanguageModelWriter(config, requests, till, build(config, client, till))
+    return LanguageModelWriter(config, requests, ledger, build(config, client, ledger))
 
 
 def _numbered(evidence: Evidence) -> str:

@@ -4,10 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-from megatron_in2.model.config import ModelConfig
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.build import build_training_state
+from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import (
     CheckpointConfig,
     DataConfig,
@@ -16,9 +17,7 @@ from megatron_in2.training.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from megatron_in2.training.preflight import check_run
-from megatron_in2.training.rows import TrainingRows
-from megatron_in2.training.trainer import Trainer
+from megatron_in2.training.step.train_step import train_step
 from tools.benchmarks.contenders.turns import take_turns
 
 
@@ -47,21 +46,10 @@ def main() -> None:
         ),
         runtime=RuntimeConfig(dtype="float32", seed=sizes["seed"]),
     )
-    launch = check_run(config, world_size=1)
+    inputs = check_run(config, world_size=1)
     with open_world(config.parallel, SINGLE_RANK, config.runtime.seed) as world:
-        model, megatron_optimizer = build_training_state(config, launch, world)
-        trainer = Trainer(
-            config=config,
-            world=world,
-            model=model,
-            optimizer=megatron_optimizer,
-            rows=TrainingRows(config.data.train, config.runtime.seed),
-            callbacks=[],
-            step=0,
-            consumed_rows=0,
-            total_steps=launch.total_steps,
-        )
-        take_turns(lambda number: trainer.train_step().loss)
+        state = build_training_state(config, inputs, world)
+        take_turns(lambda number: train_step(state).loss)
 
 
 if __name__ == "__main__":

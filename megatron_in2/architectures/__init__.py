@@ -1,0 +1,1 @@
+"""Model families: what each one's configuration, tensors and arithmetic are."""

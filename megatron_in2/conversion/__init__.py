@@ -1,0 +1,1 @@
+"""Exact conversion between Hugging Face directories and distributed checkpoints."""

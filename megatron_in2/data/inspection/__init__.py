@@ -1,0 +1,1 @@
+"""Looks into packed datasets: checks, rows as text, statistics."""

@@ -1,0 +1,1 @@
+"""The packed dataset: its files, its manifest, and which row comes when."""

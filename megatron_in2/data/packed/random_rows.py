@@ -1,0 +1,87 @@
+"""A packed dataset of random tokens: what benchmarks train on, read by the trainer's own path."""
+
+from pathlib import Path
+
+import numpy as np
+
+from megatron_in2.data.packed.manifest import ROW_RECORD, SAMPLE_RECORD, Manifest, write_manifest
+from megatron_in2.data.packed.row_files import RowFiles
+from megatron_in2.templates.base import template_wording
+from megatron_in2.templates.load import load_template
+from megatron_in2.tokenizers.base import Tokenizer, token_dtype
+from megatron_in2.tokenizers.load import MISTRAL_V1
+
+ROWS_AT_ONCE = 4096
+KINDS = ["pad", "random"]
+
+
+def write_random_rows(
+    prefix: Path,
+    tokenizer: Tokenizer,
+    rows: int,
+    sample_lengths: list[int],
+    learnt_share: float,
+    seed: int = 0,
+) -> Manifest:
+    """Write rows that are all cut alike, their tokens drawn from the whole vocabulary.
+
+    Args:
+        prefix: where the dataset is to stand; its folder must exist.
+        tokenizer: whose ids are drawn, and which the manifest names.
+        rows: how many.
+        sample_lengths: tokens of each row's samples; they fill the row.
+        learnt_share: of each sample's tokens, at its end: its answer; at least one token.
+        seed: of the draws.
+    """
+    seq_length, samples = sum(sample_lengths), len(sample_lengths)
+    learnt = [max(int(length * learnt_share), 1) for length in sample_lengths]
+    mask = np.concatenate(
+        [np.arange(size) >= size - tail for size, tail in zip(sample_lengths, learnt, strict=True)]
+    ).astype(np.uint8)
+    dtype = np.dtype(token_dtype(tokenizer.vocab_size))
+    chance = np.random.default_rng(seed)
+    files = RowFiles(prefix, dtype)
+    for first in range(0, rows, ROWS_AT_ONCE):
+        count = min(ROWS_AT_ONCE, rows - first)
+        records = np.zeros(count * samples, SAMPLE_RECORD)
+        records["row"] = np.repeat(np.arange(first, first + count), samples)
+        records["id_hash"] = first * samples + np.arange(count * samples)
+        records["length"] = np.tile(sample_lengths, count)
+        records["learnt_spans"] = 1
+        records["learnt_tokens"] = np.tile(learnt, count)
+        records["evidence_position"] = np.nan
+        records["kind"] = KINDS.index("random")
+        costs = np.zeros(count, ROW_RECORD)
+        costs["attention_cost"] = sum(length**2 for length in sample_lengths)
+        costs["learnt_tokens"] = sum(learnt)
+        ids = chance.integers(0, tokenizer.vocab_size, count * seq_length, dtype)
+        files.append(ids.tobytes(), mask.tobytes() * count, sample_lengths * count, records, costs)
+    files.finish()
+    template = load_template("film")
+    return write_manifest(
+        prefix,
+        Manifest(
+            tokenizer=MISTRAL_V1,
+            tokenizer_sha256=tokenizer.sha256,
+            vocab_size=tokenizer.vocab_size,
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+            pad_id=tokenizer.pad_id,
+            template=template.name,
+            template_sha256=template.sha256,
+            template_wording=template_wording(template),
+            design="answer",
+            seq_length=seq_length,
+            pad_multiple=int(np.gcd.reduce(sample_lengths)),
+            shard=None,
+            kinds=KINDS,
+            rows=rows,
+            samples=rows * samples,
+            tokens=rows * seq_length,
+            learnt_tokens=rows * sum(learnt),
+            samples_by_kind={"random": rows * samples},
+            dropped={},
+            rejected={},
+            notes={},
+        ),
+    )

@@ -1,0 +1,126 @@
+"""The settings of a preprocessing run, and what is refused before it starts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_in2.data.packed.manifest import part_path
+from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM
+from megatron_in2.errors import InputError
+from megatron_in2.shards import Shard
+
+OVERLONG = ("error", "drop", "truncate-context")
+ON_ERROR = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """One preprocessing run.
+
+    Args:
+        input: sample files (JSON lines, .gz, .zst, parquet): text, chat, parts, recipe samples.
+        output_prefix: prefix P of the dataset's files; validation goes to P + _valid.
+        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
+        seq_length: row length in tokens.
+        template: film, chatml, or a YAML file of one's own.
+        design: which parts are learnt: answer | prompt-erasing | partial-answer-masking |
+            all-assistant-turns.
+        generic_system: what prompt-erasing puts in the place of a system message.
+        pad_multiple: every sample is padded to a multiple of so many tokens, which serves
+            every TP x CP whose product, times 2 under CP, divides it.
+        window: samples that packing chooses from at a time.
+        no_packing: give every sample a row of its own.
+        validation_fraction: share of samples, by their id's hash, kept for validation.
+        overlong: what to do with a sample longer than a row: error | drop | truncate-context
+            (cuts fillers; what has none to cut is dropped).
+        on_error: what to do with a record that cannot be used: stop | skip (counted by reason
+            and written to P_rejects.jsonl).
+        verify_joins: share of recipes whose joined ids are compared with their whole text's.
+        shard: which part of the input is taken, from 0: every ``num_shards``-th chunk.
+        num_shards: machines that share the input.
+        block: samples after which the work so far is safe: a killed run continues there.
+        workers: processes that encode; the output does not depend on their number.
+        overwrite: replace a dataset that exists.
+    """
+
+    input: list[Path]
+    output_prefix: Path
+    tokenizer_model: str
+    seq_length: int
+    template: str = "film"
+    design: str = "answer"
+    generic_system: str = GENERIC_SYSTEM
+    pad_multiple: int = 16
+    window: int = 8192
+    no_packing: bool = False
+    validation_fraction: float = 0.0
+    overlong: str = "error"
+    on_error: str = "stop"
+    verify_joins: float = 0.001
+    shard: int = 0
+    num_shards: int = 1
+    block: int = 32_768
+    workers: int = 1
+    overwrite: bool = False
+
+    def validate(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InputError: naming the option, its value and the remedy.
+        """
+        _ = self.part  # raises where there is no such shard
+        for name in ("pad_multiple", "window", "workers", "block"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise InputError(f"--{option} {getattr(self, name)}: must be 1 or more")
+        if self.seq_length < self.pad_multiple or self.seq_length % self.pad_multiple:
+            raise InputError(
+                f"--seq-length {self.seq_length} must be a multiple of --pad-multiple "
+                f"{self.pad_multiple}"
+            )
+        if not 0.0 <= self.validation_fraction < 1.0:
+            raise InputError(
+                f"--validation-fraction {self.validation_fraction}: must be from 0 to below 1"
+            )
+        if not 0.0 <= self.verify_joins <= 1.0:
+            raise InputError(f"--verify-joins {self.verify_joins}: must be from 0 to 1")
+        for option, value, choices in (
+            ("overlong", self.overlong, OVERLONG),
+            ("on-error", self.on_error, ON_ERROR),
+            ("design", self.design, tuple(DESIGNS)),
+        ):
+            if value not in choices:
+                raise InputError(f"--{option} {value}: use {' or '.join(choices)}")
+        for path in self.input:
+            if path.is_dir():
+                raise InputError(f"{path} is a directory; name the files in it")
+            if not path.is_file():
+                raise InputError(f"{path} does not exist")
+
+    @property
+    def part(self) -> Shard:
+        """The part of the input that is taken."""
+        return Shard(self.shard, self.num_shards)
+
+    def prefixes(self) -> dict[str, Path]:
+        """Return the prefix of each split that is written."""
+        splits = {"train": self.output_prefix}
+        if self.validation_fraction:
+            splits["valid"] = validation_prefix(self.output_prefix)
+        return splits
+
+
+def validation_prefix(prefix: Path) -> Path:
+    """Return the prefix of the validation split that belongs to a training prefix."""
+    return part_path(prefix, "_valid")
+
+
+def require_free(prefixes: list[Path], overwrite: bool) -> None:
+    """Check that no dataset stands at the prefixes, or that it may be replaced.
+
+    Raises:
+        InputError: one stands there.
+    """
+    for prefix in prefixes:
+        if part_path(prefix, ".json").exists() and not overwrite:
+            raise InputError(f"a dataset stands at {prefix}: pass --overwrite to replace it")

@@ -1,0 +1,226 @@
+"""Reads samples in their four forms (text, chat, parts, recipe) and reduces them to parts."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM, Design
+from megatron_in2.errors import InputError
+from megatron_in2.files import read_json_lines
+from megatron_in2.records import ContextPart, JoinedPart, Part, Sample, slot_position
+from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.film import FILM
+
+FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
+
+
+class SampleError(InputError):
+    """One sample that cannot be used; ``reason`` is a short name under which such are counted."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return SampleError, (str(self), self.reason)
+
+
+def read_samples(path: Path, template: InstructionTemplate) -> Iterator[tuple[str, Sample]]:
+    """Yield (``FILE:LINE``, sample) for every line of a samples file, learnt as ``answer`` does.
+
+    Raises:
+        InputError: a line is not a sample; the message names file, line, field and value.
+    """
+    reader = SampleReader(template)
+    for where, record in read_json_lines(path):
+        yield where, reader.read(record, where, path.parent)
+
+
+class SampleReader:
+    """Turns JSON objects into samples under one template and design.
+
+    ``notes`` counts what is worth a line in the report but is no error.
+    """
+
+    def __init__(
+        self,
+        template: InstructionTemplate,
+        design: Design = DESIGNS["answer"],
+        generic_system: str = GENERIC_SYSTEM,
+    ) -> None:
+        self._template = template
+        self._design = design
+        self._generic_system = generic_system
+        # A recipe states its length under the template and design of its synthesis.
+        self._states_length = template.sha256 == FILM.sha256 and not design.has_attempt
+        self._forms = {
+            "parts": self._parts_sample,
+            "messages": self._chat_sample,
+            "segments": self._recipe_sample,
+            "question": self._text_sample,
+        }
+        self.notes: Counter[str] = Counter()
+
+    def read(self, record: dict[str, Any], where: str, folder: Path) -> Sample:
+        """Read one object of any form.
+
+        Args:
+            record: the object.
+            where: ``FILE:LINE``, for messages.
+            folder: what a recipe's store is relative to.
+
+        Raises:
+            SampleError: it is no sample of any form.
+        """
+        form = next((field for field in FORMS if field in record), None)
+        if form is None:
+            raise SampleError(
+                f"{where}: not a sample: none of the fields {', '.join(FORMS)}", "not a sample"
+            )
+        return self._forms[form](_Fields(record, where), folder)
+
+    def _text_sample(self, fields: "_Fields", folder: Path) -> Sample:
+        context = fields.content("context") if fields.has("context") else None
+        question = fields.text("question")
+        spans = fields.spans("evidence", len(context)) if context else ()
+        position = middle_position(spans[0], len(context)) if context and spans else None
+        self._note_markers(question, context or "")
+        prompt: Part | ContextPart
+        if context is None:
+            prompt = Part(self._template.prompt(question, None), learn=False)
+        else:
+            before, after = self._template.around_context(question)
+            prompt = ContextPart(before, context, after, spans)
+        return Sample(
+            id=fields.text("id"),
+            kind=fields.text("kind"),
+            parts=(prompt, *self._answer(fields)),
+            evidence_position=position,
+        )
+
+    def _recipe_sample(self, fields: "_Fields", folder: Path) -> Sample:
+        identity, segments = fields.text("id"), fields.integers("segments")
+        evidence, question = fields.integers("evidence"), fields.text("question")
+        if max(evidence) >= len(segments):
+            raise fields.error("evidence", f"slot {max(evidence)} is beyond the segments")
+        self._note_markers(question)
+        before, after = self._template.around_context(question)
+        store = folder / fields.text("store")
+        stated = fields.get("n_tokens", int, required=False) if self._states_length else None
+        return Sample(
+            id=identity,
+            kind=fields.text("kind"),
+            parts=(JoinedPart(before, store, segments, after, evidence), *self._answer(fields)),
+            evidence_position=slot_position(identity, min(evidence), len(segments)),
+            stated_tokens=stated,
+        )
+
+    def _answer(self, fields: "_Fields") -> Iterable[Part]:
+        if self._design.has_attempt:
+            yield Part(fields.text("attempt"), learn=False)
+        answer = fields.text("answer") + self._template.answer_end
+        yield Part(answer, learn=True, ends_turn=True)
+
+    def _chat_sample(self, fields: "_Fields", folder: Path) -> Sample:
+        parts: list[Part] = []
+        system: str | None = None
+        expected = "user"
+        for message in fields.objects("messages"):
+            role, content = message.text("role"), message.text("content")
+            if role == "system" and not parts and system is None:
+                system = self._generic_system if self._design.erases_system else content
+            elif role != expected:
+                raise message.error("role", f"is {role!r} where {expected!r} must stand")
+            elif role == "user":
+                self._note_markers(content)
+                parts.append(Part(self._template.turn(content, system), learn=False))
+                system, expected = None, "assistant"
+            else:
+                train = message.get("train", bool, required=False)
+                learn = train is not False or self._design.learns_every_turn
+                parts.append(Part(content + self._template.answer_end, learn, ends_turn=True))
+                expected = "user"
+        if expected != "user" or not parts:
+            raise fields.error("messages", "must end with an assistant turn")
+        return Sample(fields.text("id"), fields.kind("chat"), tuple(parts))
+
+    def _parts_sample(self, fields: "_Fields", folder: Path) -> Sample:
+        objects = fields.objects("parts")
+        parts = tuple(
+            Part(part.text("text"), part.get("learn", bool), ends_turn=index == len(objects) - 1)
+            for index, part in enumerate(objects)
+        )
+        return Sample(fields.text("id"), fields.kind("parts"), parts)
+
+    def _note_markers(self, *texts: str) -> None:
+        for marker in self._template.markers:
+            if any(marker in text for text in texts):
+                self.notes[f"samples with {marker} in a user's text"] += 1
+
+
+def middle_position(span: tuple[int, int], length: int) -> float:
+    """Return where the middle of a span stands in a text of some length, from 0 to 1."""
+    return (span[0] + span[1]) / 2 / length
+
+
+class _Fields:
+    """Typed access to one JSON object, whose errors name line, field and value."""
+
+    def __init__(self, record: dict[str, Any], where: str) -> None:
+        self._record = record
+        self._where = where
+
+    def error(self, name: str, problem: str) -> SampleError:
+        return SampleError(f"{self._where}: field {name!r} {problem}", f"field {name}")
+
+    def has(self, name: str) -> bool:
+        return self._record.get(name) is not None
+
+    def get(self, name: str, kind: type, required: bool = True) -> Any:
+        value = self._record.get(name)
+        if value is None and not required:
+            return None
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
+            raise self.error(name, f"must be {kind.__name__}, found {value!r:.60}")
+        return value
+
+    def content(self, name: str) -> str:
+        value: str = self.get(name, str)
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise self.error(name, "holds half a surrogate pair: not Unicode text") from error
+        return value
+
+    def text(self, name: str) -> str:
+        value = self.content(name)
+        if not value or value.isspace():
+            raise self.error(name, "is empty")
+        return value
+
+    def kind(self, default: str) -> str:
+        return self.text("kind") if self.has("kind") else default
+
+    def objects(self, name: str) -> list["_Fields"]:
+        values = self.get(name, list)
+        if not values or not all(isinstance(value, dict) for value in values):
+            raise self.error(name, "must be a list of objects")
+        return [_Fields(value, f"{self._where}: {name}[{i}]") for i, value in enumerate(values)]
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        values = self.get(name, list)
+        if set(map(type, values)) != {int} or min(values) < 0:
+            raise self.error(name, "must list whole numbers from 0")
+        return tuple(values)
+
+    def spans(self, name: str, length: int) -> tuple[tuple[int, int], ...]:
+        """Return [start, end) pairs inside a text of some length; none where none are given."""
+        values = self.get(name, list, required=False) or []
+        for value in values:
+            pair = isinstance(value, list) and len(value) == 2
+            if not pair or not all(type(number) is int for number in value):
+                raise self.error(name, f"must list [start, end] pairs, found {value!r:.60}")
+            if not 0 <= value[0] < value[1] <= length:
+                raise self.error(name, f"{value} lies outside the context of {length} characters")
+        return tuple((start, end) for start, end in values)

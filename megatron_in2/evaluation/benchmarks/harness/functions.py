@@ -1,0 +1,96 @@
+"""What the task files beside call: prompts by FILM's template, scores by the published metrics."""
+
+from functools import partial
+from typing import Any
+
+from megatron_in2.evaluation.benchmarks import metrics
+from megatron_in2.templates.film import FILM
+
+Document = dict[str, Any]
+
+
+def _long_prompt(document: Document, instruction: str) -> str:
+    """Put LongBench's context and question into the template; summaries ask no question."""
+    question = document.get("question", document.get("input", ""))
+    return FILM.prompt(instruction.format(question=question).strip(), document["context"])
+
+
+_SHORT_ANSWER = "Answer the question based on the {source}. Give only a short answer."
+_QUESTION = "\nQuestion: {{question}}"
+
+story_prompt = partial(
+    _long_prompt, instruction=(_SHORT_ANSWER + _QUESTION).format(source="given story")
+)
+article_prompt = partial(
+    _long_prompt,
+    instruction=(
+        _SHORT_ANSWER
+        + ' If the article does not tell, answer "unanswerable"; answer a yes/no question by "yes" '
+        'or "no".' + _QUESTION
+    ).format(source="given scientific article"),
+)
+passages_prompt = partial(
+    _long_prompt, instruction=(_SHORT_ANSWER + _QUESTION).format(source="given passages")
+)
+report_prompt = partial(_long_prompt, instruction="Write a one-page summary of the report.")
+meeting_prompt = partial(
+    _long_prompt,
+    instruction="Answer the query based on the meeting transcript.\nQuery: {question}",
+)
+news_prompt = partial(_long_prompt, instruction="Write a one-page summary of all the news.")
+
+
+def choice_prompt(document: Document) -> str:
+    """Return CSQA's published prompt: the answer's first words stand behind the template."""
+    choices = document["choices"]
+    candidates = "".join(
+        f"{letter}: {text}\n"
+        for letter, text in zip(choices["label"], choices["text"], strict=True)
+    )
+    instruction = (
+        f"Answer the following question.\nQuestion: {document['question']}\n"
+        f"Candidates:\n{candidates}Choose one answer from {' / '.join(choices['label'])}."
+    )
+    return f"{FILM.prompt(instruction, None)}\nThe answer is"
+
+
+def with_template(documents: Any) -> Any:
+    """Add what stands before and after the examples and the question: the template, cut open."""
+    head, tail = FILM.prompt("\0", None).split("\0")
+    return documents.map(lambda _: {"template_head": head, "template_tail": tail})
+
+
+def gsm8k_solution(document: Document) -> str:
+    """Return an example's solution without calculator marks, its result behind fixed words."""
+    worked, result = document["answer"].split("####")
+    while "<<" in worked:
+        before, marked = worked.split("<<", 1)
+        worked = before + marked.split(">>", 1)[1]
+    return f"{worked.strip()} The answer is {result.strip()}."
+
+
+def question_f1(document: Document, results: list[str]) -> dict[str, float]:
+    """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.question_f1`."""
+    return {"score": metrics.question_f1(results[0], document["answers"])}
+
+
+def rouge_l(document: Document, results: list[str]) -> dict[str, float]:
+    """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.rouge_l`."""
+    return {"score": metrics.rouge_l(results[0], document["answers"])}
+
+
+def choice_found(document: Document, results: list[str]) -> dict[str, float]:
+    """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.choice_found`."""
+    candidates = document["choices"]["text"]
+    answer = candidates[document["choices"]["label"].index(document["answerKey"])]
+    return {"score": metrics.choice_found(results[0], answer, candidates)}
+
+
+def final_number_matches(document: Document, results: list[str]) -> dict[str, float]:
+    """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.final_number_matches`."""
+    return {"score": metrics.final_number_matches(results[0], gsm8k_solution(document))}
+
+
+def formula_matches(document: Document, results: list[str]) -> dict[str, float]:
+    """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.formula_matches`."""
+    return {"score": metrics.formula_matches(results[0], document["solution"])}

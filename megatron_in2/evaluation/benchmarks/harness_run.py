@@ -1,0 +1,123 @@
+"""Runs benchmarks on a checkpoint through lm-evaluation-harness, with task files of ours."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from megatron_in2.errors import InputError
+from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
+
+TASK_FILES = Path(__file__).parent / "harness"
+SHOTS = {"mmlu": 5}  # of the harness' own tasks; the others take none, our files name theirs
+_OF_MANY_DATA_SETS = ("mmlu", "math")  # one a subject
+_WITH_EXAMPLES = ("gsm8k",)
+
+
+@dataclass(frozen=True)
+class HarnessConfig:
+    """What to run.
+
+    Args:
+        model: Hugging Face checkpoint.
+        tasks: benchmarks by name.
+        data: folder with NAME.jsonl in the rows of the hub's data set, instead of the hub;
+            gsm8k takes its examples from gsm8k.train.jsonl.
+        limit: samples of each task; 0 takes all.
+        batch_size: samples at a time.
+    """
+
+    model: Path
+    tasks: list[str]
+    data: Path | None = None
+    limit: int = 0
+    batch_size: int = 1
+
+
+def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], dict[str, str]]:
+    """Run each benchmark; one whose data cannot be had does not stop the others.
+
+    Returns:
+        (scores by benchmark, reason by benchmark that was not run).
+
+    Raises:
+        InputError: the harness is not installed, or the model cannot be loaded.
+    """
+    try:
+        import torch
+        from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
+        from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise InputError(
+            f"{error.name} is missing: pip install 'megatron_in2[evaluation]'"
+        ) from error
+    if not (config.model / "config.json").is_file():
+        raise InputError(f"{config.model} is no Hugging Face checkpoint (no config.json)")
+    model = HFLM(
+        pretrained=str(config.model),
+        batch_size=config.batch_size,
+        add_bos_token=True,
+        dtype="auto",
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    tasks = TaskManager(include_path=str(TASK_FILES))
+    scores: dict[str, BenchmarkScore] = {}
+    not_run: dict[str, str] = {}
+    for name in config.tasks:
+        benchmark = BENCHMARKS[name]
+        try:
+            loaded = tasks.load([_task(benchmark, config.data)])
+        except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
+            reason = " ".join(str(error).split())
+            not_run[name] = f"{type(error).__name__}: {reason:.200}"
+            continue
+        scores[name] = _run(benchmark, config, model, list(loaded["tasks"].values()))
+    return scores, not_run
+
+
+def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
+    if data is None:
+        return benchmark.harness_task
+    # The harness takes changes to a task by name only inside a group.
+    changed = {"task": benchmark.harness_task, **_local_data(benchmark, data)}
+    return {"group": "local", "task": [changed]}
+
+
+def _run(
+    benchmark: Benchmark, config: HarnessConfig, model: Any, tasks: list[Any]
+) -> BenchmarkScore:
+    import lm_eval  # type: ignore[import-untyped]
+
+    outcome = lm_eval.simple_evaluate(
+        model=model,
+        tasks=tasks,
+        num_fewshot=SHOTS.get(benchmark.name),
+        limit=config.limit or None,
+        log_samples=False,
+        bootstrap_iters=0,
+    )
+    counts = [count["effective"] for count in outcome["n-samples"].values()]
+    values = [
+        outcome["results"][name][f"{benchmark.harness_metric},none"]
+        for name in outcome["n-samples"]
+    ]
+    return BenchmarkScore(100 * float(np.average(values, weights=counts)), sum(counts))
+
+
+def _local_data(benchmark: Benchmark, folder: Path) -> dict[str, Any]:
+    """Point a task at local rows: every split it may name."""
+    if benchmark.name in _OF_MANY_DATA_SETS:
+        raise ValueError("it has a data set for each subject: take it from the hub")
+    asked = train = folder / f"{benchmark.name}.jsonl"
+    if benchmark.name in _WITH_EXAMPLES:
+        train = folder / f"{benchmark.name}.train.jsonl"
+    for path in (asked, train):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+    files = {"test": str(asked), "validation": str(asked), "train": str(train)}
+    return {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": files},
+    }

@@ -1,0 +1,1 @@
+"""VaL probing: is information in the middle of the context still found?"""

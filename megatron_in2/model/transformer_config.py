@@ -1,0 +1,81 @@
+"""Translates this project's configs into Megatron-Core's ``TransformerConfig``."""
+
+import importlib.util
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.parallel.config import ParallelConfig
+
+
+def _has_fused_weight_gradients() -> bool:
+    """Say whether apex's kernel is there, which adds weight gradients to the float32 buffer."""
+    found = importlib.util.find_spec("fused_weight_gradient_mlp_cuda")
+    return found is not None and torch.cuda.is_available()
+
+
+_RECOMPUTE: dict[str, dict[str, Any]] = {
+    "none": {},
+    "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
+    "full": {
+        "recompute_granularity": "full",
+        "recompute_method": "uniform",
+        "recompute_num_layers": 1,
+    },
+}
+
+
+def transformer_config(
+    model: ModelConfig,
+    parallel: ParallelConfig,
+    dtype: torch.dtype,
+    backend: str,
+    recompute: str,
+    fp8: str = "",
+) -> TransformerConfig:
+    """Translate this project's configs into Megatron-Core's.
+
+    ``calculate_per_token_loss`` must stand before the model is wrapped for data parallelism: it
+    decides how gradients are scaled, and per-rank means would be wrong under context parallelism.
+
+    FP8 is scaled per tensor from the values at hand ("tensorwise", Transformer Engine's current
+    scaling): the delayed recipe's history would be state that a resumed run lacks.
+    """
+    fused = backend == "transformer_engine"
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=model.head_dim,
+        ffn_hidden_size=model.ffn_hidden_size,
+        normalization="RMSNorm",
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        init_method_std=model.init_std,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        context_parallel_size=parallel.context,
+        sequence_parallel=parallel.sequence,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        calculate_per_token_loss=True,
+        variable_seq_lengths=False,
+        gradient_accumulation_fusion=_has_fused_weight_gradients(),
+        masked_softmax_fusion=False,
+        persist_layer_norm=fused,
+        apply_rope_fusion=fused,
+        bias_activation_fusion=fused,
+        bias_dropout_fusion=False,
+        fp8=fp8 or None,
+        fp8_recipe="tensorwise",
+        **_RECOMPUTE[recompute],
+    )

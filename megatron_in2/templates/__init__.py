@@ -1,0 +1,1 @@
+"""Instruction and chat templates: how a prompt is written and where an answer ends."""

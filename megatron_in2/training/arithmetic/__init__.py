@@ -1,0 +1,1 @@
+"""FLOPs, memory, disk and time of a run, from its configuration alone."""

@@ -1,0 +1,66 @@
+"""What is known of GPU types: the figures of ``gpus.yaml``, by type or by card."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from megatron_in2.errors import InputError
+
+GPU_TYPES = Path(__file__).with_name("gpus.yaml")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One type of GPU: see ``gpus.yaml`` for units and sources."""
+
+    bf16_tflops: float
+    memory_gb: float
+    link_gb_s: float
+    attained: float
+    device_names: tuple[str, ...] = ()
+
+
+def read_gpu(path: Path, name: str) -> Gpu:
+    """Read a GPU type from the data file.
+
+    Raises:
+        InputError: the file has no such type, or an entry lacks a field.
+    """
+    known = _read_types(path)
+    if name not in known:
+        raise InputError(f"--gpu-type {name}: {path} has {', '.join(known)}")
+    return _gpu(path, name, known[name])
+
+
+def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
+    """Return a card's dense bfloat16 peak in FLOP/s, or None for a card that the file lacks.
+
+    Args:
+        device_name: what ``torch.cuda.get_device_name`` calls it. Compared whole: parts of one
+            family have different peaks (H100 SXM 989, PCIe 756 TFLOP/s).
+        path: the data file. Without it (an installation outside the repository) no card is known.
+    """
+    if not path.is_file():
+        return None
+    for name, values in _read_types(path).items():
+        gpu = _gpu(path, name, values)
+        if device_name in gpu.device_names:
+            return gpu.bf16_tflops * 1e12
+    return None
+
+
+def _read_types(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        known: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is not readable: {error}") from error
+    return known
+
+
+def _gpu(path: Path, name: str, values: dict[str, Any]) -> Gpu:
+    required = {item.name for item in fields(Gpu)} - {"device_names"}
+    if missing := required - set(values):
+        raise InputError(f"{path}: {name} lacks {', '.join(sorted(missing))}")
+    return Gpu(**{**values, "device_names": tuple(values.get("device_names", ()))})

@@ -1,0 +1,69 @@
+"""Where a run's figures go: ``metrics.jsonl`` always; TensorBoard, Weights & Biases where asked."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from megatron_in2.files import atomic_file
+from megatron_in2.training.callbacks.wandb_run import WandbRun
+from megatron_in2.training.config import TrainConfig
+
+METRICS = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Rank 0's record of a run, beside its checkpoints.
+
+    Lines of steps after the one that is resumed are dropped first, so that each step stands once.
+    """
+
+    def __init__(self, config: TrainConfig, resumed_step: int) -> None:
+        folder = Path(config.checkpoint.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / METRICS
+        kept = _lines_up_to(path, resumed_step) if path.exists() else []
+        with atomic_file(path) as stream:
+            stream.writelines(kept)
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        logging = config.logging
+        self._events = (
+            SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+            if logging.tensorboard
+            else None
+        )
+        self._wandb = (
+            WandbRun(logging.wandb_project, folder, asdict(config))
+            if logging.wandb_project
+            else None
+        )
+
+    def write(self, step: int, **values: float) -> None:
+        """Record the values of one step."""
+        self._stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._stream.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, values)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._stream.close()
+        if self._events is not None:
+            self._events.close()
+        if self._wandb is not None:
+            self._wandb.close()
+
+
+def _lines_up_to(path: Path, step: int) -> list[str]:
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError):  # the torn last line of a killed run
+            continue
+    return kept

@@ -1,0 +1,68 @@
+"""The training rows of a run: one packed dataset, or several blended by weights."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_in2.data.packed.blend import Blend, blend_sha256, parse_blend
+from megatron_in2.data.packed.dataset import PackedDataset, Row
+from megatron_in2.data.packed.order import rows_at
+
+
+@dataclass(frozen=True)
+class RowPlace:
+    """A row by the dataset it stands in."""
+
+    dataset: int
+    row: int
+
+
+class TrainingRows:
+    """Opens the datasets of ``data.train`` and says which row each place of the run reads.
+
+    Args:
+        text: ``data.train``.
+        seed: the run's data seed.
+    """
+
+    def __init__(self, text: str, seed: int) -> None:
+        weighted = parse_blend(text)
+        self.datasets = [PackedDataset(prefix) for _, prefix in weighted]
+        self._seed = seed
+        counts = tuple(len(dataset) for dataset in self.datasets)
+        weights = tuple(weight for weight, _ in weighted)
+        self._blend = Blend(counts, weights, seed) if len(counts) > 1 else None
+        self.sha256 = blend_sha256(text, [dataset.manifest for dataset in self.datasets])
+
+    def __len__(self) -> int:
+        return sum(len(dataset) for dataset in self.datasets)
+
+    def __getitem__(self, place: RowPlace) -> Row:
+        return self.datasets[place.dataset][place.row]
+
+    def at(self, places: npt.NDArray[np.int64]) -> list[RowPlace]:
+        """Return the row that each place of an endless run reads."""
+        if self._blend is None:
+            rows = rows_at(places, len(self.datasets[0]), self._seed)
+            return [RowPlace(0, row) for row in rows.tolist()]
+        datasets, rows = self._blend.rows_at(places)
+        return [RowPlace(*pair) for pair in zip(datasets.tolist(), rows.tolist(), strict=True)]
+
+    def attention_costs(self, places: list[RowPlace]) -> npt.NDArray[np.int64]:
+        """Return each row's sum of squared sample lengths, int64 [rows]."""
+        costs = [self.datasets[each.dataset].rows["attention_cost"][each.row] for each in places]
+        return np.array(costs, np.int64)
+
+    def sample_count(self, places: list[RowPlace]) -> int:
+        """Count the samples in rows."""
+        return sum(self.datasets[each.dataset].sample_count(each.row) for each in places)
+
+    def describe(self, places: list[RowPlace]) -> str:
+        """Name rows for a message, by dataset."""
+        parts = []
+        for index, dataset in enumerate(self.datasets):
+            rows = [each.row for each in places if each.dataset == index]
+            if rows:
+                parts.append(f"rows {rows} of {dataset.prefix}")
+        return ", ".join(parts)

@@ -1,0 +1,89 @@
+"""The real lm-evaluation-harness with our task files, on a tiny model and local rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_in2.errors import InputError
+from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS
+from megatron_in2.evaluation.benchmarks.harness_run import TASK_FILES, HarnessConfig, run_benchmarks
+from megatron_in2.templates.film import FILM
+
+CHOICES = {"label": list("ABCDE"), "text": ["bank", "library", "store", "mall", "town"]}
+ROWS = {
+    "csqa": [{"question": "Where are books?", "choices": CHOICES, "answerKey": "B"}] * 2,
+    "arc_challenge": [{"id": "1", "question": "What?", "choices": CHOICES, "answerKey": "B"}] * 2,
+    "narrativeqa": [{"context": "Ann ran.", "question": "Who ran?", "answers": ["Ann"]}],
+    "gsm8k": [{"question": "2+2?", "answer": "It is <<2+2=4>>4.\n#### 4"}],
+    "gsm8k.train": [
+        {"question": f"{n}+2?", "answer": f"It is <<{n}+2={n + 2}>>{n + 2}.\n#### {n + 2}"}
+        for n in range(9)
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for name, rows in ROWS.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_our_tasks_and_the_harness_own(tiny_model: Path, data: Path) -> None:
+    asked = ["csqa", "arc_challenge", "mmlu", "race"]
+    scores, not_run = run_benchmarks(HarnessConfig(tiny_model, asked, data, limit=1))
+    assert scores["csqa"].samples == scores["arc_challenge"].samples == 1
+    assert scores["csqa"].score in (0.0, 100.0)
+    assert list(not_run) == ["mmlu", "race"]
+    assert "take it from the hub" in not_run["mmlu"]
+    assert "race.jsonl does not exist" in not_run["race"]
+
+
+def _prompt(name: str, data: Path) -> str:
+    from lm_eval.tasks import TaskManager
+
+    from megatron_in2.evaluation.benchmarks.harness_run import _task
+
+    tasks = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
+    (task,) = tasks.load([_task(BENCHMARKS[name], data)])["tasks"].values()
+    task.set_fewshot_seed(0)
+    document = next(iter(task.eval_docs))
+    return task.fewshot_context(document, task.config.num_fewshot or 0)
+
+
+def test_prompts_to_the_byte(data: Path) -> None:
+    assert _prompt("csqa", data) == (
+        "[INST] Below is a user instruction. Write a response for the instruction.\n\n"
+        "### Instruction:\nAnswer the following question.\nQuestion: Where are books?\n"
+        "Candidates:\nA: bank\nB: library\nC: store\nD: mall\nE: town\n"
+        "Choose one answer from A / B / C / D / E. [/INST]\nThe answer is"
+    )
+    assert _prompt("narrativeqa", data) == FILM.prompt(
+        "Answer the question based on the given story. Give only a short answer.\n"
+        "Question: Who ran?",
+        "Ann ran.",
+    )
+    examples = "".join(
+        f"Question: {n}+2?\nAnswer: It is {n + 2}. The answer is {n + 2}.\n\n" for n in range(8)
+    )
+    assert _prompt("gsm8k", data) == FILM.prompt(f"{examples}Question: 2+2?", None)
+
+
+def test_every_benchmark_has_its_task() -> None:
+    from lm_eval.tasks import TaskManager
+
+    known = TaskManager(include_path=str(TASK_FILES)).all_tasks
+    for benchmark in BENCHMARKS.values():
+        assert benchmark.harness_task in known
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no Hugging Face checkpoint"):
+        run_benchmarks(HarnessConfig(tmp_path, ["csqa"]))

@@ -1,0 +1,69 @@
+"""What version 1 wrote is still read: a dataset, a checkpoint and its export, kept as files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from megatron_in2.data.inspection.check import check_dataset
+from megatron_in2.data.packed.manifest import read_manifest
+from megatron_in2.tokenizers.load import load_tokenizer
+from tests.conftest import ROOT, RunTool
+
+KEPT = ROOT / "tests" / "version1"
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A copy, which a run may change."""
+    return shutil.copytree(KEPT, tmp_path / "old")
+
+
+@pytest.mark.parametrize("name", ["in2", "in2_valid", "chatml"])
+def test_datasets_are_sound(name: str) -> None:
+    prefix = KEPT / "data" / name
+    findings = check_dataset(prefix, load_tokenizer(str(KEPT / "tokenizer.model")))
+    assert findings.problems == []
+    assert findings.marked_spans == findings.spans > 0
+    assert read_manifest(prefix).template == ("chatml" if name == "chatml" else "film")
+
+
+def test_a_run_resumes(old: Path, run_tool: RunTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(old)
+    result = run_tool("train", "--config", "train.yaml")
+    assert result.returncode == 0, result.stderr
+    assert "resuming from checkpoints/iter_0000002" in result.stdout
+    expected, found = (
+        [json.loads(line) for line in (old / path).read_text().splitlines()]
+        for path in ("full_metrics.jsonl", "checkpoints/metrics.jsonl")
+    )
+    for line, wanted in zip(found, expected, strict=True):
+        for name in {"step", "loss", "grad_norm", "validation_loss"} & wanted.keys():
+            assert line[name] == pytest.approx(wanted[name], rel=1e-6), (name, line)
+
+
+def test_a_checkpoint_exports_the_same_tensors(old: Path, run_tool: RunTool) -> None:
+    output = old / "again"
+    result = run_tool(
+        "convert_checkpoint", "megatron-to-hf", "--input", old / "checkpoints", "--output", output
+    )
+    assert result.returncode == 0, result.stderr
+    kept, again = (
+        load_file(folder / "model.safetensors") for folder in (KEPT / "huggingface", output)
+    )
+    assert kept.keys() == again.keys()
+    assert all(kept[name].equal(again[name]) for name in kept)
+
+
+def test_samples_pack_to_the_same_ids(old: Path, run_tool: RunTool) -> None:
+    result = run_tool(
+        "preprocess_in2",
+        *("--input", old / "samples.jsonl", old / "chats.jsonl"),
+        *("--output-prefix", old / "again", "--tokenizer-model", old / "tokenizer.model"),
+        *("--seq-length", 512, "--validation-fraction", 0.2),
+    )
+    assert result.returncode == 0, result.stderr
+    for part in (".bin", ".idx", "_loss_mask.bin", "_samples.npy", "_rows.npy"):
+        assert (old / f"again{part}").read_bytes() == (KEPT / "data" / f"in2{part}").read_bytes()

@@ -1,0 +1,32 @@
+"""Peaks of cards by the names that torch gives them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, peak_of_card, read_gpu
+
+
+@pytest.mark.parametrize(
+    ("card", "tflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H200", 989),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_cards_are_known_by_their_whole_name(card: str, tflops: float | None) -> None:
+    assert peak_of_card(card) == (None if tflops is None else tflops * 1e12)
+
+
+def test_no_card_stands_twice() -> None:
+    types = yaml.safe_load(GPU_TYPES.read_text())
+    names = [name for kind in types for name in read_gpu(GPU_TYPES, kind).device_names]
+    assert len(names) == len(set(names)) > 3
+
+
+def test_without_the_file_no_card_is_known(tmp_path: Path) -> None:
+    assert peak_of_card("NVIDIA H200", tmp_path / "gpus.yaml") is None
