@@ -25,6 +25,7 @@ from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 
 Encode = Callable[..., EncodedSample]
 
