@@ -14,15 +14,14 @@ import torch
 import yaml
 
 from megatron_in2.training.callbacks.rank_statistics import (
-    OwnWork,
     RankStatistics,
     fullest,
     memory_in_use,
     name_stragglers,
     spread,
-    stops_when_called,
 )
 from megatron_in2.training.checks.agreement import describe_disagreement
+from megatron_in2.training.step.own_work import OwnWork, stops_when_called
 from tests.conftest import assert_refused
 from tests.training.conftest import read_metrics
 

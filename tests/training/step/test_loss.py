@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from megatron_in2.training.step.validation import BUCKETS, _bucket_sums, bucket_names
 
 from megatron_in2.data.packed.dataset import Row
 from megatron_in2.data.packed.manifest import SAMPLE_RECORD
@@ -11,6 +10,7 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.step.batch import Batch, make_batch
+from megatron_in2.training.step.held_out_loss import BUCKETS, _bucket_sums, bucket_names
 from megatron_in2.training.step.loss import step_report, weighted_sum
 
 LOSSES = torch.tensor([1.0, 2.0, 3.0, 10.0])  # three answer tokens in the first sample, one later
