@@ -16,6 +16,7 @@ from typing import Any
 
 from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.errors import InputError
+from megatron_in2.parallel.imports import without_unused_imports
 
 IMPORT, EXPORT = "hf-to-megatron", "megatron-to-hf"
 OPTIONS_OF = {IMPORT: ("allow_pickle",), EXPORT: ("dtype", "from", "shard_gigabytes")}
@@ -38,8 +39,13 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the proof's figures here, JSON")
     options = parser.read()
     _require_fitting_options(options)
-    from megatron_in2.conversion.convert import SHARD_BYTES, export_checkpoint, import_checkpoint
-    from megatron_in2.conversion.verify import verify_conversion
+    with without_unused_imports():
+        from megatron_in2.conversion.convert import (
+            SHARD_BYTES,
+            export_checkpoint,
+            import_checkpoint,
+        )
+        from megatron_in2.conversion.verify import verify_conversion
     from megatron_in2.files import write_json
 
     if options.direction == IMPORT:

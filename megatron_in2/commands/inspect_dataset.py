@@ -20,6 +20,7 @@ from megatron_in2.data.inspection.show import SampleView, as_text, as_values, vi
 from megatron_in2.data.inspection.statistics import plot, summary
 from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.errors import EXIT_BAD_INPUT
+from megatron_in2.parallel.imports import without_unused_imports
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -57,7 +58,8 @@ def main() -> int:
 
 
 def _rows(options: Any, tokenizer: Tokenizer) -> dict[int, list[SampleView]]:
-    from megatron_in2.data.packed.dataset import PackedDataset
+    with without_unused_imports():
+        from megatron_in2.data.packed.dataset import PackedDataset
 
     data = PackedDataset(options.prefix)
     data.require_rows(options.row)

@@ -13,6 +13,7 @@ checkpoint.dir. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and save
 import sys
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
+from megatron_in2.parallel.imports import without_unused_imports
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
@@ -37,7 +38,8 @@ def main() -> int:
         return run_local_ranks([sys.executable, *sys.orig_argv[1:]], options.nproc)
     # Imported here so that checking, starting ranks and the helper processes that checkpointing
     # spawns (they import this file again) do without torch's seconds.
-    from megatron_in2.training.run import run_training
+    with without_unused_imports():
+        from megatron_in2.training.run import run_training
 
     return run_training(config, inputs, rank or SINGLE_RANK)
 
