@@ -21,6 +21,7 @@ from megatron_in2.data.packing.config import ON_ERROR, OVERLONG, PreprocessConfi
 from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM
 from megatron_in2.data.packing.merge import merge_datasets
 from megatron_in2.data.packing.preprocess import preprocess
+from megatron_in2.files import MAX_LINE_BYTES
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def _preprocess() -> None:
     add("--design", choices=list(DESIGNS), default="answer", help="which parts are learnt")
     add("--generic-system", default=GENERIC_SYSTEM, help="what prompt-erasing writes instead")
     add("--pad-multiple", type=int, default=16, help="each sample is padded to a multiple of it")
-    add("--window", type=int, default=8192, help="samples that packing chooses from at a time")
+    add("--seed", type=int, default=0, help="of the order in which samples are packed")
     add("--no-packing", action="store_true", help="one sample a row")
     add("--validation-fraction", type=float, default=0.0, help="share of samples kept apart")
     add("--overlong", choices=OVERLONG, default="error", help="samples longer than a row")
@@ -49,6 +50,7 @@ def _preprocess() -> None:
     add("--verify-joins", type=float, default=0.001, help="share of recipes checked as text")
     add("--shard", type=int, default=0, help="which part of the input to take, from 0")
     add("--num-shards", type=int, default=1, help="parts that the input is divided in")
+    add("--max-line-bytes", type=int, default=MAX_LINE_BYTES, help="longer lines are refused")
     add("--block", type=int, default=32_768, help="samples after which a killed run continues")
     add("--workers", type=int, default=1, help="processes that encode; the output is the same")
     add("--overwrite", action="store_true", help="replace a dataset that exists")

@@ -29,7 +29,7 @@ def expected(huggingface_model: Path, dataset: Path, base_config: dict) -> Expec
     model = MistralForCausalLM.from_pretrained(huggingface_model, dtype=torch.float32)
     loss_sum, answer_tokens = torch.zeros(()), 0
     batch = np.arange(base_config["schedule"]["global_batch_rows"])
-    for index in rows_at(batch, len(rows), seed=1234).tolist():
+    for index in rows_at(batch, len(rows), 1234, rows.manifest.unit_rows).tolist():
         row, start = rows[index], 0
         for padded, record in zip(row.lengths, row.records, strict=True):
             tokens = torch.from_numpy(row.tokens[start : start + int(record["length"])])

@@ -32,7 +32,8 @@ class TrainingRows:
         self._seed = seed
         counts = tuple(len(dataset) for dataset in self.datasets)
         weights = tuple(weight for weight, _ in weighted)
-        self._blend = Blend(counts, weights, seed) if len(counts) > 1 else None
+        units = tuple(dataset.manifest.unit_rows for dataset in self.datasets)
+        self._blend = Blend(counts, weights, seed, units) if len(counts) > 1 else None
         self.sha256 = blend_sha256(text, [dataset.manifest for dataset in self.datasets])
 
     def __len__(self) -> int:
@@ -44,7 +45,8 @@ class TrainingRows:
     def at(self, places: npt.NDArray[np.int64]) -> list[RowPlace]:
         """Return the row that each place of an endless run reads."""
         if self._blend is None:
-            rows = rows_at(places, len(self.datasets[0]), self._seed)
+            (dataset,) = self.datasets
+            rows = rows_at(places, len(dataset), self._seed, dataset.manifest.unit_rows)
             return [RowPlace(0, row) for row in rows.tolist()]
         datasets, rows = self._blend.rows_at(places)
         return [RowPlace(*pair) for pair in zip(datasets.tolist(), rows.tolist(), strict=True)]

@@ -53,11 +53,27 @@ BAD_LINES = [
     (_line(context="abc", evidence=[5]), "[start, end]", "field evidence"),
     (_line(id=GOOD[0]["id"]), "earlier line", "duplicate id"),
     (_chat(("user", "Q")), "must end with an assistant turn", "field messages"),
-    (_chat(("assistant", "A")), "'user' must stand", "field role"),
-    (_chat(("user", "Q"), ("tool", "A")), "'assistant' must stand", "field role"),
+    (_chat(("assistant", "A")), "'user' is expected", "field role"),
+    (_chat(("user", "Q"), ("tool", "A")), "'assistant' is expected", "field role"),
     (b'{"id": "x", "messages": [3]}', "list of objects", "field messages"),
     (b'{"id": "x", "parts": [{"text": "a", "learn": false}]}', "nothing", "nothing learnt"),
     (b'{"id": "x", "parts": [{"text": "a", "learn": 1}]}', "'learn' must be bool", "field learn"),
+    (_line(kind="pad"), "'pad' is reserved", "field kind"),
+    (_line(context=..., contxt="Paris."), "'contxt' looks like 'context'", "unknown field"),
+    (_line(evidense=[[0, 1]]), "'evidense' looks like 'evidence'", "unknown field"),
+    (
+        b'{"id": "x", "messages": [{"role": "user", "content": "Q"}, '
+        b'{"role": "assistant", "content": "A", "trian": false}]}',
+        "'trian' looks like 'train'",
+        "unknown field",
+    ),
+    (
+        b'{"id": "x", "messages": [{"role": "user", "content": "Q"}, '
+        b'{"role": "assistant", "content": "A"}], "attempt": "B"}',
+        "'attempt' has no meaning in a chat",
+        "field attempt",
+    ),
+    (_line(id="\ud800"), "surrogate", "field id"),
 ]
 _IDS = [f"{index}-{reason}" for index, (_, _, reason) in enumerate(BAD_LINES)]
 

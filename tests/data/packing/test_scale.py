@@ -142,19 +142,9 @@ def test_shards_merge_to_the_whole(
     assert result.returncode == 0, result.stderr
     merged = PackedDataset(tmp_path / "merged")
     assert _ids(merged) == _ids(whole)
-    assert len(merged) == sum(len(shard) for shard in shards)
     assert check_dataset(merged.prefix, tokenizer).problems == []
-    index = 0
-    for shard in shards:
-        for number in range(len(shard)):
-            ours, theirs = merged[index], shard[number]
-            assert np.array_equal(ours.tokens, theirs.tokens)
-            assert np.array_equal(ours.loss_mask, theirs.loss_mask)
-            assert ours.lengths == theirs.lengths
-            names = [merged.manifest.kinds[kind] for kind in ours.records["kind"]]
-            assert names == [shard.manifest.kinds[kind] for kind in theirs.records["kind"]]
-            index += 1
-    for name in ("samples", "tokens", "learnt_tokens", "samples_by_kind", "notes"):
+    assert _bytes(merged.prefix) == _bytes(whole.prefix)
+    for name in ("samples", "tokens", "learnt_tokens", "samples_by_kind", "notes", "inputs"):
         assert getattr(merged.manifest, name) == getattr(whole.manifest, name)
 
 
@@ -170,7 +160,7 @@ def test_what_cannot_be_merged(
     with pytest.raises(InputError, match="seq_length 4096"):
         merge_datasets(output, [one.prefix, two.prefix, other.prefix])
     whole, again = pack(path, name="whole"), pack(path, name="again")
-    with pytest.raises(InputError, match="stand in more than one"):
+    with pytest.raises(InputError, match="are in more than one"):
         merge_datasets(output, [whole.prefix, again.prefix])
     with pytest.raises(InputError, match="no packed dataset"):
         merge_datasets(output, [tmp_path / "absent"])
@@ -201,7 +191,7 @@ def test_a_disk_that_is_full_is_named_and_the_run_continues(
     result = subprocess.run(
         command, capture_output=True, text=True, check=False, preexec_fn=limit_file_size
     )
-    assert_refused(result, str(tmp_path / "full"), "make room")
+    assert_refused(result, str(tmp_path / "full"), "free some space")
     assert not (tmp_path / "full.json").exists()
     assert (tmp_path / ".full.partial" / "journal.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=False)
