@@ -40,7 +40,8 @@ class PreprocessConfig:
         shard: which part of the input is taken, from 0: every ``num_shards``-th chunk.
         num_shards: machines that share the input.
         max_line_bytes: longer lines of the input are refused without being held in memory.
-        block: samples after which the work so far is safe: a killed run continues there.
+        block: samples (in rows: a quarter of it) after which the work so far is safe: a killed
+            run continues there.
         workers: processes that encode; the output does not depend on their number.
         overwrite: replace a dataset that exists.
     """

@@ -127,9 +127,7 @@ class PackedSamples:
         self.kinds = [PADDING_KIND, *names]
         self._itemsize = np.dtype(token_dtype(datasets[0][1].vocab_size)).itemsize
         self._files = [
-            tuple(
-                os.open(part_path(prefix, part), os.O_RDONLY) for part in (".bin", "_loss_mask.bin")
-            )
+            tuple(os.open(part_path(prefix, part), os.O_RDONLY) for part in (TOKENS, MASK))
             for prefix, _ in datasets
         ]
         parts = [

@@ -34,6 +34,7 @@ from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 from megatron_in2.tokenizers.load import load_tokenizer
 
+SAMPLES_A_ROW = 4  # about so many, where only the order of magnitude counts
 _NEUTRAL = {"input", "workers", "overwrite"}  # the output does not depend on them, or by content
 
 
@@ -162,11 +163,14 @@ class _PackingRun:
         )
         ids = self._stores.opened.ids
         sequences, hashes = write_rows(
-            growing, pool, packing, ids, checkpoint, written.get(name, 0)
+            growing, pool, packing, ids, checkpoint, written.get(name, 0), self._rows_per_block()
         )
         pool.close()
         counts = counts_of(sequences, kinds)
         write_manifest(growing, self._manifest(name, collection, counts), hashes)
+
+    def _rows_per_block(self) -> int:
+        return max(self._config.block // SAMPLES_A_ROW, 1)
 
     def _manifest(self, name: str, collection: Collection, counts: dict[str, Any]) -> Manifest:
         config, tokenizer, template = self._config, self._tokenizer, self._template
