@@ -38,8 +38,9 @@ class PackedDataset:
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
         self.manifest: Manifest = read_manifest(prefix)
-        self._tokens = IndexedDataset(str(prefix))
-        self._masks = IndexedDataset(str(part_path(prefix, "_loss_mask")))
+        if self.manifest.rows:  # an empty file cannot be mapped
+            self._tokens = IndexedDataset(str(prefix))
+            self._masks = IndexedDataset(str(part_path(prefix, "_loss_mask")))
         self._samples = np.load(part_path(prefix, "_samples.npy"), mmap_mode="r")
         self.rows = np.load(part_path(prefix, "_rows.npy"), mmap_mode="r")
 
@@ -54,7 +55,8 @@ class PackedDataset:
         """
         for index in indices:
             if not 0 <= index < len(self):
-                raise InputError(f"{self.prefix} has no row {index}: rows are 0 to {len(self) - 1}")
+                known = f"rows are 0 to {len(self) - 1}" if len(self) else "it holds none"
+                raise InputError(f"{self.prefix} has no row {index}: {known}")
 
     def __getitem__(self, index: int) -> Row:
         borders = self._tokens.document_indices

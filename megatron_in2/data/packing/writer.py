@@ -13,6 +13,7 @@ from megatron_in2.data.packing.plan import RowPlan, RowShape, plan_rows, sequenc
 from megatron_in2.data.packing.pool import SampleSource
 from megatron_in2.progress import progress_bar
 
+ROWS_A_BLOCK = 8192
 BLOCK_TOKENS = 1 << 21  # handed to the files at a time
 
 
@@ -42,7 +43,7 @@ def write_rows(
     ids: Callable[[bytes | StoreRun], bytes],
     checkpoint: Callable[[int], None],
     rows_written: int = 0,
-    rows_per_checkpoint: int = 8192,
+    rows_a_block: int | None = None,
 ) -> tuple[Sequences, dict[str, str]]:
     """Plan rows over all samples of a source and write them.
 
@@ -53,7 +54,7 @@ def write_rows(
         ids: returns a run's ids as bytes.
         checkpoint: called with the number of rows that are safely on disk.
         rows_written: what it was called with last, to continue from there.
-        rows_per_checkpoint: rows between two calls.
+        rows_a_block: rows between two calls.
 
     Returns:
         (what the small files say, SHA-256 of the large ones).
@@ -61,6 +62,7 @@ def write_rows(
     shape = packing.shape
     plan = plan_rows(source.records, shape, packing.seed, packing.packing)
     files = RowFiles(prefix, packing.dtype, rows_written * shape.seq_length)
+    block = rows_a_block or ROWS_A_BLOCK
     rows_at_once = max(BLOCK_TOKENS // shape.seq_length, 1)
     builder = _RowBuilder(source, packing, ids)
     try:
@@ -69,11 +71,11 @@ def write_rows(
         ) as progress:
             while rows_written < plan.rows:
                 end = min(rows_written + rows_at_once, plan.rows)
-                end = min(end, (rows_written // rows_per_checkpoint + 1) * rows_per_checkpoint)
+                end = min(end, (rows_written // block + 1) * block)
                 files.append(*builder.build(plan, rows_written, end))
                 progress.update(end - rows_written)
                 rows_written = end
-                if rows_written % rows_per_checkpoint == 0:
+                if rows_written % block == 0:
                     files.sync()
                     checkpoint(rows_written)
         sequences = sequences_of(source.records, plan, shape)

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from megatron_in2.data.inspection.check import check_dataset
+from megatron_in2.data.inspection.statistics import summary
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packed.manifest import PARTS, part_path, read_manifest
+from megatron_in2.data.packing import merge, writer
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.merge import merge_datasets
 from megatron_in2.data.packing.partial_output import PartialOutput
+from megatron_in2.data.packing.pool import PooledSample
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.base import Tokenizer
@@ -148,6 +151,69 @@ def test_shards_merge_to_the_whole(
         assert getattr(merged.manifest, name) == getattr(whole.manifest, name)
 
 
+def test_empty_shards_and_empty_splits_merge(
+    write_samples: WriteSamples, mixed_records: list[dict[str, Any]], pack: Pack, tmp_path: Path
+) -> None:
+    path = write_samples(mixed_records)
+    options = {"validation_fraction": 0.004}  # a sample or two of 240
+    whole = pack(path, name="whole", **options)
+    for index in range(5):  # the input has two chunks
+        pack(path, name=f"s{index}", shard=index, num_shards=5, **options)
+    prefixes = [tmp_path / f"s{index}" for index in range(5)]
+    rows = [read_manifest(prefix).rows for prefix in prefixes]
+    assert min(rows) == 0 < max(rows)
+    assert min(read_manifest(part_path(prefix, "_valid")).rows for prefix in prefixes) == 0
+    for split in ("", "_valid"):
+        merged = part_path(tmp_path / "merged", split)
+        merge_datasets(merged, [part_path(prefix, split) for prefix in prefixes])
+        assert _bytes(merged) == _bytes(part_path(whole.prefix, split))
+    empty = [tmp_path / f"s{index}" for index in range(5) if not rows[index]]
+    assert len(PackedDataset(empty[0])) == 0
+    with pytest.raises(InputError, match="missing"):
+        merge_datasets(tmp_path / "none", empty)
+
+
+def test_datasets_without_any_sample(
+    write_samples: WriteSamples, pack: Pack, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = write_samples([{"id": "a", "parts": [{"text": "a", "learn": True}]}])
+    prefixes = [pack(path, name="s", shard=1, num_shards=3).prefix]
+    assert check_dataset(prefixes[0], tokenizer).problems == []
+    assert "0 of 2,048 tokens" in summary(read_manifest(prefixes[0]))
+    with pytest.raises(InputError, match="hold no samples"):
+        merge_datasets(tmp_path / "none", prefixes[:1])
+    with pytest.raises(InputError, match="no row 0"):
+        PackedDataset(prefixes[0]).require_rows([0])
+
+
+def test_a_killed_merge_continues(
+    write_samples: WriteSamples,
+    mixed_records: list[dict[str, Any]],
+    pack: Pack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_samples(mixed_records)
+    whole = pack(path, name="whole")
+    shards = [pack(path, name=f"s{i}", shard=i, num_shards=2).prefix for i in range(2)]
+    monkeypatch.setattr(writer, "ROWS_A_BLOCK", 2)
+    read, reads = merge.PackedSamples.read, []
+
+    def fails_late(self: merge.PackedSamples, index: int) -> PooledSample:
+        reads.append(index)
+        if len(reads) == 200:
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    monkeypatch.setattr(merge.PackedSamples, "read", fails_late)
+    with pytest.raises(KeyboardInterrupt):
+        merge_datasets(tmp_path / "merged", shards)
+    assert (tmp_path / ".merged.partial" / "journal.json").exists()
+    merge_datasets(tmp_path / "merged", shards)
+    assert len(reads) < 200 + 240
+    assert _bytes(tmp_path / "merged") == _bytes(whole.prefix)
+
+
 def test_what_cannot_be_merged(
     write_samples: WriteSamples, mixed_records: list[dict[str, Any]], pack: Pack, tmp_path: Path
 ) -> None:
@@ -164,6 +230,14 @@ def test_what_cannot_be_merged(
         merge_datasets(output, [whole.prefix, again.prefix])
     with pytest.raises(InputError, match="no packed dataset"):
         merge_datasets(output, [tmp_path / "absent"])
+    single = pack(path, name="single", no_packing=True)
+    with pytest.raises(InputError, match="packing False"):
+        merge_datasets(output, [whole.prefix, single.prefix])
+    kinds = [{**record, "kind": f"kind {n}"} for n, record in enumerate(_many(mixed_records, 2))]
+    many = pack(write_samples(kinds[:240]), name="many")
+    more = pack(write_samples(kinds[240:]), name="more")
+    with pytest.raises(InputError, match="kinds together, more than 255"):
+        merge_datasets(output, [many.prefix, more.prefix])
     assert not list(tmp_path.glob("*merged*"))
 
 
