@@ -25,6 +25,7 @@ from megatron_in2.evaluation.benchmarks.report import (
     read_model_scores,
 )
 from megatron_in2.files import atomic_file
+from megatron_in2.templates.load import load_template
 
 
 def main() -> None:
@@ -45,6 +46,7 @@ def _run_parser() -> CommandParser:
     add("--data", type=Path, help="folder with NAME.jsonl in the hub's rows, instead of the hub")
     add("--limit", type=int, default=0, help="samples of each task; 0 takes all")
     add("--batch-size", type=int, default=1, help="samples at a time")
+    add("--template", help="film, chatml, a YAML file, an export; default: the checkpoint's own")
     return parser
 
 
@@ -52,7 +54,9 @@ def _run(options: Any) -> None:
     from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
 
     names = ("model", "tasks", "data", "limit", "batch_size")
-    scores, not_run = run_benchmarks(HarnessConfig(**{name: options[name] for name in names}))
+    values = {name: options[name] for name in names}
+    template = load_template(options.template) if options.template else None
+    scores, not_run = run_benchmarks(HarnessConfig(**values, template=template))
     for name, reason in not_run.items():
         print(f"not run: {name}: {reason}")
     if not scores:

@@ -30,6 +30,7 @@ from megatron_in2.evaluation.probing.score import PUBLISHED_SPAN, Grouping, scor
 from megatron_in2.evaluation.probing.tasks import TASKS
 from megatron_in2.files import atomic_file
 from megatron_in2.synthesis.config import SynthesisConfig
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 
@@ -67,6 +68,7 @@ def _build_parser() -> CommandParser:
     add("--sets", type=int, default=4, help="contexts")
     add("--seed", type=int, default=1234, help="draws the contexts")
     add("--tokenizer-model", default=MISTRAL_V1, help="counts the tokens")
+    add("--template", default="film", help="film, chatml, a YAML file, or an export's directory")
     return parser
 
 
@@ -74,7 +76,8 @@ def _build(options: Any) -> None:
     names = ("task", "context_tokens", "units", "positions", "sets", "seed")
     config = BuildConfig(**{name: options[name] for name in names})
     tokenizer = load_tokenizer(options.tokenizer_model)
-    written, skipped = build_probes(options.pieces, options.output, config, tokenizer)
+    template = load_template(options.template)
+    written, skipped = build_probes(options.pieces, options.output, config, tokenizer, template)
     print(f"{written:,} {options.task} probes in {options.output}, {skipped} ambiguous skipped")
 
 
