@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 
@@ -33,6 +34,11 @@ class HarnessConfig:
     data: Path | None = None
     limit: int = 0
     batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            if name not in BENCHMARKS:
+                raise wrong_choice(as_option("tasks", name), tuple(BENCHMARKS))
 
 
 def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], dict[str, str]]:
