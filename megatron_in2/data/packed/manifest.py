@@ -170,7 +170,7 @@ def read_manifest(prefix: Path) -> Manifest:
     """
     path = part_path(prefix, ".json")
     if not path.is_file():
-        raise InputError(f"no packed dataset at {prefix}: {path} is missing; run preprocess_in2.py")
+        raise InputError(f"no packed dataset at {prefix}: {path} is missing; run in2 preprocess")
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise InputError(

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.templates.base import InstructionTemplate
 from megatron_in2.templates.film import FILM
-from megatron_in2.templates.load import read_template_beside
+from megatron_in2.templates.load import load_template, read_template_beside
 
 TASK_FILES = Path(__file__).parent / "harness"
 SHOTS = {"mmlu": 5}  # of the harness' own tasks; the others take none, our files name theirs
@@ -30,8 +31,8 @@ class HarnessConfig:
             gsm8k takes its examples from gsm8k.train.jsonl.
         limit: samples of each task; 0 takes all.
         batch_size: samples at a time.
-        template: writes the prompts of our tasks; None takes the one beside the model, or FILM's
-            where there is none.
+        template: writes the prompts of our tasks: film, chatml, a YAML file, an export's
+            directory; empty takes the one beside the model, or FILM's where there is none.
     """
 
     model: Path
@@ -39,7 +40,12 @@ class HarnessConfig:
     data: Path | None = None
     limit: int = 0
     batch_size: int = 1
-    template: InstructionTemplate | None = None
+    template: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            if name not in BENCHMARKS:
+                raise wrong_choice(as_option("tasks", name), tuple(BENCHMARKS))
 
 
 def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], dict[str, str]]:
@@ -85,8 +91,14 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
 
 
 def model_template(config: HarnessConfig) -> InstructionTemplate:
-    """Return the template that a run's prompts are written with."""
-    return config.template or read_template_beside(config.model) or FILM
+    """Return the template that a run's prompts are written with.
+
+    Raises:
+        InputError: there is no template of the name given.
+    """
+    if config.template:
+        return load_template(config.template)
+    return read_template_beside(config.model) or FILM
 
 
 def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:

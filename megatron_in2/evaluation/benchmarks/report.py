@@ -30,7 +30,7 @@ def read_model_scores(path: Path) -> ModelScores:
         scores = {name: BenchmarkScore(**score) for name, score in value["scores"].items()}
         return ModelScores(value["model"], scores, dict(value["not_run"]))
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no scores of evaluate.py") from error
+        raise InputError(f"{path} holds no scores of in2 evaluate") from error
 
 
 def add_model_scores(new: ModelScores, output: Path) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_in2.choices import as_option, require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.associations import ASSOCIATIONS, NAMES, lexical_overlap
-from megatron_in2.evaluation.probing.tasks import ProbeTask, Unit, find_task, read_units
+from megatron_in2.evaluation.probing.tasks import ProbeTask, TaskName, Unit, find_task, read_units
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
 from megatron_in2.templates.base import InstructionTemplate
@@ -20,6 +21,7 @@ class BuildConfig:
     """What to build.
 
     Args:
+        task: what is retrieved from the context.
         context_tokens: longest probe, in tokens of the whole prompt.
         units: units in each context (published: 800 sentences or functions, 750 entities); 0
             takes as many as fit.
@@ -28,7 +30,7 @@ class BuildConfig:
         seed: the same seed and pieces give the same probes.
     """
 
-    task: str = "document"
+    task: TaskName = "document"
     context_tokens: int = 32_000
     units: int = 0
     positions: int = 0
@@ -36,6 +38,7 @@ class BuildConfig:
     seed: int = 1234
 
     def __post_init__(self) -> None:
+        require_choices(self, as_option)
         for name, least in (("context_tokens", 1), ("units", 0), ("positions", 0), ("sets", 1)):
             if getattr(self, name) < least:
                 option = f"--{name.replace('_', '-')}"

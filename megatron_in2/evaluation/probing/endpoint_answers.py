@@ -5,14 +5,16 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import openai
 
+from megatron_in2.choices import as_option, require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.lines import Line
 from megatron_in2.templates.film import FILM
 
+Api = Literal["completions", "chat"]
 _TIMEOUT_SECONDS = 600.0  # of one answer
 
 
@@ -32,11 +34,12 @@ class EndpointConfig:
 
     url: str
     model: str
-    api: str = "completions"
+    api: Api = "completions"
     concurrency: int = 8
     retries: int = 5
 
     def __post_init__(self) -> None:
+        require_choices(self, as_option)
         if self.concurrency < 1 or self.retries < 0:
             raise InputError("--concurrency: give 1 or more; --retries: 0 or more")
 

@@ -92,7 +92,7 @@ def test_prompts_are_written_with_the_models_template(data: Path, tmp_path: Path
     assert model_template(config) == FILM
     (tmp_path / TEMPLATE_FILE).write_text(json.dumps(template_wording(CHATML)))
     assert model_template(config) == CHATML
-    assert model_template(replace(config, template=FILM)) == FILM
+    assert model_template(replace(config, template="film")) == FILM
     film = {name: _prompt(name, data) for name in ("csqa", "narrativeqa", "gsm8k")}
     with prompting_with(CHATML):
         for name, prompt in film.items():
