@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
@@ -62,7 +63,7 @@ def _nodes(config: TrainConfig, options: Any) -> int:
     checks = CheckConfig(
         nodes=options.nodes.split(","),
         folder=Path(config.checkpoint.dir),
-        free_bytes=2 * CHECKPOINT_BYTES * config.model.parameter_count,
+        free_bytes=2 * CHECKPOINT_BYTES * parameter_count(config.model),
         megabytes=options.megabytes,
         timeout_seconds=options.timeout,
     )

@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--report", type=Path, help="write the proof's figures here, JSON")
     options = parser.read()
     _require_fitting_options(options)
-    from megatron_in2.conversion.convert import SHARD_BYTES, export_checkpoint, import_checkpoint
+    from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
+    from megatron_in2.conversion.megatron_to_huggingface import SHARD_BYTES, export_checkpoint
     from megatron_in2.conversion.verify import verify_conversion
     from megatron_in2.files import write_json
 

@@ -4,6 +4,7 @@ DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
 config.yaml             the run's resolved configuration
 state.json              CheckpointState
 tokenizer.model         the tokenizer of the run
+huggingface/            config.json and generation_config.json that the model came with, if any
 dataset.json            the manifest of the run's training rows
 complete.json           written last: without it the step does not count
 """
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.checkpoint.source import SourceFiles, keep_source
 from megatron_in2.data.packed.manifest import part_path
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
@@ -28,6 +30,7 @@ STATE = "state.json"
 TOKENIZER = "tokenizer.model"
 DATASET = "dataset.json"
 LATEST = "latest"
+DEFAULT_INIT_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,19 @@ def resolve_checkpoint(path: Path, wanted: str = LATEST) -> Path:
 
 
 def describe_checkpoint(
-    step: Path, config: dict[str, Any], state: CheckpointState | None, tokenizer: Path
+    step: Path,
+    config: dict[str, Any],
+    state: CheckpointState | None,
+    tokenizer: Path,
+    source: SourceFiles,
 ) -> None:
-    """Write what stands beside the tensors of a step; :func:`mark_complete` comes last."""
+    """Write the files beside the tensors of a step; :func:`mark_complete` comes last."""
     with atomic_file(step / CONFIG) as stream:
         yaml.safe_dump(config, stream, sort_keys=False)
     if state is not None:
         write_json(step / STATE, asdict(state))
     shutil.copyfile(tokenizer, step / TOKENIZER)
+    keep_source(step, source)
     rows = config.get("data", {}).get("train")
     # A dataset that has moved since the run began must not cost a save.
     if rows and (manifest := part_path(Path(rows), ".json")).is_file():
@@ -170,12 +178,19 @@ def read_config(step: Path) -> dict[str, Any]:
 
 
 def read_model_config(step: Path) -> ModelConfig:
-    """Read the architecture that a step's tensors belong to.
+    """Read the family and sizes that a step's tensors belong to.
 
     Raises:
         InputError: its config holds fields that this version does not know.
     """
     try:
-        return ModelConfig(**read_config(step)["model"])
+        return ModelConfig.from_section(read_config(step)["model"])
     except TypeError as error:
         raise InputError(f"{step / CONFIG}: section model: {error}") from error
+
+
+def read_init_std(step: Path) -> float:
+    """Read with which standard deviation a step's model was, or would have been, drawn."""
+    config = read_config(step)
+    section = config["model"] if "init_std" in config["model"] else config.get("runtime", {})
+    return float(section.get("init_std", DEFAULT_INIT_STD))

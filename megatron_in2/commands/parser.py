@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -17,7 +18,8 @@ class CommandParser(jsonargparse.ArgumentParser):
 
     Args:
         description: the command's module docstring.
-        config: a dataclass whose fields become options and keys of ``--config FILE``.
+        config: a dataclass whose fields become options and keys of ``--config FILE``. Its
+            class variable ``MOVED``, if any, maps names of old fields to the new ones.
     """
 
     def __init__(self, description: str | None, config: type | None = None) -> None:
@@ -27,6 +29,7 @@ class CommandParser(jsonargparse.ArgumentParser):
             exit_on_error=False,
             default_meta=False,
         )
+        self._moved: dict[str, str] = getattr(config, "MOVED", {})
         if config is not None:
             self.add_argument(
                 "--config", action="config", help="YAML file with the fields below", required=True
@@ -42,12 +45,22 @@ class CommandParser(jsonargparse.ArgumentParser):
         try:
             return self.instantiate_classes(self.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
-            raise InputError(f"{error.message} (see --help)") from error
+            complaint = self._moved_field(error.message) or f"{error.message} (see --help)"
+            raise InputError(complaint) from error
+
+    def _moved_field(self, message: str) -> str:
+        """Return where the field is now that jsonargparse does not know; empty for other errors."""
+        for old, new in self._moved.items():
+            section, _, name = old.rpartition(".")
+            signs = (f"--{old}", f"Group '{section}' does not accept option '{name}'")
+            if any(sign in message for sign in signs):
+                return f"{old} has moved: write {new} instead"
+        return ""
 
 
 def config_of(options: Any, config: type[_Config]) -> _Config:
     """Return the dataclass that the fields of a parsed configuration make."""
-    return config(**{name: options[name] for name in config.__annotations__})
+    return config(**{item.name: options[item.name] for item in fields(config)})  # type: ignore[arg-type]
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter):

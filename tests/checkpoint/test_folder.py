@@ -42,7 +42,7 @@ def folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
     for number in (1, 20, 3):
         step = step_folder(tmp_path, number)
         step.mkdir()
-        describe_checkpoint(step, CONFIG, STATE, small_tokenizer.path)
+        describe_checkpoint(step, CONFIG, STATE, small_tokenizer.path, {})
         if number != 3:
             mark_complete(step, number)
     step_folder(tmp_path, 100).mkdir()
@@ -113,7 +113,7 @@ def test_manifest_of_the_rows_is_kept(tmp_path: Path, small_tokenizer: Tokenizer
     step = step_folder(tmp_path, 1)
     step.mkdir()
     config = {**CONFIG, "data": {"train": str(tmp_path / "rows")}}
-    describe_checkpoint(step, config, STATE, small_tokenizer.path)
+    describe_checkpoint(step, config, STATE, small_tokenizer.path, {})
     assert read_json(step / "dataset.json") == {"rows": 7}
 
 

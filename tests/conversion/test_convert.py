@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_in2.checkpoint.folder import step_folder
-from megatron_in2.conversion.convert import export_checkpoint, import_checkpoint
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, write_json
 from megatron_in2.tokenizers.load import load_tokenizer

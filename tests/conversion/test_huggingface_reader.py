@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.conversion.convert import import_checkpoint
 from megatron_in2.conversion.huggingface_config import read_huggingface_config
 from megatron_in2.conversion.huggingface_reader import HuggingFaceReader
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, write_json
 from megatron_in2.tokenizers.base import Tokenizer
