@@ -1,46 +1,8 @@
 #!/usr/bin/env python3
-"""Train on packed IN2 data with Megatron-Core.
+"""Train on packed IN2 data with Megatron-Core."""
 
-Examples:
-    python tools/train.py --config configs/tiny.yaml --nproc 2
-    python tools/train.py --config configs/film7b.yaml --dry-run --world-size 128
-    torchrun --nproc-per-node 8 tools/train.py --config configs/film7b_8gpu.yaml
-
-Checks everything first, then starts --nproc local ranks; where torchrun's or srun's variables
-are set, this process is itself a rank. A run resumes from the newest complete checkpoint in
-checkpoint.dir. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and saved.
-"""
-
-import sys
-
-from megatron_in2.commands.parser import CommandParser, config_of, run_command
-from megatron_in2.parallel.launch import run_local_ranks
-from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
-from megatron_in2.training.arithmetic.estimate import describe_run
-from megatron_in2.training.checks.preflight import check_run, check_run_of_rank
-from megatron_in2.training.config import TrainConfig
-
-
-def main() -> int:
-    parser = CommandParser(__doc__, TrainConfig)
-    parser.add_argument("--nproc", type=int, default=1, help="local ranks to start")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
-    parser.add_argument("--world-size", type=int, help="ranks that --dry-run plans for")
-    options = parser.read()
-    config = config_of(options, TrainConfig)
-    if options.dry_run:
-        print(describe_run(config, options.world_size or options.nproc))
-        return 0
-    rank = rank_from_environment()
-    inputs = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)
-    if rank is None and options.nproc > 1:
-        return run_local_ranks([sys.executable, *sys.argv], options.nproc)
-    # Imported here so that checking, starting ranks and the helper processes that checkpointing
-    # spawns (they import this file again) do without torch's seconds.
-    from megatron_in2.training.run import run_training
-
-    return run_training(config, inputs, rank or SINGLE_RANK)
-
+from megatron_in2.commands.parser import run_command
+from megatron_in2.commands.train import main
 
 if __name__ == "__main__":
     run_command(main)

@@ -1,0 +1,86 @@
+r"""Look into a packed dataset: its numbers, its rows as text with what is learnt marked.
+
+Examples:
+    python tools/inspect_dataset.py runs/in2 --row 3
+    python tools/inspect_dataset.py runs/in2 --verify
+    python tools/inspect_dataset.py runs/in2 --row 0 1 2 --html rows.html --plot lengths.png
+
+"--verify" re-reads everything: hashes, indices, twins, records, borders, ids, masks.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.inspection.check import check_dataset
+from megatron_in2.data.inspection.show import SampleView, as_text, as_values, view_row, write_page
+from megatron_in2.data.inspection.statistics import plot, summary
+from megatron_in2.data.packed.manifest import read_manifest
+from megatron_in2.errors import EXIT_BAD_INPUT
+from megatron_in2.parallel.imports import without_unused_imports
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
+
+
+def main() -> int:
+    parser = CommandParser(__doc__)
+    add = parser.add_argument
+    add("prefix", type=Path, help="prefix P of the dataset's files")
+    add("--row", type=int, nargs="+", default=[], help="rows to show, from 0")
+    add("--full", action="store_true", help="show long contexts whole")
+    add("--verify", action="store_true", help="re-read and check everything")
+    add("--json", action="store_true", help="print JSON for programs")
+    add("--html", type=Path, default=None, help="write the rows as a page")
+    add("--plot", type=Path, default=None, help="draw lengths and evidence positions")
+    add("--tokenizer-model", default=None, help="where the dataset's tokenizer lies now")
+    options = parser.read()
+    manifest = read_manifest(options.prefix)
+    tokenizer = load_tokenizer(options.tokenizer_model or manifest.tokenizer)
+    if options.verify:
+        return _verify(options, tokenizer)
+    rows = _rows(options, tokenizer) if options.row else {}
+    if options.plot:
+        plot(manifest, options.plot)
+    if options.html:
+        write_page(options.html, str(options.prefix), rows, options.full)
+    elif options.json:
+        values = [as_values(index, views) for index, views in rows.items()]
+        print(json.dumps(values if rows else asdict(manifest), ensure_ascii=False))
+    else:
+        for index, views in rows.items():
+            print(as_text(index, views, sys.stdout.isatty(), options.full))
+        if not rows:
+            print(summary(manifest))
+    return 0
+
+
+def _rows(options: Any, tokenizer: Tokenizer) -> dict[int, list[SampleView]]:
+    with without_unused_imports():
+        from megatron_in2.data.packed.dataset import PackedDataset
+
+    data = PackedDataset(options.prefix)
+    data.require_rows(options.row)
+    return {index: view_row(data[index], data.manifest, tokenizer) for index in options.row}
+
+
+def _verify(options: Any, tokenizer: Tokenizer) -> int:
+    findings = check_dataset(options.prefix, tokenizer)
+    if options.json:
+        print(json.dumps(asdict(findings)))
+    else:
+        for problem in findings.problems:
+            print(f"problem: {problem}")
+        print(
+            f"{findings.rows:,} rows, {findings.samples:,} samples, {findings.tokens:,} tokens, "
+            f"{findings.learnt_tokens:,} learnt in {findings.spans:,} spans, "
+            f"{findings.marked_spans:,} of them right behind a prompt's end"
+        )
+        print("FAILED" if findings.problems else "sound")
+    return EXIT_BAD_INPUT if findings.problems else 0
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,75 @@
+r"""Make IN2 samples from a corpus: segments, questions, long contexts composed around them.
+
+Examples:
+    python tools/synthesize_in2.py --config configs/quickstart/synthesis.yaml \
+        --output runs/samples.jsonl
+    OPENAI_API_KEY=... python tools/synthesize_in2.py --config configs/in2_film.yaml \
+        --output data/in2.jsonl --shard 3 --num-shards 16 --max-cost 500
+
+Writes the samples (JSON lines), the segment store OUTPUT.segments, OUTPUT.report.json / .png,
+OUTPUT.rejects.jsonl, OUTPUT.dropped_documents.jsonl and, for paid writers,
+OUTPUT.journal.sqlite. Run again with the same options, a stopped run goes on; no answer in the
+journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
+"""
+
+from pathlib import Path
+
+from megatron_in2.commands.parser import CommandParser, config_of, run_command
+from megatron_in2.shards import Shard
+from megatron_in2.synthesis.config import SynthesisConfig
+from megatron_in2.synthesis.estimate import Estimate, estimate_run
+from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
+
+
+def main() -> None:
+    parser = CommandParser(__doc__, SynthesisConfig)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="samples, JSON lines")
+    add("--materialize", action="store_true", help="write whole contexts as text, not recipes")
+    add("--overwrite", action="store_true", help="replace an output that exists")
+    add("--shard", type=int, default=0, help="which part of the work to do, from 0")
+    add("--num-shards", type=int, default=1, help="parts that the work is divided in")
+    add("--workers", type=int, default=1, help="processes that cut and compose")
+    add("--max-cost", type=float, default=None, help="US dollars, over all runs of this output")
+    add("--dry-run", action="store_true", help="estimate tokens and price without a call")
+    options = parser.read()
+    config = config_of(options, SynthesisConfig)
+    run = RunOptions(
+        materialize=options.materialize,
+        overwrite=options.overwrite,
+        shard=Shard(options.shard, options.num_shards),
+        workers=options.workers,
+        max_cost=options.max_cost,
+    )
+    if options.dry_run:
+        _print_estimate(estimate_run(config, options.output, run))
+    else:
+        _print_tally(synthesize(config, options.output, run))
+
+
+def _print_tally(tally: Tally) -> None:
+    for kind, count in tally.made.items():
+        print(f"{kind:>14} {count:>9,} samples")
+    for reason, count in sorted(tally.dropped.items()):
+        print(f"{'dropped':>14} {count:>9,} {reason}")
+    if tally.calls is not None:
+        print(
+            f"{'paid calls':>14} {tally.calls['answers']:>9,} answers, ${tally.calls['cost']:.4f}; "
+            f"{tally.calls['lost']} lost and {tally.calls['sent_unanswered']} unanswered attempts "
+            f"may have cost ${tally.calls['possible_cost']:.4f} more"
+        )
+    print(f"{tally.output} is complete")
+
+
+def _print_estimate(estimate: Estimate) -> None:
+    print(f"{estimate.requests:>15,} requests, if no question is dropped")
+    print(f"{estimate.prompt_tokens:>15,} prompt tokens")
+    print(f"{estimate.answer_tokens:>15,} answer tokens")
+    print(f"{'$' + format(estimate.cost, ',.2f'):>15} by prices of {estimate.price.as_of}")
+    if estimate.so_far is not None:
+        print(f"{estimate.so_far.answers:>15,} answers stand in the journal already")
+        print(f"{'$' + format(estimate.so_far.cost, ',.2f'):>15} of it is spent")
+
+
+if __name__ == "__main__":
+    run_command(main)
