@@ -89,7 +89,8 @@ class Decoder(Architecture):
             fields["max_position_embeddings"] = config.max_position_embeddings
         if "rope_theta" in changed:
             if fields.get("rope_parameters"):
-                fields["rope_parameters"] |= {"rope_theta": config.rope_theta}
+                rotary = {**fields["rope_parameters"], "rope_theta": config.rope_theta}
+                fields["rope_parameters"] = rotary
             else:
                 fields["rope_theta"] = config.rope_theta
         return fields
