@@ -67,7 +67,7 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
         described: dict[str, Any] = {"model": asdict(config.model)}
         release = architecture_of(config.model).release(config.model)
         described["converted_from"] = {"folder": source.name, "release": release}
-        describe_checkpoint(step, described, None, tokenizer.path, read_source(source))
+        describe_checkpoint(step, described, None, tokenizer.path, source=read_source(source))
         mark_complete(step, 0)
     warnings = (*_surprises(config, source, set(dtypes.values())), *watch.warnings)
     step = step_folder(output, 0)

@@ -14,6 +14,7 @@ from megatron_in2.checkpoint.folder import (
     LATEST,
     read_init_std,
     read_model_config,
+    read_template,
     read_tokenizer,
     resolve_checkpoint,
 )
@@ -30,7 +31,10 @@ from megatron_in2.conversion.read_ahead import read_ahead
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.conversion.watch import Watch
 from megatron_in2.errors import InputError
-from megatron_in2.files import atomic_directory
+from megatron_in2.files import atomic_directory, write_json
+from megatron_in2.templates.base import template_wording
+from megatron_in2.templates.film import FILM
+from megatron_in2.templates.load import TEMPLATE_FILE
 
 SHARD_BYTES = 5 * 10**9  # Hugging Face's usual shard size
 
@@ -59,7 +63,7 @@ def export_checkpoint(
         raise InputError(f"--dtype {dtype}: use one of {', '.join(DTYPE_NAMES)}")
     step = resolve_checkpoint(source, wanted)
     model = read_model_config(step)
-    tokenizer = read_tokenizer(step)
+    tokenizer, template = read_tokenizer(step), read_template(step)
     reader = MegatronReader(step, model)
     table = tensor_table(model)
     specs = [
@@ -87,6 +91,10 @@ def export_checkpoint(
             "eos_token_id": tokenizer.eos_id,
         }
         write_huggingface_config(temporary, step, model, specs[0].dtype, fresh)
-        write_tokenizer_files(temporary, tokenizer, model.max_position_embeddings)
-        (temporary / "README.md").write_text(model_card(step), encoding="utf-8")
+        write_tokenizer_files(temporary, tokenizer, template or FILM, model.max_position_embeddings)
+        if template is not None:
+            write_json(temporary / TEMPLATE_FILE, template_wording(template))
+        (temporary / "README.md").write_text(
+            model_card(step, template, tokenizer), encoding="utf-8"
+        )
     return Conversion(step, output, summary_of(model), watch.tensors, watch.nbytes, watch.warnings)

@@ -88,6 +88,7 @@ def _callbacks(
         folder,
         asdict(config),
         inputs.tokenizer.path,
+        inputs.datasets,
         source_of_step(start) if start else {},
         config.checkpoint.keep_last,
         config.checkpoint.keep_every_steps,

@@ -33,7 +33,7 @@ def main() -> None:
         if world.is_main:
             tokenizer = step / "tokenizer.model"
             source = source_of_step(step)
-            describe_checkpoint(output, read_config(step), None, tokenizer, source)
+            describe_checkpoint(output, read_config(step), None, tokenizer, source=source)
             mark_complete(output, 0)
 
 

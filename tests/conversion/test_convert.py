@@ -351,5 +351,5 @@ def test_command_refuses_bad_input(tmp_path: Path, run_tool: RunTool) -> None:
         *("hf-to-megatron", "--input", tmp_path, "--output", tmp_path / "out"),
         *("--dtype", "float32"),
     )
-    assert_refused(refused, "--dtype belongs to megatron-to-hf")
+    assert_refused(refused, "--dtype is an option of megatron-to-hf")
     assert not (tmp_path / "out").exists()

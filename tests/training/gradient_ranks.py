@@ -38,9 +38,8 @@ def main() -> None:
         if world.is_main:
             described = read_config(inputs.init_from)
             tokenizer = inputs.init_from / "tokenizer.model"
-            describe_checkpoint(
-                output, described, None, tokenizer, source_of_step(inputs.init_from)
-            )
+            source = source_of_step(inputs.init_from)
+            describe_checkpoint(output, described, None, tokenizer, source=source)
             mark_complete(output, 0)
             print(f"loss {metrics.loss!r}")
 

@@ -124,10 +124,13 @@ def test_an_offloaded_optimizer_moves_to_the_host() -> None:
     assert "host" not in describe_run(config, 8).splitlines()[-3]
 
 
-SHIPPED = ("tiny", "quickstart/train", "film7b", "film7b_8gpu", "film7b_rope1e7")
+SHIPPED = (
+    *(f"configs/{name}.yaml" for name in ("tiny", "film7b", "film7b_8gpu", "film7b_rope1e7")),
+    "megatron_in2/quickstart/train.yaml",
+)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_configs_are_valid(name: str) -> None:
-    config = _load(ROOT / "configs" / f"{name}.yaml")
+@pytest.mark.parametrize("path", SHIPPED)
+def test_shipped_configs_are_valid(path: str) -> None:
+    config = _load(ROOT / path)
     config.validate(config.parallel.model_ranks)
