@@ -47,7 +47,7 @@ def _run_parser() -> CommandParser:
     names = list(BENCHMARKS)
     add("--tasks", nargs="+", metavar=shown_choices(names), default=names, help="which")
     add("--output", type=Path, required=True, help="scores, JSON")
-    parser.add_options(HarnessConfig, "data", "limit", "batch_size")
+    parser.add_options(HarnessConfig, "data", "limit", "batch_size", "template")
     return parser
 
 

@@ -18,6 +18,7 @@ from megatron_in2.checkpoint.folder import (
     describe_checkpoint,
     mark_complete,
     read_model_config,
+    read_template,
     read_tokenizer,
     resolve_checkpoint,
     step_folder,
@@ -38,8 +39,11 @@ from megatron_in2.conversion.read_ahead import read_ahead
 from megatron_in2.conversion.tensor_checks import count_not_finite
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.errors import InputError
-from megatron_in2.files import atomic_directory
+from megatron_in2.files import atomic_directory, write_json
 from megatron_in2.progress import progress_bar
+from megatron_in2.templates.base import template_wording
+from megatron_in2.templates.film import FILM
+from megatron_in2.templates.load import TEMPLATE_FILE
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -134,7 +138,7 @@ def export_checkpoint(
         raise InputError(f"--dtype {dtype}: use one of {', '.join(DTYPE_NAMES)}")
     step = resolve_checkpoint(source, wanted)
     model = read_model_config(step)
-    tokenizer = read_tokenizer(step)
+    tokenizer, template = read_tokenizer(step), read_template(step)
     reader = MegatronReader(step, model)
     table = tensor_table(model)
     specs = [
@@ -157,8 +161,12 @@ def export_checkpoint(
         tensors = chain.from_iterable(read_ahead(read, table))
         write_huggingface_tensors(temporary, specs, tensors, shard_bytes)
         write_model_config(temporary, model, specs[0].dtype, tokenizer.bos_id, tokenizer.eos_id)
-        write_tokenizer_files(temporary, tokenizer, model.max_position_embeddings)
-        (temporary / "README.md").write_text(model_card(step), encoding="utf-8")
+        write_tokenizer_files(temporary, tokenizer, template or FILM, model.max_position_embeddings)
+        if template is not None:
+            write_json(temporary / TEMPLATE_FILE, template_wording(template))
+        (temporary / "README.md").write_text(
+            model_card(step, template, tokenizer), encoding="utf-8"
+        )
     summary = HuggingFaceConfig(model, specs[0].dtype, release="").summary
     return Conversion(step, output, summary, watch.tensors, watch.nbytes, watch.warnings)
 

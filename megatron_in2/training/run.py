@@ -85,6 +85,7 @@ def _callbacks(
         folder,
         asdict(config),
         inputs.tokenizer.path,
+        inputs.datasets,
         config.checkpoint.keep_last,
         config.checkpoint.keep_every_steps,
         config.checkpoint.asynchronous,

@@ -42,6 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -215,6 +216,7 @@ def _measure(case: Case, options: Any) -> Measured:
         manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.learnt_share)
         inputs = RunInputs(
             tokenizer=tokenizer,
+            datasets=(BlendPart(1.0, prefix, manifest),),
             rows=rows,
             learnt_tokens=manifest.learnt_tokens,
             dataset_seals={str(prefix): manifest.seal},

@@ -17,6 +17,7 @@ import numpy as np
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
+from megatron_in2.templates.base import InstructionTemplate, template_of_wording
 
 FORMAT_VERSION = 2
 HISTOGRAM_BINS = 16
@@ -115,6 +116,10 @@ class Manifest:
         """Return this manifest with its seal."""
         values = {**asdict(self), "seal": ""}
         return replace(self, seal=sha256_of_text(json.dumps(values, sort_keys=True)))
+
+    def template_object(self) -> InstructionTemplate:
+        """Return the template whose wording the manifest holds."""
+        return template_of_wording(self.template_wording)
 
     @property
     def packing_efficiency(self) -> float:
