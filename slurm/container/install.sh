@@ -11,7 +11,7 @@ source=$1
 keep=$(mktemp)
 python -m pip list --format=freeze |
     grep -iE '^(torch|torchvision|triton|pytorch-triton|numpy|(transformer|flash)[-_][a-z0-9_-]+)==' >"$keep"
-PIP_CONSTRAINT=$keep python -m pip install --no-cache-dir "$source[evaluation]"
+PIP_CONSTRAINT=$keep python -m pip install --no-cache-dir "${source}[evaluation]"
 rm "$keep"
 
 # What Megatron-Core 0.16.1 is made for; found out here, and not by the first job.
