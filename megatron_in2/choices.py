@@ -56,5 +56,7 @@ def require_choices(config: object, named: Named = as_field, prefix: str = "") -
 
 def wrong_choice(shown: str, choices: tuple[str, ...]) -> InputError:
     """Return the error for a value that is none of the choices; ``""`` means leaving it empty."""
-    *others, last = [choice or "leave it empty" for choice in sorted(choices, key=lambda c: not c)]
-    return InputError(f"{shown}: use {' or '.join(filter(None, (', '.join(others), last)))}")
+    empty_last = sorted(choices, key=lambda choice: not choice)
+    *others, last = (choice or "leave it empty" for choice in empty_last)
+    listed = f"{', '.join(others)} or {last}" if others else last
+    return InputError(f"{shown}: use {listed}")
