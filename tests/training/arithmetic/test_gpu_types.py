@@ -22,7 +22,7 @@ def test_cards_are_known_by_their_whole_name(card: str, tflops: float | None) ->
     assert peak_of_card(card) == (None if tflops is None else tflops * 1e12)
 
 
-def test_no_card_stands_twice() -> None:
+def test_no_card_is_listed_twice() -> None:
     types = yaml.safe_load(GPU_TYPES.read_text())
     names = [name for kind in types for name in read_gpu(GPU_TYPES, kind).device_names]
     assert len(names) == len(set(names)) > 3
