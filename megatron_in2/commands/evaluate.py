@@ -9,7 +9,7 @@ Examples:
         --output scores/report.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
-"score" scores files of predictions on their own; "report" sets the paper's columns beside.
+"score" scores files of predictions on their own; "report" adds the paper's columns.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _score(options: Any) -> None:
 
 
 def _report_parser() -> CommandParser:
-    parser = CommandParser("Set a model's scores beside its base's and the paper's.")
+    parser = CommandParser("Compare a model's scores with its base's and the paper's.")
     add = parser.add_argument
     add("--scores", type=Path, required=True, help="of the model")
     add("--base", type=Path, help="of the model it was trained from")

@@ -16,7 +16,7 @@ from megatron_in2.choices import as_field, choices_in, wrong_choice
 from megatron_in2.errors import EXIT_BAD_INPUT, InputError
 
 _Config = TypeVar("_Config")
-_Arguments = Sequence[str] | None  # None stands for those of the process
+_Arguments = Sequence[str] | None  # None: those of the process
 
 
 class CommandParser(jsonargparse.ArgumentParser):

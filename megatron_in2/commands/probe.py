@@ -1,4 +1,4 @@
-r"""VaL probing: does a model find what stands in the middle of its context?
+r"""VaL probing: does a model find what is in the middle of its context?
 
 Examples:
     %(prog)s build --pieces PIECES --output probes --context-tokens 32000
