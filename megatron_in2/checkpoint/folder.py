@@ -4,11 +4,13 @@ DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
 config.yaml                 the run's resolved configuration
 state.json                  CheckpointState
 tokenizer.model             the tokenizer of the run
+huggingface/                config.json and generation_config.json that the model came with
 datasets.json               weight, prefix and manifest of each dataset that was trained on
 instruction_template.json   the template of those datasets
 complete.json               written last: without it the step does not count
 
-Older checkpoints have ``dataset.json`` instead, the manifest of their only dataset.
+A model that was drawn fresh has no huggingface/. Older checkpoints have none either, and
+``dataset.json`` instead of the data sets' files: the manifest of their only dataset.
 """
 
 import shutil
@@ -20,6 +22,7 @@ from typing import Any
 import yaml
 
 from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.checkpoint.source import SourceFiles, keep_source
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
@@ -39,6 +42,7 @@ TOKENIZER = "tokenizer.model"
 DATASETS = "datasets.json"
 OLD_DATASET = "dataset.json"
 LATEST = "latest"
+DEFAULT_INIT_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ def describe_checkpoint(
     state: CheckpointState | None,
     tokenizer: Path,
     datasets: Sequence[BlendPart] = (),
+    source: SourceFiles | None = None,
 ) -> None:
     """Write the files that describe the tensors of a step; :func:`mark_complete` comes last.
 
@@ -116,12 +121,14 @@ def describe_checkpoint(
         tokenizer: the run's tokenizer file.
         datasets: what was trained on, all of one template; their files are not read, so a
             dataset that has moved since the run began costs no save.
+        source: files of the Hugging Face model that the tensors descend from.
     """
     with atomic_file(step / CONFIG) as stream:
         yaml.safe_dump(config, stream, sort_keys=False)
     if state is not None:
         write_json(step / STATE, asdict(state))
     shutil.copyfile(tokenizer, step / TOKENIZER)
+    keep_source(step, source or {})
     if datasets:
         write_json(
             step / DATASETS,
@@ -226,12 +233,19 @@ def read_config(step: Path) -> dict[str, Any]:
 
 
 def read_model_config(step: Path) -> ModelConfig:
-    """Read the architecture that a step's tensors belong to.
+    """Read the family and sizes that a step's tensors belong to.
 
     Raises:
         InputError: its config holds fields that this version does not know.
     """
     try:
-        return ModelConfig(**read_config(step)["model"])
+        return ModelConfig.from_section(read_config(step)["model"])
     except TypeError as error:
         raise InputError(f"{step / CONFIG}: section model: {error}") from error
+
+
+def read_init_std(step: Path) -> float:
+    """Read with which standard deviation a step's model was, or would have been, drawn."""
+    config = read_config(step)
+    section = config["model"] if "init_std" in config["model"] else config.get("runtime", {})
+    return float(section.get("init_std", DEFAULT_INIT_STD))

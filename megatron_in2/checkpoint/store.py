@@ -27,6 +27,7 @@ from megatron_in2.checkpoint.folder import (
     step_folder,
 )
 from megatron_in2.checkpoint.save_errors import end_if_hung, explained
+from megatron_in2.checkpoint.source import SourceFiles
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
 
@@ -59,6 +60,7 @@ class CheckpointSaver:
         config: the run's resolved configuration, saved with each step.
         tokenizer: the run's tokenizer file, saved with each step.
         datasets: what the run trains on; their manifests and template are saved with each step.
+        source: files of the Hugging Face model that the run descends from, saved with each step.
         keep_last: complete steps to keep; 0 keeps all.
         keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
         asynchronous: write beside the training.
@@ -70,6 +72,7 @@ class CheckpointSaver:
         config: dict[str, Any],
         tokenizer: Path,
         datasets: Sequence[BlendPart],
+        source: SourceFiles,
         keep_last: int,
         keep_every: int,
         asynchronous: bool,
@@ -78,6 +81,7 @@ class CheckpointSaver:
         self._config = config
         self._tokenizer = tokenizer
         self._datasets = datasets
+        self._source = source
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
@@ -124,7 +128,9 @@ class CheckpointSaver:
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         if dist.get_rank() == 0:
-            describe_checkpoint(step, self._config, state, self._tokenizer, self._datasets)
+            describe_checkpoint(
+                step, self._config, state, self._tokenizer, self._datasets, self._source
+            )
             mark_complete(step, state.step)
             remove_older(self._folder, self._keep_last, self._keep_every)
 

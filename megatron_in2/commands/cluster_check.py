@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.commands.parser import (
     CommandParser,
     Subcommand,
@@ -72,7 +73,7 @@ def _nodes(options: Any) -> int:
     checks = CheckConfig(
         nodes=options.nodes.split(","),
         folder=Path(config.checkpoint.dir),
-        free_bytes=2 * CHECKPOINT_BYTES * config.model.parameter_count,
+        free_bytes=2 * CHECKPOINT_BYTES * parameter_count(config.model),
         megabytes=options.megabytes,
         timeout_seconds=options.timeout,
     )

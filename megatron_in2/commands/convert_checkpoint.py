@@ -19,7 +19,7 @@ from megatron_in2.commands.parser import CommandParser, Subcommand, run_command,
 from megatron_in2.errors import InputError
 
 if TYPE_CHECKING:
-    from megatron_in2.conversion.convert import Conversion
+    from megatron_in2.conversion.output import Conversion
 
 BYTES_A_GIGABYTE = 10**9
 
@@ -46,7 +46,7 @@ def _import_parser() -> CommandParser:
 
 def _import(options: Any) -> None:
     _require_verify(options)
-    from megatron_in2.conversion.convert import import_checkpoint
+    from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 
     done = import_checkpoint(options.input, options.output, options.allow_pickle)
     _report(done, options, options.allow_pickle)
@@ -63,7 +63,7 @@ def _export_parser() -> CommandParser:
 
 def _export(options: Any) -> None:
     _require_verify(options)
-    from megatron_in2.conversion.convert import export_checkpoint
+    from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 
     shard_bytes = int(options.shard_gigabytes * BYTES_A_GIGABYTE)
     done = export_checkpoint(

@@ -25,7 +25,8 @@ class CommandParser(jsonargparse.ArgumentParser):
     Args:
         description: the command's module docstring; ``%(prog)s`` in it is how the command was
             called.
-        config: a dataclass whose fields become options and keys of ``--config FILE``.
+        config: a dataclass whose fields become options and keys of ``--config FILE``. Its
+            class variable ``MOVED``, if any, maps names of old fields to the new ones.
     """
 
     def __init__(self, description: str | None, config: type | None = None) -> None:
@@ -37,6 +38,7 @@ class CommandParser(jsonargparse.ArgumentParser):
             exit_on_error=False,
             default_meta=False,
         )
+        self._moved: dict[str, str] = getattr(config, "MOVED", {})
         if config is not None:
             self.add_argument(
                 "--config", action="config", help="YAML file with the fields below", required=True
@@ -69,13 +71,23 @@ class CommandParser(jsonargparse.ArgumentParser):
         try:
             return self.instantiate_classes(self.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
-            raise _refused(error.message) from error
+            raise self._moved_field(error.message) or _refused(error.message) from error
+
+    def _moved_field(self, message: str) -> InputError | None:
+        """Return the error for a field that jsonargparse does not know any more."""
+        for old, new in self._moved.items():
+            section, _, name = old.rpartition(".")
+            signs = (f"--{old}", f"Group '{section}' does not accept option '{name}'")
+            if any(sign in message for sign in signs):
+                return InputError(f"{old} has moved: write {new} instead")
+        return None
 
 
 def config_of(options: Any, config: type[_Config], **given: object) -> _Config:
     """Return the dataclass that parsed options make; ``given`` fields are not options."""
     hints = get_type_hints(config)
-    values = {name: options[name] for name in hints if name not in given}
+    names = [item.name for item in fields(config)]  # type: ignore[arg-type]
+    values = {name: options[name] for name in names if name not in given}
     for name, value in values.items():
         if get_origin(hints[name]) is tuple:
             values[name] = tuple(value)

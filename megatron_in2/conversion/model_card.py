@@ -5,7 +5,8 @@ from typing import Any
 
 import yaml
 
-from megatron_in2.checkpoint.folder import STATE, read_config, read_datasets
+from megatron_in2.architectures.registry import architecture_of
+from megatron_in2.checkpoint.folder import STATE, read_config, read_datasets, read_model_config
 from megatron_in2.files import read_json
 from megatron_in2.templates.base import InstructionTemplate
 from megatron_in2.templates.chat_template import chat_template_problem
@@ -21,10 +22,11 @@ def model_card(step: Path, template: InstructionTemplate | None, tokenizer: Toke
         template: what it was trained with; None for one that was not trained.
         tokenizer: the step's.
     """
+    family = architecture_of(read_model_config(step)).title
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
         f"# Exported from {step.name}",
-        "A Mistral-architecture model from megatron_in2 (IN2: information-intensive training, "
+        f"A {family} model from megatron_in2 (IN2: information-intensive training, "
         "arXiv 2404.16811).",
         "## Prompts",
         *_prompts(template, tokenizer),

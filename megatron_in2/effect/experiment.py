@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from megatron_in2.commands.start import run_command_line
-from megatron_in2.conversion.convert import export_checkpoint
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.effect.arms import DATASETS, RUNS, THETAS, ThetaName

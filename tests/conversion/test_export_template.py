@@ -16,7 +16,7 @@ from megatron_in2.checkpoint.folder import (
     read_datasets,
     read_template,
 )
-from megatron_in2.conversion.convert import export_checkpoint
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.data.packed.dataset import PackedDataset

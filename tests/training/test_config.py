@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
@@ -44,9 +43,9 @@ def _load(path: Path, *options: str) -> TrainConfig:
         ({"runtime": RuntimeConfig(fp8="e5m2")}, 8, "runtime.fp8='e5m2': use hybrid or e4m3"),
         ({"runtime": RuntimeConfig(fp8="hybrid", dtype="float32")}, 8, "runtime.dtype=bfloat16"),
         (
-            {"runtime": RuntimeConfig(fp8="hybrid"), "model": ModelConfig(backend="torch")},
+            {"runtime": RuntimeConfig(fp8="hybrid", backend="torch")},
             8,
-            "needs model.backend=transformer_engine",
+            "needs runtime.backend=transformer_engine",
         ),
         (
             {"runtime": RuntimeConfig(fp8="hybrid"), "data": DataConfig(seq_length=32)},

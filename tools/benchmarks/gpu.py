@@ -53,6 +53,7 @@ from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, peak_of_card, 
 from megatron_in2.training.build import build_training_state
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import (
+    Backend,
     DataConfig,
     RuntimeConfig,
     ScheduleConfig,
@@ -79,7 +80,7 @@ class Case:
 
     samples: int
     recompute: str = "none"
-    backend: str = "torch"
+    backend: Backend = "torch"
     kernel: str = "torch's choice"
 
 
@@ -199,11 +200,10 @@ def _measure(case: Case, options: Any) -> Measured:
             head_dim=options.head_dim,
             ffn_hidden_size=options.hidden_size * 7 // 2,
             max_position_embeddings=options.seq_length,
-            backend=case.backend,
         ),
         data=DataConfig(seq_length=options.seq_length),
         schedule=ScheduleConfig(global_batch_rows=options.rows, steps=WARM_STEPS + options.steps),
-        runtime=RuntimeConfig(recompute=case.recompute),
+        runtime=RuntimeConfig(backend=case.backend, recompute=case.recompute),
     )
     config.validate(world_size=1)
     if options.seq_length % case.samples:

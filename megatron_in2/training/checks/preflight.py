@@ -5,6 +5,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron_in2.architectures.config import POSITION_FIELDS
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     complete_steps,
@@ -21,9 +22,6 @@ from megatron_in2.tokenizers.load import load_tokenizer
 from megatron_in2.training.arithmetic.memory import checkpoint_bytes
 from megatron_in2.training.callbacks.wandb_run import require_wandb
 from megatron_in2.training.config import TrainConfig, parse_range
-
-# Fields of the model section that a checkpoint's tensors do not depend on.
-FREE_FIELDS = ("backend", "logits", "init_std", "rope_theta", "max_position_embeddings")
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,11 @@ def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
 
 def _check_backend(config: TrainConfig) -> None:
     """Refuse here what every rank would refuse, each with a line of its own."""
-    if config.model.backend == "transformer_engine" or config.runtime.fp8:
+    if config.runtime.backend == "transformer_engine" or config.runtime.fp8:
         # Imported here, since other runs are checked without torch's seconds.
         from megatron_in2.model.backend import choose_backend, require_fp8
 
-        require_fp8(config.runtime.fp8, choose_backend(config.model.backend))
+        require_fp8(config.runtime.fp8, choose_backend(config.runtime.backend))
 
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
@@ -220,7 +218,7 @@ def _checked_resume(
 def _require_same_model(config: TrainConfig, step: Path) -> None:
     saved, wanted = asdict(read_model_config(step)), asdict(config.model)
     for name, value in saved.items():
-        if name not in FREE_FIELDS and value != wanted[name]:
+        if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
                 f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
                 "make them equal"

@@ -56,8 +56,8 @@ def memory_remedies(config: TrainConfig) -> list[str]:
     remedies = []
     if not parallel.sequence and parallel.tensor > 1:
         remedies.append("set parallel.sequence=true")
-    if config.model.logits == "all":
-        remedies.append("set model.logits=answers")
+    if config.runtime.logits == "all":
+        remedies.append("set runtime.logits=answers")
     if config.runtime.recompute != "full":
         remedies.append("set runtime.recompute=full")
     remedies.append(
