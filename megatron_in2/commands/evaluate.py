@@ -37,7 +37,7 @@ from megatron_in2.files import atomic_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
-    return run_subcommand(__doc__, _SUBCOMMANDS, arguments)
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _run_parser() -> CommandParser:
@@ -101,7 +101,7 @@ def _report(options: Any) -> None:
     print(table, end="")
 
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "run": Subcommand("run benchmarks through lm-evaluation-harness", _run_parser, _run),
     "score": Subcommand("score a file of predictions", _score_parser, _score),
     "report": Subcommand("one table with the paper's columns", _report_parser, _report),
