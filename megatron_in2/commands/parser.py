@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jsonargparse
 
-from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 
 _Config = TypeVar("_Config")
 
@@ -75,7 +75,7 @@ def run_command(command: Callable[[], int | None]) -> None:
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         _complain("interrupted")
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _complain(message: str) -> None:
