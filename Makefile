@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 # make test SLURM=1 installs Slurm (Debian, as root) for the tests of slurm/.
 export SLURM
 
+# Two test files at a time; all tests of Slurm by one worker.
+WORKERS ?= -n 2 --dist loadgroup
+
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
@@ -38,10 +41,10 @@ check: $(READY) ## lint and types only
 	$(BIN)/mypy
 
 test: check ## lint, types and the tests that fit in 20 minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-full: check ## the long tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 slurm-demo: $(READY) ## the 16-node job, and its requeue, on a virtual Slurm cluster (Debian)
 	SLURM=1 $(BIN)/python -m pytest -s -q tests/slurm -k "sixteen or requeued"

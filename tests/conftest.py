@@ -91,3 +91,11 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
     assert "Traceback" not in result.stderr
     for word in words:
         assert word in complaint[0], complaint[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker, and all Slurm tests: a machine has one Slurm."""
+    for item in items:
+        folder, _, file = item.nodeid.partition("::")[0].rpartition("/")
+        group = folder if folder == "tests/slurm" else f"{folder}/{file}"
+        item.add_marker(pytest.mark.xdist_group(group))
