@@ -81,5 +81,5 @@ def test_nothing_outlives_a_kill_during_a_save(
     assert run.wait(timeout=280) == code
     _, errors = run.communicate(timeout=END_SECONDS)
     assert ("rank 0 was killed by SIGKILL" in errors) == (victim == "rank 0")
-    gone, alive = psutil.wait_procs([writer, *ranks], timeout=END_SECONDS)
+    _, alive = psutil.wait_procs([writer, *ranks], timeout=END_SECONDS)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
