@@ -27,7 +27,7 @@ effect: $(READY) ## data placement decides whether the middle is lost: trained, 
 
 venv: $(READY) ## set up only
 
-$(READY): setup.py constraints.txt
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -62,20 +61,18 @@ def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
         print(f"    done in {seconds:.0f} s", flush=True)
 
 
-def run_tool(name: str, *arguments: object) -> None:
-    """Run a command of ``tools/`` as a user types it; end with its exit code where it fails."""
-    command = [f"tools/{name}.py", *map(str, arguments)]
-    print("    $ python", *command, flush=True)
-    if code := subprocess.run([sys.executable, *command], check=False).returncode:
-        sys.exit(code)
-
-
 def step_seconds(steps: Sequence[Step], stamps: Path) -> dict[str, float]:
     """Return how long each done step took, by its title."""
     return {
         step.title: read_json(_stamp(stamps, number))["seconds"]
         for number, step in enumerate(steps, start=1)
     }
+
+
+def package_files() -> list[Path]:
+    """Return the code of this package, and the data that it carries."""
+    files = Path(__file__).parent.rglob("*")
+    return [path for path in files if path.suffix in (".py", ".yaml", ".txt")]
 
 
 def fingerprint_of(paths: Iterable[Path], *settings: str) -> str:

@@ -71,6 +71,7 @@ probing() {
         tool probe pieces --config "$IN2_SYNTHESIS" --output "$pieces"
     stands "$labels" ||
         tool probe build --pieces "$pieces" --output "$probes" --tokenizer-model "$IN2_TOKENIZER" \
+            --template "$IN2_HOME/huggingface" \
             --context-tokens "$IN2_PROBE_TOKENS" --positions "$IN2_PROBE_POSITIONS"
     tool probe generate --model "$IN2_HOME/huggingface" --probes "$labels" --output "$answers"
     tool probe score --labels "$labels" --predictions "$answers" --output "$score"

@@ -1,19 +1,24 @@
-"""The sizes of a Mistral-architecture model; the defaults are Mistral-7B-Instruct-v0.2's."""
+"""The sizes of a model; the defaults are those of Mistral-7B-Instruct-v0.2."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
-BACKENDS = ("auto", "torch", "transformer_engine")
-LOGITS = ("answers", "all")
+# The fields that say where tokens are, not what the tensors are: a run may give them other values
+# than the checkpoint that it starts from. Weights belong to all other fields.
+POSITION_FIELDS = ("max_position_embeddings", "rope_theta")
+# Fields that version 1 kept here and that are in the section runtime now.
+MOVED_TO_RUNTIME = ("init_std", "backend", "logits")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture and backend.
+    """Model family and sizes.
 
     Args:
+        architecture: model family, by the ``model_type`` of its Hugging Face config.
         num_layers: transformer layers.
         hidden_size: width of the residual stream.
         num_attention_heads: query heads.
@@ -25,12 +30,9 @@ class ModelConfig:
         rope_theta: base of the rotary frequencies (FILM's ablation: x 10 is better).
         norm_epsilon: epsilon of RMSNorm.
         tie_word_embeddings: share the embedding with the LM head.
-        init_std: standard deviation of freshly initialised matrices.
-        backend: auto | torch | transformer_engine.
-        logits: answers (the LM head, and the torch backend's last layer, run where the loss is) |
-            all (everywhere, for comparison).
     """
 
+    architecture: str = "mistral"
     num_layers: int = 32
     hidden_size: int = 4096
     num_attention_heads: int = 32
@@ -42,19 +44,17 @@ class ModelConfig:
     rope_theta: float = 1e6
     norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = False
-    init_std: float = 0.02
-    backend: str = "auto"
-    logits: str = "answers"
 
-    @property
-    def parameter_count(self) -> int:
-        """Trainable parameters, the embedding and the LM head included."""
-        attention = 2 * self.hidden_size * self.head_dim * self.num_attention_heads
-        attention += 2 * self.hidden_size * self.head_dim * self.num_query_groups
-        feed_forward = 3 * self.hidden_size * self.ffn_hidden_size
-        layer = attention + feed_forward + 2 * self.hidden_size
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return self.num_layers * layer + embeddings + self.hidden_size
+    @classmethod
+    def from_section(cls, section: dict[str, Any]) -> "ModelConfig":
+        """Build the sizes from the section ``model`` of a checkpoint's config, of any version.
+
+        Raises:
+            TypeError: the section has a field that this version does not know.
+        """
+        return cls(
+            **{name: value for name, value in section.items() if name not in MOVED_TO_RUNTIME}
+        )
 
     def padded_vocab_size(self, tensor_parallel: int) -> int:
         """The vocabulary padded to what the tensor-parallel ranks can share evenly."""
@@ -70,10 +70,6 @@ class ModelConfig:
             _require_positive(name, getattr(self, name))
         for name in ("head_dim", "ffn_hidden_size", "vocab_size", "max_position_embeddings"):
             _require_positive(name, getattr(self, name))
-        if self.backend not in BACKENDS:
-            raise InputError(f"model.backend={self.backend!r}: use one of {', '.join(BACKENDS)}")
-        if self.logits not in LOGITS:
-            raise InputError(f"model.logits={self.logits!r}: use {' or '.join(LOGITS)}")
         if self.head_dim % 2:
             raise InputError(f"model.head_dim={self.head_dim}: rotary embedding needs it even")
         if self.num_attention_heads % self.num_query_groups:

@@ -1,19 +1,23 @@
 """Pure merge and split functions between Hugging Face's matrices and Megatron-Core's fused ones.
 
 Letters: H query heads, G key/value groups, D head width, F feed-forward width, E hidden size.
-None of them permutes rows for rotary embedding: both sides rotate halves.
+None of them permutes rows for rotary embedding: both sides rotate halves. torch is imported inside,
+so that a command that only reads names and shapes starts without it.
 """
 
-import torch
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def merge_qkv(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, groups: int
-) -> torch.Tensor:
+def merge_qkv(query: "Tensor", key: "Tensor", value: "Tensor", groups: int) -> "Tensor":
     """Fuse query [H D, E], key [G D, E] and value [G D, E] into ``linear_qkv``, [(H + 2 G) D, E].
 
-    Rows stand group by group: the H / G query heads of a group, then its key, then its value.
+    Rows are ordered by group: the H / G query heads of a group, then its key, then its value.
     """
+    import torch
+
     width = key.size(0) // groups
     parts = [
         query.view(groups, -1, width, query.size(1)),
@@ -23,10 +27,10 @@ def merge_qkv(
     return torch.cat(parts, dim=1).reshape(-1, query.size(1))
 
 
-def split_qkv(
-    fused: torch.Tensor, heads: int, groups: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def split_qkv(fused: "Tensor", heads: int, groups: int) -> "tuple[Tensor, Tensor, Tensor]":
     """Undo :func:`merge_qkv`."""
+    import torch
+
     per_group = heads // groups
     columns = fused.size(1)
     grouped = fused.view(groups, per_group + 2, -1, columns)
@@ -38,16 +42,18 @@ def split_qkv(
     )
 
 
-def merge_gate_up(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+def merge_gate_up(gate: "Tensor", up: "Tensor") -> "Tensor":
     """Stack gate [F, E] on up [F, E]: the whole ``linear_fc1`` [2 F, E] as checkpoints store it.
 
     (A tensor-parallel rank holds [gate_i; up_i]; Megatron-Core's checkpoint factory takes it
     apart, so the stored matrix has no such interleaving.)
     """
+    import torch
+
     return torch.cat([gate, up])
 
 
-def split_gate_up(fused: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def split_gate_up(fused: "Tensor") -> "tuple[Tensor, Tensor]":
     """Undo :func:`merge_gate_up`."""
     gate, up = fused.chunk(2)
     return gate, up

@@ -6,6 +6,7 @@ not depend on TP, PP, CP or DP.
 
 import shutil
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from megatron_in2.checkpoint.folder import (
 )
 from megatron_in2.checkpoint.save_errors import explained
 from megatron_in2.checkpoint.shard_writer import use_mailbox_for_results, written_here
+from megatron_in2.checkpoint.source import SourceFiles
+from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
 
 # The only sharding of optimizer state that any layout can load.
@@ -58,6 +61,8 @@ class CheckpointSaver:
         folder: checkpoints of the run.
         config: the run's resolved configuration, saved with each step.
         tokenizer: the run's tokenizer file, saved with each step.
+        datasets: what the run trains on; their manifests and template are saved with each step.
+        source: files of the Hugging Face model that the run descends from, saved with each step.
         keep_last: complete steps to keep; 0 keeps all.
         keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
         asynchronous: write beside the training.
@@ -68,6 +73,8 @@ class CheckpointSaver:
         folder: Path,
         config: dict[str, Any],
         tokenizer: Path,
+        datasets: Sequence[BlendPart],
+        source: SourceFiles,
         keep_last: int,
         keep_every: int,
         asynchronous: bool,
@@ -75,6 +82,8 @@ class CheckpointSaver:
         self._folder = folder
         self._config = config
         self._tokenizer = tokenizer
+        self._datasets = datasets
+        self._source = source
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
@@ -127,7 +136,9 @@ class CheckpointSaver:
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         if dist.get_rank() == 0:
-            describe_checkpoint(step, self._config, state, self._tokenizer)
+            describe_checkpoint(
+                step, self._config, state, self._tokenizer, self._datasets, self._source
+            )
             mark_complete(step, state.step)
             remove_older(self._folder, self._keep_last, self._keep_every)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.architectures.registry import tensor_table
 from megatron_in2.checkpoint.folder import read_model_config
 from megatron_in2.conversion.huggingface_reader import HuggingFaceReader
 from megatron_in2.conversion.logits import megatron_logits, transformers_logits

@@ -1,8 +1,11 @@
 """The experiment's plan: which models are trained, on what, from where, and what is compared."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-THETAS = {"1e4": 1.0e4, "1e6": 1.0e6}  # RoPE theta, matched in everything else
+ArmName = Literal["in2", "ends", "mended", "control"]
+ThetaName = Literal["1e4", "1e6"]
+THETAS: dict[ThetaName, float] = {"1e4": 1.0e4, "1e6": 1.0e6}  # matched in everything else
 SEQUENCE_TOKENS = 512  # of a probe, and of the samples of the last phases
 
 
@@ -76,7 +79,7 @@ class Arm:
     colour: str
 
 
-ARMS = {
+ARMS: dict[ArmName, Arm] = {
     "in2": Arm("a  IN2 from the start", "#2E7D32"),
     "ends": Arm("b  evidence only at the ends", "#7F7F7F"),
     "mended": Arm("c  b + IN2 steps", "#E97132"),

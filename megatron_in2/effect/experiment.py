@@ -1,6 +1,5 @@
 """The whole experiment: per seed materials, training, export and probing, then the figure."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from megatron_in2.conversion.convert import export_checkpoint
+from megatron_in2.commands.start import run_command_line
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
-from megatron_in2.effect.arms import DATASETS, RUNS, THETAS
+from megatron_in2.effect.arms import DATASETS, RUNS, THETAS, ThetaName
 from megatron_in2.effect.config import EffectConfig
 from megatron_in2.effect.materials import (
     PROBE_BINS,
@@ -23,15 +23,13 @@ from megatron_in2.effect.materials import (
 from megatron_in2.effect.results import report_results
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.probing.generate import generate_predictions
-from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool
+from megatron_in2.steps import Step, fingerprint_of, package_files, run_steps
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIGS = Path("configs/effect")
+CONFIGS = Path(__file__).parent / "configs"
 
 
 def run_effect(config: EffectConfig) -> None:
     """Run what is not done yet; after each seed, draw the figure from the seeds so far."""
-    os.chdir(ROOT)
     started = time.monotonic()
     fingerprint = _fingerprint(config)
     for seed in range(1, config.seeds + 1):
@@ -86,7 +84,7 @@ def _make_materials(
 
 
 def _training(
-    config: EffectConfig, seed: int, folder: Path, tokenizer: Path, theta: str, name: str
+    config: EffectConfig, seed: int, folder: Path, tokenizer: Path, theta: ThetaName, name: str
 ) -> Step:
     """Train one run with the ordinary trainer, on two processes."""
     run = RUNS[name]
@@ -109,7 +107,7 @@ def _training(
     return Step(
         f"seed {seed}, theta {theta}: {name}, {run.phase} phase on {run.data}, {start}",
         (checkpoints,),
-        partial(run_tool, "train", *arguments),
+        partial(run_command_line, "train", *arguments),
         continues=True,
     )
 
@@ -129,7 +127,6 @@ def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Ste
 
 
 def _fingerprint(config: EffectConfig) -> str:
-    """Cover the code, the configs, and what changes a seed's steps."""
-    paths = [*Path("megatron_in2").glob("**/*.py"), *CONFIGS.glob("*.yaml")]
+    """Cover the package, and what changes a seed's steps."""
     settings = replace(config, seeds=1, home=Path())
-    return fingerprint_of(paths, repr(settings))
+    return fingerprint_of(package_files(), repr(settings))

@@ -8,14 +8,14 @@ from typing import Any
 
 from matplotlib.lines import Line2D
 
-from megatron_in2.effect.arms import ARMS, Arm
+from megatron_in2.effect.arms import ARMS, Arm, ArmName, ThetaName
 from megatron_in2.effect.materials import PROBE_BINS
 from megatron_in2.evaluation.probing.plot import new_figure, save_figure
 from megatron_in2.evaluation.probing.report import write_probe_report
 from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_predictions
 from megatron_in2.files import atomic_file, read_json_lines
 
-Key = tuple[str, str]  # theta, arm
+Key = tuple[ThetaName, ArmName]
 Curves = dict[Key, ProbeReport]
 
 CAPTION = (
@@ -28,7 +28,7 @@ CAPTION = (
 
 
 def report_results(
-    seeds: list[Path], home: Path, thetas: Sequence[str], arms: Sequence[str]
+    seeds: list[Path], home: Path, thetas: Sequence[ThetaName], arms: Sequence[ArmName]
 ) -> str:
     """Score arms over the seeds done; write reports, table.md and figure.png / .svg.
 

@@ -27,8 +27,8 @@ def choose_backend(wanted: str) -> str:
     available = torch.cuda.is_available() and HAVE_TE
     if wanted == "transformer_engine" and not available:
         raise InputError(
-            "model.backend=transformer_engine needs a GPU and the transformer-engine package: "
-            "install it, or use model.backend=torch"
+            "runtime.backend=transformer_engine needs a GPU and the transformer-engine package: "
+            "install it, or use runtime.backend=torch"
         )
     if wanted == "auto":
         return "transformer_engine" if available else "torch"

@@ -3,6 +3,7 @@
 import torch
 
 from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.model.backend import block_spec, choose_backend, require_fp8
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.model.transformer_config import transformer_config
@@ -17,39 +18,42 @@ def build_model(
     dtype: torch.dtype,
     recompute: str = "none",
     fp8: str = "",
+    backend: str = "auto",
+    logits: str = "answers",
 ) -> AnswerGPTModel:
     """Build this rank's part of the model on its device, its weights not yet set.
 
     Args:
-        model: the architecture.
+        model: family and sizes.
         parallel: the layout.
         world: this rank's place in it.
         dtype: of the weights and the arithmetic.
         recompute: none | selective (feed-forward layers) | full (whole layers).
         fp8: hybrid | e4m3, the format of matrix products; empty for none.
+        backend: auto | torch | transformer_engine.
+        logits: answers | all, where the LM head runs.
 
     Raises:
         InputError: the backend or FP8 that the config forces cannot run here.
     """
-    backend = choose_backend(model.backend)
+    backend = choose_backend(backend)
     require_fp8(fp8, backend)
     config = transformer_config(model, parallel, dtype, backend, recompute, fp8)
     instance = AnswerGPTModel(
         true_vocab_size=model.vocab_size,
-        logits=model.logits,
+        logits=logits,
         config=config,
         transformer_layer_spec=block_spec(
             backend,
             model.num_layers // parallel.pipeline,
-            ends_in_head=world.is_last_stage and model.logits == "answers",
+            ends_in_head=world.is_last_stage and logits == "answers",
         ),
         vocab_size=model.padded_vocab_size(parallel.tensor),
         max_sequence_length=model.max_position_embeddings,
         pre_process=world.is_first_stage,
         post_process=world.is_last_stage,
         share_embeddings_and_output_weights=model.tie_word_embeddings,
-        position_embedding_type="rope",
-        rotary_base=model.rope_theta,
+        **architecture_of(model).gpt_options(model),
     )
     instance.to(world.device)
     return instance

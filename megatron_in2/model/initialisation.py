@@ -15,7 +15,9 @@ RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
 
 
 @torch.no_grad()
-def initialise_weights(module: torch.nn.Module, config: ModelConfig, seed: int) -> None:
+def initialise_weights(
+    module: torch.nn.Module, config: ModelConfig, seed: int, init_std: float
+) -> None:
     """Draw every parameter of this rank's part of the model, in place.
 
     Each full matrix is drawn from a generator seeded by (seed, its checkpoint name, its layer),
@@ -36,7 +38,7 @@ def initialise_weights(module: torch.nn.Module, config: ModelConfig, seed: int) 
         stacked = shard.prepend_axis_num  # the layer axis, which single matrices lack
         rows, columns = shard.global_shape[stacked:]
         true_rows = config.vocab_size if shard.key in VOCABULARY_KEYS else rows
-        std = config.init_std
+        std = init_std
         if shard.key.endswith(RESIDUAL_OUTPUTS):
             std /= math.sqrt(2 * config.num_layers)
         full = torch.zeros(rows, columns)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.parallel.config import ParallelConfig
 
 
@@ -38,7 +39,7 @@ def transformer_config(
 ) -> TransformerConfig:
     """Translate this project's configs into Megatron-Core's.
 
-    ``calculate_per_token_loss`` must stand before the model is wrapped for data parallelism: it
+    ``calculate_per_token_loss`` must be set before the model is wrapped for data parallelism: it
     decides how gradients are scaled, and per-rank means would be wrong under context parallelism.
 
     FP8 is scaled per tensor from the values at hand ("tensorwise", Transformer Engine's current
@@ -59,7 +60,6 @@ def transformer_config(
         add_bias_linear=False,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        init_method_std=model.init_std,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
         context_parallel_size=parallel.context,
@@ -78,4 +78,5 @@ def transformer_config(
         fp8=fp8 or None,
         fp8_recipe="tensorwise",
         **_RECOMPUTE[recompute],
+        **architecture_of(model).transformer_options(model),
     )

@@ -38,12 +38,14 @@ def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -
         TORCH_DTYPES[runtime.dtype],
         runtime.recompute,
         runtime.fp8,
+        runtime.backend,
+        runtime.logits,
     )
     if inputs.resume_from is None:
         if inputs.init_from is not None:
             load_weights(inputs.init_from, module)
         else:
-            initialise_weights(module, config.model, runtime.seed)
+            initialise_weights(module, config.model, runtime.seed, runtime.init_std)
     own_work = OwnWork(world.device)
     model = _data_parallel(module, own_work)
     optimizer = get_megatron_optimizer(_optimizer_config(config), [model])

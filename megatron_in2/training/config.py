@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar, Literal, get_args
 
-from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.architectures.config import MOVED_TO_RUNTIME, ModelConfig
+from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.tokenizers.load import MISTRAL_V1
@@ -11,6 +13,8 @@ from megatron_in2.tokenizers.load import MISTRAL_V1
 DTYPES = ("float32", "bfloat16")
 NORMALISATIONS = ("token", "sample")
 RECOMPUTE = ("none", "selective", "full")
+Backend = Literal["auto", "torch", "transformer_engine"]
+Logits = Literal["answers", "all"]
 REHEARSAL = ("auto", "always", "never")
 FP8 = ("", "hybrid", "e4m3")
 FP8_MULTIPLE = 16  # what FP8 matrix products need both sides divisible by
@@ -147,7 +151,12 @@ class RuntimeConfig:
 
     Args:
         dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
+        backend: what layers are made of: auto | torch | transformer_engine. auto takes
+            transformer_engine where it can run.
+        logits: answers (the LM head, and the torch backend's last layer, run where the loss is) |
+            all (everywhere, for comparison).
         seed: draws fresh weights and the order of rows.
+        init_std: standard deviation of freshly drawn matrices.
         fp8: matrix products of the layers in FP8, by the transformer_engine backend: hybrid (e4m3
             forward, e5m2 backward), e4m3 (both), or empty for none. Weights stay in ``dtype``.
         recompute: activations computed again in the backward pass: none, selective (feed-forward
@@ -159,7 +168,10 @@ class RuntimeConfig:
     """
 
     dtype: str = "bfloat16"
+    backend: Backend = "auto"
+    logits: Logits = "answers"
     seed: int = 1234
+    init_std: float = 0.02
     fp8: str = ""
     recompute: str = "none"
     stop_after_skipped: int = 3
@@ -169,6 +181,11 @@ class RuntimeConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
+
+    MOVED: ClassVar[dict[str, str]] = {
+        f"model.{name}": f"runtime.{name}" for name in MOVED_TO_RUNTIME
+    }
+    """Where fields are that version 1 had elsewhere, for a message that says so."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -186,11 +203,13 @@ class TrainConfig:
             InputError: naming the field, its value and the remedy.
         """
         self.parallel.validate(world_size)
-        self.model.validate(self.parallel)
+        architecture_of(self.model).validate(self.model, self.parallel)
         self._validate_sequence()
         self._validate_batch(world_size)
         for name, value, known in (
             ("runtime.dtype", self.runtime.dtype, DTYPES),
+            ("runtime.backend", self.runtime.backend, get_args(Backend)),
+            ("runtime.logits", self.runtime.logits, get_args(Logits)),
             ("runtime.recompute", self.runtime.recompute, RECOMPUTE),
             ("runtime.rehearsal", self.runtime.rehearsal, REHEARSAL),
             ("runtime.fp8", self.runtime.fp8, FP8),
@@ -242,10 +261,10 @@ class TrainConfig:
                 f"runtime.fp8={self.runtime.fp8} needs runtime.dtype=bfloat16, not "
                 f"{self.runtime.dtype}"
             )
-        if self.model.backend == "torch":
+        if self.runtime.backend == "torch":
             raise InputError(
-                f"runtime.fp8={self.runtime.fp8} needs model.backend=transformer_engine; the torch "
-                "backend has no FP8: change one of them"
+                f"runtime.fp8={self.runtime.fp8} needs runtime.backend=transformer_engine; the "
+                "torch backend has no FP8: change one of them"
             )
         parallel, tensor = self.parallel, self.parallel.tensor
         shared = parallel.context * (tensor if parallel.sequence else 1)

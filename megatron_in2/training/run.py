@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from megatron_in2.architectures.registry import parameter_count
+from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE, InputError
@@ -65,10 +67,13 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
 
 
 def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
+    start = inputs.resume_from[0] if inputs.resume_from else inputs.init_from
     return CheckpointSaver(
         Path(config.checkpoint.dir),
         asdict(config),
         inputs.tokenizer.path,
+        inputs.datasets,
+        source_of_step(start) if start else {},
         config.checkpoint.keep_last,
         config.checkpoint.keep_every_steps,
         config.checkpoint.asynchronous,
@@ -119,8 +124,8 @@ def _first_line(config: TrainConfig, inputs: RunInputs, world_size: int) -> str:
     else:
         start = f"starting from {inputs.init_from or 'fresh weights'}"
     return (
-        f"{config.model.parameter_count:,} parameters | {layout} | {config.runtime.dtype} | "
-        f"backend {choose_backend(config.model.backend)} | "
+        f"{parameter_count(config.model):,} parameters | {layout} | {config.runtime.dtype} | "
+        f"backend {choose_backend(config.runtime.backend)} | "
         f"{inputs.rows:,} rows of {config.data.seq_length:,} | {inputs.total_steps:,} steps "
         f"of {config.schedule.global_batch_rows} rows | {start}"
     )

@@ -83,9 +83,9 @@ def test_each_run_starts_from_an_earlier_one_and_sees_hardly_a_sample_twice(name
     run = RUNS[name]
     dataset, phase = (
         DATASETS[run.data],
-        yaml.safe_load((ROOT / CONFIGS / f"{run.phase}.yaml").read_text()),
+        yaml.safe_load((CONFIGS / f"{run.phase}.yaml").read_text()),
     )
-    model = yaml.safe_load((ROOT / CONFIGS / "model.yaml").read_text())
+    model = yaml.safe_load((CONFIGS / "model.yaml").read_text())
     assert not run.start or list(RUNS).index(run.start) < list(RUNS).index(name)
     assert phase["data"]["seq_length"] == dataset.row_tokens
     rows = phase["schedule"]["steps"] * model["schedule"]["global_batch_rows"]

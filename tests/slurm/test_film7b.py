@@ -18,6 +18,7 @@ from tests.training.conftest import Train, read_metrics
 
 TENSOR_PARALLEL = ("--parallel.tensor=2", "--parallel.sequence=true", "--data.validation=")
 LONG = ("--schedule.steps=60", "--checkpoint.interval_steps=10", *TENSOR_PARALLEL)
+SCRIPTS = sorted(str(path.relative_to(ROOT / "slurm")) for path in ROOT.glob("slurm/**/*.sh"))
 WriteConfig = Callable[[Path], Path]
 
 
@@ -45,14 +46,14 @@ def assert_same_losses(folder: Path, expected: dict[int, dict]) -> None:
         assert line["consumed_rows"] == expected[step]["consumed_rows"]
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_the_scripts_are_sound_bash(script: str) -> None:
     path = ROOT / "slurm" / script
     subprocess.run(["bash", "-n", path], check=True)
     assert os.access(path, os.X_OK) == path.read_text().startswith("#!/usr/bin/env bash\n")
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "slurm").glob("*.sh")))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_shellcheck_has_no_complaint(script: str) -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
     command = [shellcheck, "--external-sources", f"slurm/{script}"]

@@ -126,7 +126,7 @@ def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
     complete = {
         "PATH": "/usr/bin:/bin",
         "IN2_HOME": str(tmp_path / "home"),
-        "IN2_SYNTHESIS": str(ROOT / "configs" / "quickstart" / "synthesis.yaml"),
+        "IN2_SYNTHESIS": str(ROOT / "megatron_in2" / "quickstart" / "synthesis.yaml"),
         "IN2_MODEL": str(tmp_path / "absent"),
     }
     for missing in ("IN2_HOME", "IN2_SYNTHESIS", "IN2_MODEL"):

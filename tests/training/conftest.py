@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import MistralConfig, MistralForCausalLM
 
-from megatron_in2.conversion.convert import import_checkpoint
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.data.packed.order import rows_at
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess

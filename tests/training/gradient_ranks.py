@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron.core import dist_checkpointing
 
 from megatron_in2.checkpoint.folder import describe_checkpoint, mark_complete, read_config
+from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.checkpoint.store import model_weights
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.parallel.rank import rank_from_environment
@@ -37,7 +38,8 @@ def main() -> None:
         if world.is_main:
             described = read_config(inputs.init_from)
             tokenizer = inputs.init_from / "tokenizer.model"
-            describe_checkpoint(output, described, None, tokenizer)
+            source = source_of_step(inputs.init_from)
+            describe_checkpoint(output, described, None, tokenizer, source=source)
             mark_complete(output, 0)
             print(f"loss {metrics.loss!r}")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
@@ -44,9 +43,9 @@ def _load(path: Path, *options: str) -> TrainConfig:
         ({"runtime": RuntimeConfig(fp8="e5m2")}, 8, "runtime.fp8='e5m2': use hybrid or e4m3"),
         ({"runtime": RuntimeConfig(fp8="hybrid", dtype="float32")}, 8, "runtime.dtype=bfloat16"),
         (
-            {"runtime": RuntimeConfig(fp8="hybrid"), "model": ModelConfig(backend="torch")},
+            {"runtime": RuntimeConfig(fp8="hybrid", backend="torch")},
             8,
-            "needs model.backend=transformer_engine",
+            "needs runtime.backend=transformer_engine",
         ),
         (
             {"runtime": RuntimeConfig(fp8="hybrid"), "data": DataConfig(seq_length=32)},
@@ -125,10 +124,13 @@ def test_an_offloaded_optimizer_moves_to_the_host() -> None:
     assert "host" not in describe_run(config, 8).splitlines()[-3]
 
 
-SHIPPED = ("tiny", "quickstart/train", "film7b", "film7b_8gpu", "film7b_rope1e7")
+SHIPPED = (
+    *(f"configs/{name}.yaml" for name in ("tiny", "film7b", "film7b_8gpu", "film7b_rope1e7")),
+    "megatron_in2/quickstart/train.yaml",
+)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_configs_are_valid(name: str) -> None:
-    config = _load(ROOT / "configs" / f"{name}.yaml")
+@pytest.mark.parametrize("path", SHIPPED)
+def test_shipped_configs_are_valid(path: str) -> None:
+    config = _load(ROOT / path)
     config.validate(config.parallel.model_ranks)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import MistralForCausalLM
 
-from megatron_in2.conversion.convert import export_checkpoint
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packed.order import rows_at
 from megatron_in2.parallel.launch import run_local_ranks

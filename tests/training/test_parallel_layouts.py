@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.architectures.registry import tensor_table
 from megatron_in2.checkpoint.folder import complete_steps, read_model_config
 from megatron_in2.conversion.megatron_reader import MegatronReader
 from tests.training.conftest import Train

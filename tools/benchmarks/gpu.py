@@ -42,6 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -52,6 +53,7 @@ from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, peak_of_card, 
 from megatron_in2.training.build import build_training_state
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import (
+    Backend,
     DataConfig,
     RuntimeConfig,
     ScheduleConfig,
@@ -78,7 +80,7 @@ class Case:
 
     samples: int
     recompute: str = "none"
-    backend: str = "torch"
+    backend: Backend = "torch"
     kernel: str = "torch's choice"
 
 
@@ -198,11 +200,10 @@ def _measure(case: Case, options: Any) -> Measured:
             head_dim=options.head_dim,
             ffn_hidden_size=options.hidden_size * 7 // 2,
             max_position_embeddings=options.seq_length,
-            backend=case.backend,
         ),
         data=DataConfig(seq_length=options.seq_length),
         schedule=ScheduleConfig(global_batch_rows=options.rows, steps=WARM_STEPS + options.steps),
-        runtime=RuntimeConfig(recompute=case.recompute),
+        runtime=RuntimeConfig(backend=case.backend, recompute=case.recompute),
     )
     config.validate(world_size=1)
     if options.seq_length % case.samples:
@@ -215,6 +216,7 @@ def _measure(case: Case, options: Any) -> Measured:
         manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.learnt_share)
         inputs = RunInputs(
             tokenizer=tokenizer,
+            datasets=(BlendPart(1.0, prefix, manifest),),
             rows=rows,
             learnt_tokens=manifest.learnt_tokens,
             dataset_seals={str(prefix): manifest.seal},

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import yaml
 
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.data.packed.blend import parse_blend
 from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.training.arithmetic.flops import head_flops_per_token, row_flops
@@ -26,7 +27,7 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
     head = length * head_flops_per_token(config.model)
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
-        f"parameters      {config.model.parameter_count:,}",
+        f"parameters      {parameter_count(config.model):,}",
         f"world           {world_size} ranks = TP{parallel.tensor} x PP{parallel.pipeline} x "
         f"CP{parallel.context} x DP{ranks}",
         f"step            {rows} rows x {length:,} = {rows * length:,} tokens; "

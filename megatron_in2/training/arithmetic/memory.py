@@ -14,6 +14,7 @@ Each is shared by the tensor-parallel ranks under sequence parallelism.
 
 from dataclasses import dataclass
 
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.training.config import TrainConfig
 
 GIB = 2**30
@@ -41,7 +42,7 @@ class Memory:
 def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     """Estimate what one rank holds; the first pipeline stage, which holds most micro-batches."""
     parallel, model = config.parallel, config.model
-    own = model.parameter_count / (parallel.tensor * parallel.pipeline)
+    own = _parameters(config) / (parallel.tensor * parallel.pipeline)
     width = _dtype_bytes(config)
     moments = MOMENTS + (MASTER if width == 2 else 0)
     optimizer = own * moments / (parallel.data_ranks(world_size) * parallel.context)
@@ -50,7 +51,7 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     shared = parallel.tensor if parallel.sequence else 1
     # The head's gathered hidden states, and logits where they are made everywhere.
     head = tokens * model.hidden_size * width
-    if model.logits == "all":
+    if config.runtime.logits == "all":
         head += 2 * 4 * tokens * model.vocab_size / parallel.tensor  # logits and gradient, float32
     layers = model.num_layers / parallel.pipeline
     in_flight = parallel.pipeline  # 1F1B keeps as many micro-batches on the first stage
@@ -67,7 +68,7 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
 
 def checkpoint_bytes(config: TrainConfig) -> float:
     """Disk of one checkpoint: weights, and the optimizer's float32 weights and moments."""
-    return config.model.parameter_count * (_dtype_bytes(config) + MASTER + MOMENTS)
+    return _parameters(config) * (_dtype_bytes(config) + MASTER + MOMENTS)
 
 
 def _activations(config: TrainConfig, layers: float) -> float:
@@ -82,6 +83,10 @@ def _activations(config: TrainConfig, layers: float) -> float:
     if config.runtime.recompute == "selective":
         return layers * (layer - feed_forward) + feed_forward
     return layers * layer
+
+
+def _parameters(config: TrainConfig) -> int:
+    return parameter_count(config.model)
 
 
 def _dtype_bytes(config: TrainConfig) -> int:

@@ -12,19 +12,18 @@ Nothing is left of it: gradients are cleared, states of random generators put ba
 moment or count is touched.
 """
 
-import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from megatron.core import tensor_parallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from tqdm import tqdm
 
 from megatron_in2.data.packed.dataset import PackedDataset, Row
 from megatron_in2.data.packed.manifest import SAMPLE_RECORD
+from megatron_in2.parallel.random_states import random_states_restored
 from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.callbacks.rank_statistics import (
     format_memory,
@@ -86,7 +85,7 @@ class Rehearsal(Callback):
         micro_batches = min(
             config.parallel.pipeline, config.schedule.global_batch_rows // world.data_size
         )
-        with _random_states_put_back(world.device):
+        with random_states_restored(world.device):
             moments = _moments_to_come(state.optimizer)
             state.model.zero_grad_buffer()  # also what overlapping reduction counts by
             state.run_schedule(
@@ -126,12 +125,3 @@ def _inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Opti
     """Yield the plain optimizers inside: one, or one a device where some state is offloaded."""
     for each in getattr(optimizer, "chained_optimizers", [optimizer]):
         yield from getattr(each.optimizer, "sub_optimizers", [each.optimizer])
-
-
-@contextlib.contextmanager
-def _random_states_put_back(device: torch.device) -> Iterator[None]:
-    tracker = tensor_parallel.get_cuda_rng_tracker()
-    states = tracker.get_states()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    tracker.set_states(states)

@@ -5,6 +5,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron_in2.architectures.config import POSITION_FIELDS
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     complete_steps,
@@ -12,7 +13,7 @@ from megatron_in2.checkpoint.folder import (
     read_state,
     resolve_checkpoint,
 )
-from megatron_in2.data.packed.blend import blend_sha256, parse_blend
+from megatron_in2.data.packed.blend import BlendPart, blend_sha256, parse_blend
 from megatron_in2.data.packed.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import Rank
@@ -22,9 +23,6 @@ from megatron_in2.training.arithmetic.memory import checkpoint_bytes
 from megatron_in2.training.callbacks.wandb_run import require_wandb
 from megatron_in2.training.config import TrainConfig, parse_range
 
-# Fields of the model section that a checkpoint's tensors do not depend on.
-FREE_FIELDS = ("backend", "logits", "init_std", "rope_theta", "max_position_embeddings")
-
 
 @dataclass(frozen=True)
 class RunInputs:
@@ -32,6 +30,7 @@ class RunInputs:
 
     Args:
         tokenizer: the run's tokenizer.
+        datasets: what is trained on, with weights.
         rows: training rows of one epoch.
         learnt_tokens: answer tokens among them.
         dataset_seals: seal of each data set's manifest, by field and prefix.
@@ -41,6 +40,7 @@ class RunInputs:
     """
 
     tokenizer: Tokenizer
+    datasets: tuple[BlendPart, ...]
     rows: int
     learnt_tokens: int
     dataset_seals: dict[str, str]
@@ -65,11 +65,13 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
     if config.logging.wandb_project:
         require_wandb(config.logging.wandb_project)
     tokenizer = load_tokenizer(config.data.tokenizer_model)
-    train = [_checked_dataset("data.train", str(prefix), config, tokenizer) for _, prefix in blend]
-    seals = {
-        f"data.train={prefix}": manifest.seal
-        for (_, prefix), manifest in zip(blend, train, strict=True)
-    }
+    datasets = tuple(
+        BlendPart(weight, prefix, _checked_dataset("data.train", str(prefix), config, tokenizer))
+        for weight, prefix in blend
+    )
+    _require_one_template(datasets)
+    train = [part.manifest for part in datasets]
+    seals = {f"data.train={part.prefix}": part.manifest.seal for part in datasets}
     rows = sum(manifest.rows for manifest in train)
     learnt_tokens = sum(manifest.learnt_tokens for manifest in train)
     for name in ("validation", "probe"):
@@ -87,7 +89,9 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
     if config.checkpoint.init_from and resume_from is None:
         init_from = resolve_checkpoint(Path(config.checkpoint.init_from))
         _require_same_model(config, init_from)
-    return RunInputs(tokenizer, rows, learnt_tokens, seals, total_steps, resume_from, init_from)
+    return RunInputs(
+        tokenizer, datasets, rows, learnt_tokens, seals, total_steps, resume_from, init_from
+    )
 
 
 def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
@@ -104,11 +108,11 @@ def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
 
 def _check_backend(config: TrainConfig) -> None:
     """Refuse here what every rank would refuse, each with a line of its own."""
-    if config.model.backend == "transformer_engine" or config.runtime.fp8:
+    if config.runtime.backend == "transformer_engine" or config.runtime.fp8:
         # Imported here, since other runs are checked without torch's seconds.
         from megatron_in2.model.backend import choose_backend, require_fp8
 
-        require_fp8(config.runtime.fp8, choose_backend(config.model.backend))
+        require_fp8(config.runtime.fp8, choose_backend(config.runtime.backend))
 
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
@@ -136,6 +140,18 @@ def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tok
             f"{config.model.vocab_size}: set model.vocab_size={manifest.vocab_size}"
         )
     return manifest
+
+
+def _require_one_template(datasets: tuple[BlendPart, ...]) -> None:
+    """Refuse a blend that would train one model on two ways to write a prompt."""
+    first, *others = datasets
+    for other in others:
+        if other.manifest.template_sha256 != first.manifest.template_sha256:
+            raise InputError(
+                f"data.train: {first.prefix} was made with template {first.manifest.template}, "
+                f"{other.prefix} with template {other.manifest.template}: a model has one chat "
+                "template; preprocess one of them again with --template of the other"
+            )
 
 
 def _check_held_out(
@@ -202,7 +218,7 @@ def _checked_resume(
 def _require_same_model(config: TrainConfig, step: Path) -> None:
     saved, wanted = asdict(read_model_config(step)), asdict(config.model)
     for name, value in saved.items():
-        if name not in FREE_FIELDS and value != wanted[name]:
+        if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
                 f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
                 "make them equal"

@@ -36,7 +36,7 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
         if is_out_of_memory(error):
             raise InputError(
                 f"{where} is out of memory ({' '.join(str(error).split())[:MOST_LETTERS]}): "
-                f"{' or '.join(memory_remedies(config))}; tools/plan.py shows what fits"
+                f"{' or '.join(memory_remedies(config))}; in2 plan shows what fits"
             ) from error
         if any(words in str(error) for words in LOST_PEER):
             raise SystemExit(f"{where} lost another rank, which says why; ending") from error
@@ -56,8 +56,8 @@ def memory_remedies(config: TrainConfig) -> list[str]:
     remedies = []
     if not parallel.sequence and parallel.tensor > 1:
         remedies.append("set parallel.sequence=true")
-    if config.model.logits == "all":
-        remedies.append("set model.logits=answers")
+    if config.runtime.logits == "all":
+        remedies.append("set runtime.logits=answers")
     if config.runtime.recompute != "full":
         remedies.append("set runtime.recompute=full")
     remedies.append(

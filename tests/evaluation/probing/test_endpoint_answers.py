@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.probing.endpoint_answers import EndpointAnswerer, EndpointConfig
+from megatron_in2.evaluation.probing.endpoint_answers import (
+    EndpointAnswerer,
+    EndpointConfig,
+    user_message,
+)
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_predictions
 from tests.conftest import RunTool, assert_refused
@@ -92,3 +96,15 @@ def test_the_command(probes: Path, tmp_path: Path, serve: Serve, run_tool: RunTo
     assert_refused(
         run_tool("probe", *generate, *nobody, "--retries", 0), "code.jsonl:1", "127.0.0.1:9"
     )
+
+
+def test_what_a_chat_api_is_sent() -> None:
+    published = {"prompt": "[INST] Why? [/INST]\nThe answer is"}
+    assert user_message("x:1", published) == "Why?\nThe answer is"
+    assert user_message("x:1", {"prompt": "no marks"}) == "no marks"
+    assert user_message("x:1", {"prompt": "<u>[INST] a [/INST]</u>", "user": [3, 19]}) == (
+        "[INST] a [/INST]"
+    )
+    for wrong in ([0], [0, 99], [-1, 2], "x", None):
+        with pytest.raises(InputError, match="x:1: field 'user' must be"):
+            user_message("x:1", {"prompt": "abc", "user": wrong})

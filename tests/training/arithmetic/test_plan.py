@@ -41,7 +41,7 @@ def test_memory_moves_with_the_layout() -> None:
     context = replace(config, parallel=ParallelConfig(tensor=4, context=2, sequence=True))
     assert memory_per_rank(context, 128).activations == pytest.approx(base.activations / 2)
     assert memory_per_rank(config, 8).optimizer == pytest.approx(16 * base.optimizer)
-    everywhere = replace(config, model=replace(config.model, logits="all"))
+    everywhere = replace(config, runtime=replace(config.runtime, logits="all"))
     assert memory_per_rank(everywhere, 128).head > base.head + 2 * 4 * 32768 * 8000 - 1
 
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_in2.checkpoint.folder import complete_steps
-from megatron_in2.conversion.convert import export_checkpoint, import_checkpoint
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from tests.conftest import RunTool, assert_refused
 
 

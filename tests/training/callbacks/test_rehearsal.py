@@ -9,6 +9,7 @@ import pytest
 import torch
 from megatron.core import tensor_parallel
 
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -104,7 +105,7 @@ def test_moments_stand_in_until_the_optimizer_has_its_own(
             Rehearsal(learnt_tokens=1).on_start(state)
         return sum(allocated)
 
-    parameters = state.config.model.parameter_count
+    parameters = parameter_count(state.config.model)
     fresh = moments_in_rehearsal()
     train_step(state)
     # Both count what else allocates in forward and backward; the difference is the moments.

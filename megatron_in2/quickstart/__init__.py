@@ -1,0 +1,1 @@
+"""Everything in one go on a small machine: it only starts commands."""
