@@ -28,16 +28,23 @@ def wait_until_caught(pid: int, number: signal.Signals = processes.STOP_SIGNALS[
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGHUP", 75), ("SIGINT", 130)])
-@pytest.mark.parametrize("command", [["tools/train.py"], ["-m", "megatron_in2.commands.train"]])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (["tools/train.py"], "train.py"),
+        (["-m", "megatron_in2.commands.train"], "train.py"),
+        (["-m", "megatron_in2", "train"], "__main__.py"),
+    ],
+)
 def test_a_signal_in_the_first_moments_ends_training_in_one_line(
-    number: str, code: int, command: list[str]
+    number: str, code: int, command: list[str], name: str
 ) -> None:
     # Without its options the command would refuse to run, seconds later.
     run = subprocess.Popen([sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     wait_until_caught(run.pid)
     run.send_signal(signal.Signals[number])
     _, errors = run.communicate(timeout=60)
-    assert errors == f"train.py: stopped by {number}: nothing to save yet\n"
+    assert errors == f"{name}: stopped by {number}: nothing to save yet\n"
     assert run.returncode == code
 
 
