@@ -14,7 +14,7 @@ WORKERS ?= -n 2 --dist loadgroup
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
-.PHONY: help quickstart effect venv check test test-full slurm-demo clean
+.PHONY: help quickstart effect venv check docs test test-full slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,9 @@ check: $(READY) ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY) ## write the generated tables of docs/
+	$(BIN)/python -m tests.docs.generated
 
 test: check ## lint, types and the tests that fit in 20 minutes
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
