@@ -2,6 +2,7 @@
 
 EXIT_BAD_INPUT = 2
 EXIT_REQUEUE = 75  # sysexits' EX_TEMPFAIL: "try again later", what the scheduler requeues on
+EXIT_INTERRUPTED = 130  # Ctrl-C, as shells count: 128 + SIGINT
 
 
 class InputError(ValueError):

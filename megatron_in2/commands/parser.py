@@ -13,7 +13,7 @@ import docstring_parser
 import jsonargparse
 
 from megatron_in2.choices import as_field, choices_in, wrong_choice
-from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 
 _Config = TypeVar("_Config")
 _Arguments = Sequence[str] | None  # None: those of the process
@@ -258,7 +258,7 @@ def run_command(command: Callable[[], int | None]) -> None:
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         _complain("interrupted")
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _complain(message: str) -> None:
