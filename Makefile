@@ -19,7 +19,7 @@ ARGS ?=
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(READY) ## the whole road, from a corpus to a probed model, into runs/quickstart/
+quickstart: $(READY) ## everything, from a corpus to a probed model, into runs/quickstart/
 	$(BIN)/python tools/quickstart.py
 
 effect: $(READY) ## data placement decides whether the middle is lost: trained, probed and drawn in runs/effect/
