@@ -14,12 +14,12 @@ WORKERS ?= -n 2 --dist loadgroup
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
-.PHONY: help quickstart effect venv check test test-full slurm-demo clean
+.PHONY: help quickstart effect venv check docs test test-full slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(READY) ## the whole road, from a corpus to a probed model, into runs/quickstart/
+quickstart: $(READY) ## everything, from a corpus to a probed model, into runs/quickstart/
 	$(BIN)/python tools/quickstart.py
 
 effect: $(READY) ## data placement decides whether the middle is lost: trained, probed and drawn in runs/effect/
@@ -39,6 +39,9 @@ check: $(READY) ## lint and types only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY) ## write the generated tables of docs/
+	$(BIN)/python -m tests.docs.generated
 
 test: check ## lint, types and the tests that fit in 20 minutes
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)

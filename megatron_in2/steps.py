@@ -1,4 +1,4 @@
-"""A road of many steps: each is done once, and reused while nothing it depends on has changed."""
+"""Runs of many steps: each is done once, and reused while nothing it depends on has changed."""
 
 import hashlib
 import shutil
@@ -13,14 +13,14 @@ from megatron_in2.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a road.
+    """One step of a run.
 
     Args:
         title: what it does, for the progress line.
         outputs: what it leaves behind.
         run: does it.
         continues: an interrupted run of it goes on by itself; else its outputs are removed and it
-            starts anew.
+            starts again from nothing.
     """
 
     title: str
@@ -33,12 +33,12 @@ def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
     """Run every step that is not done yet, in order.
 
     Each step leaves a stamp with the fingerprint it ran under and its seconds. A step that starts
-    anew takes the stamps of all that follow away.
+    again from nothing removes the stamps of all that follow.
 
     Args:
-        steps: the road.
+        steps: in order.
         stamps: folder for the stamps.
-        fingerprint: of everything the steps depend on; another one makes all run anew.
+        fingerprint: of everything the steps depend on; another one makes all run again.
     """
     for number, step in enumerate(steps, start=1):
         stamp = _stamp(stamps, number)
@@ -46,7 +46,7 @@ def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
         known = read_json(stamp) if stamp.is_file() else {}
         is_ours = known.get("fingerprint") == fingerprint
         if is_ours and "seconds" in known and all(output.exists() for output in step.outputs):
-            print("    reused: it stands already", flush=True)
+            print("    reused: it is done already", flush=True)
             continue
         if not (is_ours and step.continues):
             for later in range(number, len(steps) + 1):
@@ -76,7 +76,7 @@ def package_files() -> list[Path]:
 
 
 def fingerprint_of(paths: Iterable[Path], *settings: str) -> str:
-    """Hash files, settings and the Python version: what a road's steps depend on."""
+    """Hash files, settings and the Python version: what a run's steps depend on."""
     digest = hashlib.sha256(sys.version.encode())
     for setting in settings:
         digest.update(setting.encode() + b"\0")

@@ -6,7 +6,7 @@
 #       sbatch --partition=gpu slurm/film7b.sh --optimizer.lr 2e-6
 #
 # Options of sbatch go before the script's name and win over the lines below; options of
-# tools/train.py go after it. slurm/README.md has the variables, the set-up of a new site and the
+# tools/train.py go after it. docs/cluster.md has the variables, the set-up of a new site and the
 # troubleshooting. Launch: srun starts one task a GPU, and the task is the rank.
 #SBATCH --job-name=film7b
 #SBATCH --nodes=16

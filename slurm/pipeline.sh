@@ -6,7 +6,7 @@
 #       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
 #
 # Run it on a login node from the repository's root. Run again after a failure, it goes on: what
-# stands is not made again. slurm/README.md has the variables.
+# stands is not made again. docs/cluster.md has the variables.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."

@@ -7,6 +7,7 @@
 # node's name: data may lie under a path of each node's own.
 set -uo pipefail
 
+export IN2_LAUNCHER=$$ # the rank dies when this process does
 trap : TERM USR1
 trap 'kill -USR1 "$rank" 2>/dev/null' URG
 # shellcheck disable=SC2016  # the literal name is what is replaced

@@ -68,7 +68,7 @@ RUNS = {
     "ends": Run("long", "long-ends", "ends-medium"),
     "mended": Run("more", "more-in2", "ends"),
     "control": Run("more", "more-ends", "ends"),
-}  # in an order in which each starts from what stands
+}  # in an order in which each starts from an earlier one
 
 
 @dataclass(frozen=True)

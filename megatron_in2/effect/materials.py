@@ -37,7 +37,7 @@ def write_tokenizer(path: Path) -> None:
 
 
 def write_samples(path: Path, dataset: Dataset, seed: str) -> None:
-    """Write a dataset's samples in parts form, every answer of a sample learnt."""
+    """Write a dataset's samples in parts form, every answer of a sample trained on."""
     chance = random.Random(seed)
     with atomic_file(path) as stream:
         for index in range(dataset.samples):
@@ -70,7 +70,7 @@ def write_probes(path: Path, contexts: int, seed: str) -> None:
 
 
 def _parts(chance: random.Random, dataset: Dataset) -> list[dict[str, object]]:
-    """Draw one sample; its context anew where no fact of it may be asked about."""
+    """Draw one sample; draw its context again where no fact of it may be asked about."""
     tokens = chance.randint(dataset.shortest or dataset.tokens, dataset.tokens)
     if not dataset.facts:
         return copy_parts(chance, tokens)

@@ -1,8 +1,8 @@
-"""A little world of facts and filler: contexts, questions about them, and rows to copy.
+"""A small world of facts and filler: contexts, questions about them, and rows to copy.
 
 A context is shuffled sentences: facts ``fact of ENTITY ATTRIBUTE VALUE .`` and fillers of random
 words. About three facts speak of one entity, and a context has three attributes, so that both
-matter; each pair of them stands once, so that ``question of ENTITY ATTRIBUTE`` has one answer.
+matter; each pair of them occurs once, so that ``question of ENTITY ATTRIBUTE`` has one answer.
 Every word is one token: lengths here are lengths in tokens.
 """
 
@@ -51,13 +51,13 @@ class Fact:
 
     @property
     def question(self) -> str:
-        """What asks for ``value``, up to where the answer stands."""
+        """What asks for ``value``, up to the answer."""
         return f"question of {self.entity} {self.attribute}"
 
 
 @dataclass(frozen=True)
 class Context:
-    """Sentences of facts and filler; ``facts`` in the order in which they stand."""
+    """Sentences of facts and filler; ``facts`` in their order there."""
 
     text: str
     tokens: int
@@ -104,7 +104,7 @@ def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
 
 
 def question_parts(context: Context, asked: Sequence[Fact]) -> list[dict[str, object]]:
-    """Return a sample's parts: the context, then each question, its answer alone learnt."""
+    """Return a sample's parts: the context, then each question, only its answer trained on."""
     parts: list[dict[str, object]] = []
     before = context.text
     for fact in asked:
@@ -115,7 +115,7 @@ def question_parts(context: Context, asked: Sequence[Fact]) -> list[dict[str, ob
 
 
 def copy_parts(chance: random.Random, tokens: int) -> list[dict[str, object]]:
-    """Return a row of random words that repeats itself, learnt from the second time on.
+    """Return a row of random words that repeats itself, trained on from the second time on.
 
     The period is drawn anew for each row: a fixed one would teach a fixed distance.
     """

@@ -1,4 +1,4 @@
-"""Run the whole way on this machine: corpus, samples, packed rows, training, export, probing.
+"""Run everything on this machine: corpus, samples, packed rows, training, export, probing.
 
 Example:
     %(prog)s

@@ -1,4 +1,4 @@
-"""The whole way in one go on a small machine: it only starts the commands that a user types.
+"""Everything in one go on a small machine: it only starts the commands that a user types.
 
 A later run reuses the steps that are done. The training is killed midway on purpose, and resumed.
 """

@@ -2,21 +2,22 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from megatron_in2.architectures.config import MOVED_TO_RUNTIME, ModelConfig
 from megatron_in2.architectures.registry import architecture_of
+from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.tokenizers.load import MISTRAL_V1
 
-DTYPES = ("float32", "bfloat16")
-NORMALISATIONS = ("token", "sample")
-RECOMPUTE = ("none", "selective", "full")
+Dtype = Literal["float32", "bfloat16"]
+Normalisation = Literal["token", "sample"]
 Backend = Literal["auto", "torch", "transformer_engine"]
 Logits = Literal["answers", "all"]
-REHEARSAL = ("auto", "always", "never")
-FP8 = ("", "hybrid", "e4m3")
+Recompute = Literal["none", "selective", "full"]
+RehearsalMode = Literal["auto", "always", "never"]
+Fp8 = Literal["", "hybrid", "e4m3"]
 FP8_MULTIPLE = 16  # what FP8 matrix products need both sides divisible by
 
 
@@ -60,7 +61,7 @@ class OptimizerConfig:
             there; frees 12 bytes a parameter of each GPU's shard, costs time. Needs bfloat16.
     """
 
-    normalisation: str = "token"
+    normalisation: Normalisation = "token"
     lr: float = 1e-6
     min_lr: float = 0.0
     beta1: float = 0.9
@@ -167,15 +168,15 @@ class RuntimeConfig:
             memory at once if at all: always, never or auto (where there is a GPU).
     """
 
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     backend: Backend = "auto"
     logits: Logits = "answers"
     seed: int = 1234
     init_std: float = 0.02
-    fp8: str = ""
-    recompute: str = "none"
+    fp8: Fp8 = ""
+    recompute: Recompute = "none"
     stop_after_skipped: int = 3
-    rehearsal: str = "auto"
+    rehearsal: RehearsalMode = "auto"
 
 
 @dataclass(frozen=True)
@@ -202,21 +203,11 @@ class TrainConfig:
         Raises:
             InputError: naming the field, its value and the remedy.
         """
+        require_choices(self)
         self.parallel.validate(world_size)
         architecture_of(self.model).validate(self.model, self.parallel)
         self._validate_sequence()
         self._validate_batch(world_size)
-        for name, value, known in (
-            ("runtime.dtype", self.runtime.dtype, DTYPES),
-            ("runtime.backend", self.runtime.backend, get_args(Backend)),
-            ("runtime.logits", self.runtime.logits, get_args(Logits)),
-            ("runtime.recompute", self.runtime.recompute, RECOMPUTE),
-            ("runtime.rehearsal", self.runtime.rehearsal, REHEARSAL),
-            ("runtime.fp8", self.runtime.fp8, FP8),
-            ("optimizer.normalisation", self.optimizer.normalisation, NORMALISATIONS),
-        ):
-            if value not in known:
-                raise InputError(f"{name}={value!r}: use {' or '.join(filter(None, known))}")
         self._validate_precision()
         if self.optimizer.lr <= 0 or not 0 <= self.optimizer.min_lr <= self.optimizer.lr:
             raise InputError(

@@ -42,7 +42,7 @@ def test_one_arm_learns_survives_a_kill_and_is_probed(tmp_path: Path, run_tool: 
 
     result = run_tool("effect", *options, "--home", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("reused: it stands already") == 2  # materials and the copy phase
+    assert result.stdout.count("reused: it is done already") == 2  # materials and the copy phase
     copying = _losses(tmp_path / "seed1" / "1e4" / "copy" / "checkpoints")
     answering = _losses(short)
     assert (len(copying), len(answering)) == (70, 30)

@@ -1,4 +1,4 @@
-"""The little world: exact lengths, one answer a question, and facts where they are said to be."""
+"""The small world: exact lengths, one answer a question, and facts where they are said to be."""
 
 import random
 

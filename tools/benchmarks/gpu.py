@@ -55,12 +55,14 @@ from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import (
     Backend,
     DataConfig,
+    Recompute,
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,
 )
 from megatron_in2.training.step.train_step import train_step
 
+RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 TARGET = 0.45
 WARM_STEPS = 2
@@ -79,7 +81,7 @@ class Case:
     """
 
     samples: int
-    recompute: str = "none"
+    recompute: Recompute = "none"
     backend: Backend = "torch"
     kernel: str = "torch's choice"
 
@@ -134,7 +136,7 @@ def _peak(gpu_type: str | None) -> float | None:
 
 
 def _cases(packed: int, on_gpu: bool) -> list[Case]:
-    cases = [Case(samples, recompute) for recompute in ("none", "full") for samples in (1, packed)]
+    cases = [Case(samples, recompute) for recompute in RECOMPUTES for samples in (1, packed)]
     if on_gpu:
         cases += [Case(samples, kernel=kernel) for kernel in KERNELS for samples in (1, packed)]
         if importlib.util.find_spec("transformer_engine") is None:
@@ -142,7 +144,7 @@ def _cases(packed: int, on_gpu: bool) -> list[Case]:
         else:
             cases += [
                 Case(samples, recompute, "transformer_engine", "its choice")
-                for recompute in ("none", "full")
+                for recompute in RECOMPUTES
                 for samples in (1, packed)
             ]
     return cases

@@ -40,10 +40,11 @@ def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
     Args:
         device_name: what ``torch.cuda.get_device_name`` calls it. Compared whole: parts of one
             family have different peaks (H100 SXM 989, PCIe 756 TFLOP/s).
-        path: the data file. Without it (an installation outside the repository) no card is known.
+        path: the data file.
+
+    Raises:
+        InputError: the file is unreadable, or an entry lacks a field.
     """
-    if not path.is_file():
-        return None
     for name, values in _read_types(path).items():
         gpu = _gpu(path, name, values)
         if device_name in gpu.device_names:

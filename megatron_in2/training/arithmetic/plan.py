@@ -8,6 +8,7 @@ it is no measurement.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.arithmetic.flops import row_flops
 from megatron_in2.training.arithmetic.gpu_types import Gpu
 from megatron_in2.training.arithmetic.memory import GIB, memory_per_rank
-from megatron_in2.training.config import RECOMPUTE, TrainConfig
+from megatron_in2.training.config import Recompute, TrainConfig
 
 USABLE = 0.9  # of a GPU's memory; the rest goes to the CUDA context, NCCL and fragmentation
 SIZES = (1, 2, 4, 8)
@@ -64,7 +65,7 @@ def _candidates(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:
     for tensor in SIZES:
         for pipeline in SIZES:
             for context in SIZES:
-                for recompute in RECOMPUTE:
+                for recompute in get_args(Recompute):
                     candidate = replace(
                         config,
                         parallel=ParallelConfig(tensor, pipeline, context, sequence=tensor > 1),
