@@ -1,4 +1,4 @@
-"""What many tests share: tokenizers, a small real corpus, the commands as a user runs them."""
+"""Shared fixtures: tokenizers, a small real corpus, the commands as a user runs them."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The planner: every layout it offers is a valid one, memory moves the right way."""
+"""The planner: every offered layout is valid, and memory changes in the right direction."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,12 @@ def test_every_offered_layout_is_valid_and_fitting_ones_come_first() -> None:
     assert times == sorted(times)
 
 
-def test_a_small_gpu_takes_nothing() -> None:
+def test_nothing_fits_a_small_gpu() -> None:
     tiny = Gpu(bf16_tflops=10, memory_gb=1, link_gb_s=10, attained=0.3)
     assert not any(layout.fits for layout in rank_layouts(TrainConfig(), 8, tiny))
 
 
-def test_memory_moves_with_the_layout() -> None:
+def test_memory_depends_on_the_layout() -> None:
     config = TrainConfig(parallel=ParallelConfig(tensor=4, sequence=True))
     base = memory_per_rank(config, 128)
     full = memory_per_rank(replace(config, runtime=RuntimeConfig(recompute="full")), 128)
