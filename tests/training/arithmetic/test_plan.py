@@ -11,7 +11,6 @@ from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, Gpu, read_gpu
 from megatron_in2.training.arithmetic.memory import memory_per_rank
 from megatron_in2.training.arithmetic.plan import rank_layouts
 from megatron_in2.training.config import RuntimeConfig, TrainConfig
-from tests.conftest import ROOT, RunTool, assert_refused
 
 A100 = read_gpu(GPU_TYPES, "a100-80g")
 
@@ -49,12 +48,3 @@ def test_an_incomplete_gpu_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gpus.yaml").write_text("x: {bf16_tflops: 1}\n")
     with pytest.raises(InputError, match="x lacks attained"):
         read_gpu(tmp_path / "gpus.yaml", "x")
-
-
-def test_the_command(run_tool: RunTool) -> None:
-    config = ("--config", ROOT / "configs" / "film7b.yaml")
-    shown = run_tool("plan", *config, "--gpus", 128, "--gpu-type", "a100-80g")
-    assert shown.returncode == 0, shown.stderr
-    assert "| 4 | 1 | 1 | 32 | none |" in shown.stdout
-    assert_refused(run_tool("plan", *config, "--gpus", 128, "--gpu-type", "abacus"), "abacus")
-    assert_refused(run_tool("plan", *config, "--gpus", 7, "--gpu-type", "h100"), "7 GPUs")
