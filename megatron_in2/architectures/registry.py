@@ -19,7 +19,7 @@ def architecture_of(config: ModelConfig) -> Architecture:
     """Return the family of a model.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: no family has this name.
     """
     if config.architecture not in ARCHITECTURES:
         raise InputError(
@@ -29,10 +29,10 @@ def architecture_of(config: ModelConfig) -> Architecture:
 
 
 def architecture_of_file(file: ConfigFile) -> Architecture:
-    """Return the family that a ``config.json`` belongs to.
+    """Return the family of a ``config.json``.
 
     Raises:
-        InputError: no family here has its ``model_type`` and class.
+        InputError: no family has its ``model_type`` and class.
     """
     kind, names = file.get("model_type"), file.get("architectures", [])
     found = ARCHITECTURES.get(kind)
