@@ -5,6 +5,7 @@ from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
 from megatron_in2.architectures.mistral import Mistral
 from megatron_in2.architectures.tensors import TensorMapping
+from megatron_in2.choices import as_field, wrong_choice
 from megatron_in2.errors import InputError
 
 ARCHITECTURES: dict[str, Architecture] = {each.model_type: each for each in (Mistral(),)}
@@ -17,9 +18,8 @@ def architecture_of(config: ModelConfig) -> Architecture:
         InputError: there is none of this name.
     """
     if config.architecture not in ARCHITECTURES:
-        raise InputError(
-            f"model.architecture={config.architecture!r}: use one of {', '.join(ARCHITECTURES)}"
-        )
+        shown = as_field("model.architecture", config.architecture)
+        raise wrong_choice(shown, tuple(ARCHITECTURES))
     return ARCHITECTURES[config.architecture]
 
 
