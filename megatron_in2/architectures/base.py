@@ -93,6 +93,10 @@ class Architecture(ABC):
         """
         config.validate(parallel)
 
+    def is_derived(self, name: str) -> bool:
+        """Say whether files may hold a tensor of this name that follows from the config."""
+        return False
+
     def release(self, config: ModelConfig) -> str:
         """Return which published model has these sizes; empty for none."""
         return ""

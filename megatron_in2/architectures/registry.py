@@ -3,12 +3,17 @@
 from megatron_in2.architectures.base import Architecture
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
+from megatron_in2.architectures.llama import Llama
 from megatron_in2.architectures.mistral import Mistral
+from megatron_in2.architectures.qwen2 import Qwen2
+from megatron_in2.architectures.qwen3 import Qwen3
 from megatron_in2.architectures.tensors import TensorMapping
 from megatron_in2.choices import as_field, wrong_choice
 from megatron_in2.errors import InputError
 
-ARCHITECTURES: dict[str, Architecture] = {each.model_type: each for each in (Mistral(),)}
+ARCHITECTURES: dict[str, Architecture] = {
+    each.model_type: each for each in (Mistral(), Llama(), Qwen2(), Qwen3())
+}
 
 
 def architecture_of(config: ModelConfig) -> Architecture:

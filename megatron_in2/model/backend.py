@@ -62,7 +62,7 @@ def require_fp8(fp8: str, backend: str) -> None:
 
 
 def block_spec(
-    backend: str, num_layers: int, ends_in_head: bool
+    backend: str, num_layers: int, ends_in_head: bool, has_qk_norm: bool
 ) -> ModuleSpec | TransformerBlockSubmodules:
     """Return what ``GPTModel`` builds its decoder from.
 
@@ -71,19 +71,25 @@ def block_spec(
         num_layers: layers of this pipeline stage.
         ends_in_head: the LM head follows and reads few positions; the torch backend's last layer
             then runs only there. Transformer Engine's runs everywhere.
+        has_qk_norm: each head's queries and keys pass an RMSNorm.
     """
     if backend == "transformer_engine":
-        return get_gpt_layer_with_transformer_engine_spec()
-    layers = [_layer_spec(TransformerLayer, PackedAttention)] * num_layers
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=has_qk_norm)
+    layers = [_layer_spec(TransformerLayer, PackedAttention, has_qk_norm)] * num_layers
     if ends_in_head:
-        layers[-1] = _layer_spec(HeadLayer, HeadAttention)
+        layers[-1] = _layer_spec(HeadLayer, HeadAttention, has_qk_norm)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
 
 
-def _layer_spec(layer: type[TransformerLayer], attention: type[PackedAttention]) -> ModuleSpec:
+def _layer_spec(
+    layer: type[TransformerLayer], attention: type[PackedAttention], has_qk_norm: bool
+) -> ModuleSpec:
     spec = get_gpt_layer_local_spec()
     spec.module = layer
     spec.submodules.input_layernorm = RMSNorm
     spec.submodules.pre_mlp_layernorm = RMSNorm
-    spec.submodules.self_attention.submodules.core_attention = attention
+    modules = spec.submodules.self_attention.submodules
+    modules.core_attention = attention
+    if has_qk_norm:
+        modules.q_layernorm = modules.k_layernorm = RMSNorm
     return spec

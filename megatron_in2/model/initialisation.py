@@ -23,7 +23,7 @@ def initialise_weights(
     Each full matrix is drawn from a generator seeded by (seed, its checkpoint name, its layer),
     and this rank keeps its shard, so TP, PP and CP sizes do not change the model. Matrices are
     normal with ``init_std``, those that write to the residual stream with
-    ``init_std / sqrt(2 num_layers)`` (Megatron-LM's and GPT-2's rule), norms are one.
+    ``init_std / sqrt(2 num_layers)`` (Megatron-LM's and GPT-2's rule), norms are one, biases zero.
 
     Megatron-Core has drawn weights of its own before, which differ by layout; switching that off
     (``perform_initialization=False``) would also leave out the tensor-parallel marks by which the
@@ -33,7 +33,7 @@ def initialise_weights(
     apply_factories(state)
     for shard in _sharded_tensors(state):
         if shard.data.dim() == 1:
-            shard.data.fill_(1.0)
+            shard.data.fill_(0.0 if shard.key.endswith(".bias") else 1.0)
             continue
         stacked = shard.prepend_axis_num  # the layer axis, which single matrices lack
         rows, columns = shard.global_shape[stacked:]
