@@ -17,7 +17,7 @@ def test_families_are_found_by_their_model_type() -> None:
 
 
 def test_an_unknown_family_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"model\.architecture='mixtral': use one of mistral"):
+    with pytest.raises(InputError, match=r"model\.architecture='mixtral': use mistral"):
         architecture_of(ModelConfig(architecture="mixtral"))
 
 
