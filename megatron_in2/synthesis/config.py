@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.load import MISTRAL_V1
 
-SOURCES = ("python", "files", "hub")
-WRITERS = ("extractive", "openai", "openai-batch")
-FILLERS = ("random", "hard")
+CorpusSource = Literal["python", "files", "hub"]
+InstructionsSource = Literal["files", "hub"]
+WriterName = Literal["extractive", "openai", "openai-batch"]
+Fillers = Literal["random", "hard"]
 LONG_KINDS = ("fine_grained", "integration")
 EVIDENCE_KINDS = (*LONG_KINDS, "short")  # made from the corpus
 KINDS = (*EVIDENCE_KINDS, "instruction")
@@ -29,7 +32,7 @@ class CorpusConfig:
         max_document_characters: a longer text is refused, not loaded by mistake.
     """
 
-    source: str = "files"
+    source: CorpusSource = "files"
     paths: list[str] = field(default_factory=list)
     dataset: str = "allenai/c4"
     subset: str | None = "realnewslike"
@@ -89,7 +92,7 @@ class CompositionConfig:
 
     min_tokens: int = 4096
     max_tokens: int = 32768
-    fillers: str = "random"
+    fillers: Fillers = "random"
     hard_share: float = 0.5
     hard_pool: int = 100_000
 
@@ -156,7 +159,7 @@ class InstructionsConfig:
         response_field: else: field of the assistant's turn.
     """
 
-    source: str = "hub"
+    source: InstructionsSource = "hub"
     paths: list[str] = field(default_factory=list)
     dataset: str = "Open-Orca/OpenOrca"
     subset: str | None = None
@@ -253,7 +256,7 @@ class SynthesisConfig:
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     openai: OpenAIConfig = field(default_factory=OpenAIConfig)
-    writer: str = "extractive"
+    writer: WriterName = "extractive"
     tokenizer_model: str = MISTRAL_V1
     seed: int = 1234
 
@@ -263,17 +266,14 @@ class SynthesisConfig:
         Raises:
             InputError: naming the field, its value and the remedy.
         """
+        require_choices(self)
         counts = self.mixture.counts()
         composition, openai = self.composition, self.openai
-        _one_of("corpus.source", self.corpus.source, SOURCES)
-        _one_of("writer", self.writer, WRITERS)
-        _one_of("composition.fillers", composition.fillers, FILLERS)
         if self.corpus.source == "files" and not self.corpus.paths:
             raise InputError("corpus.paths is empty: name at least one file")
-        if counts["instruction"]:
-            _one_of("instructions.source", self.instructions.source, SOURCES[1:])
-            if self.instructions.source == "files" and not self.instructions.paths:
-                raise InputError("instructions.paths is empty: name at least one file")
+        instructions = self.instructions
+        if counts["instruction"] and instructions.source == "files" and not instructions.paths:
+            raise InputError("instructions.paths is empty: name at least one file")
         if not 0 < composition.min_tokens <= composition.max_tokens:
             raise InputError(
                 f"composition.min_tokens={composition.min_tokens} and "
@@ -305,8 +305,3 @@ class SynthesisConfig:
         ):
             if amount < 0:
                 raise InputError(f"{name}={amount}: must not be < 0")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name}={value!r}: use {', '.join(choices)}")

@@ -17,6 +17,7 @@ import numpy as np
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
+from megatron_in2.templates.base import InstructionTemplate, template_of_wording
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (2, 3)
@@ -129,6 +130,10 @@ class Manifest:
         """Return this manifest with its seal."""
         return replace(self, seal=_seal(asdict(self)))
 
+    def template_object(self) -> InstructionTemplate:
+        """Return the template whose wording the manifest holds."""
+        return template_of_wording(self.template_wording)
+
     @property
     def packing_efficiency(self) -> float:
         """Share of the rows' tokens that belong to samples, their own padding not counted."""
@@ -194,7 +199,7 @@ def read_manifest(prefix: Path) -> Manifest:
     """
     path = part_path(prefix, ".json")
     if not path.is_file():
-        raise InputError(f"no packed dataset at {prefix}: {path} is missing; run preprocess_in2.py")
+        raise InputError(f"no packed dataset at {prefix}: {path} is missing; run in2 preprocess")
     values = read_json(path)
     version = values.get("format_version") if isinstance(values, dict) else None
     if version not in READABLE_VERSIONS:

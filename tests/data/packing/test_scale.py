@@ -177,11 +177,14 @@ def test_datasets_without_any_sample(
     write_samples: WriteSamples, pack: Pack, tmp_path: Path, tokenizer: Tokenizer
 ) -> None:
     path = write_samples([{"id": "a", "parts": [{"text": "a", "learn": True}]}])
-    prefixes = [pack(path, name="s", shard=1, num_shards=3).prefix]
+    shards = [
+        pack(path, name=f"s{i}", shard=i, num_shards=2, validation_fraction=1e-9) for i in range(2)
+    ]
+    prefixes = [shards[1].prefix, *(part_path(data.prefix, "_valid") for data in shards)]
     assert check_dataset(prefixes[0], tokenizer).problems == []
     assert "0 of 2,048 tokens" in summary(read_manifest(prefixes[0]))
     with pytest.raises(InputError, match="hold no samples"):
-        merge_datasets(tmp_path / "none", prefixes[:1])
+        merge_datasets(tmp_path / "none", prefixes[1:])
     with pytest.raises(InputError, match="no row 0"):
         PackedDataset(prefixes[0]).require_rows([0])
 
