@@ -9,6 +9,7 @@ import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_in2.data.packed.manifest import Manifest, part_path, read_manifest
+from megatron_in2.data.packed.mixture import trained_by_kind
 from megatron_in2.errors import InputError
 
 
@@ -32,7 +33,7 @@ class PackedDataset:
     """A packed dataset at a prefix, memory-mapped.
 
     Raises:
-        InputError: no complete dataset stands there.
+        InputError: no complete dataset is there.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -70,6 +71,23 @@ class PackedDataset:
             lengths=self._tokens.sequence_lengths[first:last].tolist(),
             records=self._samples[first:last],
         )
+
+    def trained_by_kind(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the trained tokens of each kind in rows; reads no tokens.
+
+        Args:
+            rows: int64 [n].
+
+        Returns:
+            int64 [n, kinds], in the order of the manifest's ``kinds``.
+        """
+        borders = self._tokens.document_indices
+        firsts = np.asarray(borders[rows])
+        counts = borders[rows + 1] - firsts
+        own = np.repeat(np.arange(len(rows)), counts)
+        starts = np.cumsum(counts) - counts
+        records = self._samples[np.arange(len(own)) - starts[own] + firsts[own]]
+        return trained_by_kind(own, records, len(rows), len(self.manifest.kinds))
 
     def sample_count(self, index: int) -> int:
         """Samples in a row, its filling not counted; reads no tokens."""
