@@ -77,7 +77,7 @@ class TrainingRows:
         owners = np.array([each.dataset for each in places])
         rows = np.array([each.row for each in places], np.int64)
         for index, dataset in enumerate(self.datasets):
-            columns = [self.kinds.index(kind) for kind in dataset.manifest.kinds]
+            columns = np.array([self.kinds.index(kind) for kind in dataset.manifest.kinds])
             own = np.flatnonzero(owners == index)
             trained[np.ix_(own, columns)] = dataset.trained_by_kind(rows[own])
         return trained
