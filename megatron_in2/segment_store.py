@@ -221,7 +221,9 @@ def _checked_manifest(path: Path, values: Any) -> dict[str, Any]:
     }
     if not isinstance(values, dict):
         found = type(values).__name__
-        raise InputError(f"segment store {path}: store.json holds a {found}, not an object")
+        raise InputError(
+            f"segment store {path}: store.json holds a {found}, not an object; synthesize it again"
+        )
     for name, kind in wanted.items():
         if type(values.get(name)) is not kind:
             raise InputError(
