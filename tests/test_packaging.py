@@ -23,8 +23,9 @@ TOP_FILES = (
 BUILD = """
 import sys
 from setuptools import build_meta
-build_meta.build_sdist(sys.argv[1])
-build_meta.build_wheel(sys.argv[1])
+folder = sys.argv[1]  # setuptools replaces sys.argv
+build_meta.build_sdist(folder)
+build_meta.build_wheel(folder)
 """
 
 
