@@ -23,6 +23,7 @@ class ExtractiveWriter:
     """Deterministic writer: the choice depends on (seed, key) and the text alone."""
 
     window = 64
+    is_paid = False
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

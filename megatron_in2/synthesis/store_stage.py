@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, sha256_of_text
@@ -36,6 +37,7 @@ def build_store(
 ) -> SegmentStore:
     """Return the segment store ``output`` + ``.segments``, made if it does not stand yet.
 
+    ``output`` is removed when a store that it refers to is replaced, and not before.
     Documents left out are listed in ``output`` + ``.dropped_documents.jsonl``.
 
     Raises:
@@ -45,29 +47,42 @@ def build_store(
     dropped = output.with_name(f"{output.name}.dropped_documents.jsonl")
     origin = _origin(config, shard, tokenizer)
     store = _standing_store(path, origin) if dropped.exists() else None
-    if store is None:
-        with atomic_file(dropped) as stream:
-            rejects = Rejects(stream)
-            documents = _kept_documents(config, shard, rejects)
-            segmented = ordered_map(
-                partial(_cutter, config.tokenizer_model, config.segments.min_tokens),
-                progress_bar(documents, desc="segments", unit=" documents"),
-                workers,
-                CHUNK_DOCUMENTS,
-            )
-            store = write_store(
-                path,
-                segmented,
-                tokenizer,
-                notes=lambda: {"origin": origin, "dropped": dict(rejects.counts)},
-            )
-    total = int(store.manifest["tokens"])
-    if total < config.composition.max_tokens:
+    if store is not None:
+        _require_one_context(store.manifest["tokens"], config)
+        return store
+    tokens = 0
+
+    def counted(documents: Iterator[tuple[str, Segments]]) -> Iterator[tuple[str, Segments]]:
+        nonlocal tokens
+        for identity, segments in documents:
+            tokens += sum(len(ids) for _, ids in segments)
+            yield identity, segments
+
+    with atomic_file(dropped) as stream:
+        rejects = Rejects(stream)
+        documents = _kept_documents(config, shard, rejects)
+        segmented = ordered_map(
+            partial(_cutter, config.tokenizer_model, config.segments.min_tokens),
+            progress_bar(documents, desc="segments", unit=" documents"),
+            workers,
+            CHUNK_DOCUMENTS,
+        )
+
+        def notes() -> dict[str, Any]:
+            """Give up what refers to a store that stands, now that the new one is whole."""
+            _require_one_context(tokens, config)
+            output.unlink(missing_ok=True)
+            return {"origin": origin, "dropped": dict(rejects.counts)}
+
+        return write_store(path, counted(segmented), tokenizer, notes)
+
+
+def _require_one_context(tokens: int, config: SynthesisConfig) -> None:
+    if tokens < config.composition.max_tokens:
         raise InputError(
-            f"the corpus holds {total:,} tokens, less than one context of "
+            f"the corpus holds {tokens:,} tokens, less than one context of "
             f"composition.max_tokens={config.composition.max_tokens}: add text or lower it"
         )
-    return store
 
 
 def _kept_documents(config: SynthesisConfig, shard: Shard, rejects: Rejects) -> Iterator[Document]:

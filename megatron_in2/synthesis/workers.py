@@ -1,10 +1,13 @@
 """Spreads a function over processes without changing the order of what it gives."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -35,7 +38,10 @@ def ordered_map(
             yield from work(batch)
         return
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_prepare, initargs=(build,)
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(build,),
     ) as pool:
         queue: deque[Future[list[Result]]] = deque()
         try:
@@ -60,8 +66,19 @@ _process_work: Callable[[list], list] | None = None  # type: ignore[type-arg]
 
 
 def _prepare(build: Callable[[], Callable[[list[Item]], list[Result]]]) -> None:
+    """Set this process up: the parent decides when it ends, also by dying itself."""
     global _process_work
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _process_work = build()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(batch: list[Item]) -> list[Result]:

@@ -82,11 +82,12 @@ def _check_samples(output: Path, server: ServerProcess, wanted: int) -> None:
         told = record["question"].removeprefix("What is told of <").removesuffix("> here?")
         assert own.startswith(told)
     stats = server.stats()
-    answered = {row[0] for row in _journal(output, "SELECT hash FROM answers")}
-    assert answered >= set(stats["keys"])
+    answered = _journal(output, "SELECT lower(hex(hash)) FROM answers JOIN requests ON id=request")
+    assert {row[0] for row in answered} >= set(stats["keys"])
     twice = _journal(
         output,
-        "SELECT hash FROM attempts WHERE outcome = 'answered' GROUP BY hash HAVING COUNT(*) > 1",
+        "SELECT request FROM attempts WHERE outcome = 'answered' GROUP BY request "
+        "HAVING COUNT(*) > 1",
     )
     assert twice == []
 
@@ -130,10 +131,11 @@ def _survives_kills(
     for suffix in ("report.json", "rejects.jsonl"):
         assert output.with_name(f"x.jsonl.{suffix}").exists()
     stats = rough.stats()
-    unanswered = _journal(output, "SELECT COUNT(*) FROM attempts WHERE outcome = 'sent'")[0][0]
+    outcomes = dict(_journal(output, "SELECT outcome, COUNT(*) FROM attempts GROUP BY outcome"))
+    unanswered, lost = outcomes.get("sent", 0), outcomes.get("lost", 0)
     excess = stats["billed"] - stats["distinct"]
     assert unanswered <= kills * CONCURRENCY
-    assert excess <= unanswered
+    assert excess <= unanswered + lost  # a busy machine's reply may come after the timeout
     assert stats["most_in_flight"] <= 2 * CONCURRENCY  # those of a killed run may still be there
     assert len(stats["faults"]) >= 11  # every way to misbehave was met
     return {**stats, "unanswered": unanswered, "excess": excess}
@@ -253,7 +255,7 @@ def test_a_full_disk_leaves_the_journal_intact(
     result = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
     assert_refused(result, "x.jsonl")
     assert not output.exists()
-    before = len(_journal(output, "SELECT hash FROM answers"))
+    before = len(_journal(output, "SELECT request FROM answers"))
     assert before > 10
     assert _journal(output, "PRAGMA integrity_check") == [("ok",)]
     _complete(config, output)
