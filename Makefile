@@ -8,15 +8,18 @@ READY := $(VENV)/.ready
 # make test SLURM=1 installs Slurm (Debian, as root) for the tests of slurm/.
 export SLURM
 
+# Two test files at a time; all tests of Slurm by one worker.
+WORKERS ?= -n 2 --dist loadgroup
+
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
-.PHONY: help quickstart effect venv check test test-full slurm-demo clean
+.PHONY: help quickstart effect venv check docs test test-full slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(READY) ## the whole road, from a corpus to a probed model, into runs/quickstart/
+quickstart: $(READY) ## everything, from a corpus to a probed model, into runs/quickstart/
 	$(BIN)/python tools/quickstart.py
 
 effect: $(READY) ## data placement decides whether the middle is lost: trained, probed and drawn in runs/effect/
@@ -24,7 +27,7 @@ effect: $(READY) ## data placement decides whether the middle is lost: trained, 
 
 venv: $(READY) ## set up only
 
-$(READY): setup.py constraints.txt
+$(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
@@ -37,11 +40,14 @@ check: $(READY) ## lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(READY) ## write the generated tables of docs/
+	$(BIN)/python -m tests.docs.generated
+
 test: check ## lint, types and the tests that fit in 20 minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-full: check ## the long tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
 slurm-demo: $(READY) ## the 16-node job, and its requeue, on a virtual Slurm cluster (Debian)
 	SLURM=1 $(BIN)/python -m pytest -s -q tests/slurm -k "sixteen or requeued"

@@ -2,7 +2,7 @@
 
 import warnings
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Megatron-Core 0.16 warns once a module and rank that optional packages are absent (the trainer
 # says in its first line which backend it uses) and uses names that torch 2.13 deprecates.

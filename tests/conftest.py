@@ -1,7 +1,8 @@
-"""What many tests share: tokenizers, a small real corpus, the commands as a user runs them."""
+"""Shared fixtures: tokenizers, a small real corpus, the commands as a user runs them."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,24 @@ def run_tool() -> RunTool:
     return run
 
 
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunTool:
+    """Run a file of tools/ as ``python tools/NAME.py`` does, but in this process."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        script = str(ROOT / "tools" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        printed = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(sys.argv, code, printed.out, printed.err)
+
+    return run
+
+
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
     """Bad input ends with exit code 2 and one clear line on stderr that names what is wrong."""
     assert result.returncode == 2, result.stderr
@@ -91,3 +110,11 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
     assert "Traceback" not in result.stderr
     for word in words:
         assert word in complaint[0], complaint[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker, and all Slurm tests: a machine has one Slurm."""
+    for item in items:
+        folder, _, file = item.nodeid.partition("::")[0].rpartition("/")
+        group = folder if folder == "tests/slurm" else f"{folder}/{file}"
+        item.add_marker(pytest.mark.xdist_group(group))

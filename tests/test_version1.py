@@ -1,17 +1,22 @@
-"""What version 1 wrote is still read: a dataset, a checkpoint and its export, kept as files."""
+"""Files of version 1 can still be read: a dataset, a checkpoint and its export."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
+from megatron_in2.commands.parser import CommandParser
 from megatron_in2.data.inspection.check import check_dataset
 from megatron_in2.data.packed.manifest import read_manifest
+from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.load import load_tokenizer
+from megatron_in2.training.config import TrainConfig
 from tests.conftest import ROOT, RunTool
 
+TINY = ROOT / "configs" / "tiny.yaml"
 KEPT = ROOT / "tests" / "version1"
 
 
@@ -32,9 +37,17 @@ def test_datasets_are_sound(name: str) -> None:
 
 def test_a_run_resumes(old: Path, run_tool: RunTool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(old)
-    result = run_tool("train", "--config", "train.yaml")
+    config = yaml.safe_load((old / "train.yaml").read_text())
+    moved = ("backend", "logits", "init_std")
+    for name in moved:
+        config["runtime"][name] = config["model"].pop(name)
+    (old / "moved.yaml").write_text(yaml.safe_dump(config))
+    result = run_tool("train", "--config", "moved.yaml")
     assert result.returncode == 0, result.stderr
     assert "resuming from checkpoints/iter_0000002" in result.stdout
+    saved = yaml.safe_load((old / "checkpoints/iter_0000004/config.yaml").read_text())
+    assert saved["runtime"]["init_std"] == 0.1
+    assert not set(moved) & set(saved["model"])
     expected, found = (
         [json.loads(line) for line in (old / path).read_text().splitlines()]
         for path in ("full_metrics.jsonl", "checkpoints/metrics.jsonl")
@@ -42,6 +55,14 @@ def test_a_run_resumes(old: Path, run_tool: RunTool, monkeypatch: pytest.MonkeyP
     for line, wanted in zip(found, expected, strict=True):
         for name in {"step", "loss", "grad_norm", "validation_loss"} & wanted.keys():
             assert line[name] == pytest.approx(wanted[name], rel=1e-6), (name, line)
+
+
+def test_fields_that_have_moved_are_named(old: Path) -> None:
+    for options in ([], ["--model.backend=torch"]):
+        with pytest.raises(InputError, match=r"^model\.\w+ has moved: write runtime\.\w+ instead$"):
+            CommandParser(None, TrainConfig).read(
+                ["--config", str(old / "train.yaml" if not options else TINY), *options]
+            )
 
 
 def test_a_checkpoint_exports_the_same_tensors(old: Path, run_tool: RunTool) -> None:

@@ -1,19 +1,26 @@
-"""The sizes of a Mistral-architecture model; the defaults are Mistral-7B-Instruct-v0.2's."""
+"""The sizes of a model; the defaults are those of Mistral-7B-Instruct-v0.2."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any
 
+from megatron_in2.architectures.rope import RopeScaling
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
-BACKENDS = ("auto", "torch", "transformer_engine")
-LOGITS = ("answers", "all")
+# Fields of the positions. A run may change them from the checkpoint that it starts from; all other
+# fields determine the shapes of the weights.
+POSITION_FIELDS = ("max_position_embeddings", "rope_theta", "rope_scaling")
+# Fields that version 1 had here; they are in the section runtime now.
+MOVED_TO_RUNTIME = ("init_std", "backend", "logits")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Architecture and backend.
+    """Model family and sizes.
 
     Args:
+        architecture: model family, by the ``model_type`` of its Hugging Face config.
         num_layers: transformer layers.
         hidden_size: width of the residual stream.
         num_attention_heads: query heads.
@@ -23,14 +30,12 @@ class ModelConfig:
         vocab_size: pieces of the tokenizer, without padding.
         max_position_embeddings: longest sample in tokens.
         rope_theta: base of the rotary frequencies (FILM's ablation: x 10 is better).
+        rope_scaling: scaling of these frequencies beyond the positions of the pretraining.
         norm_epsilon: epsilon of RMSNorm.
         tie_word_embeddings: share the embedding with the LM head.
-        init_std: standard deviation of freshly initialised matrices.
-        backend: auto | torch | transformer_engine.
-        logits: answers (the LM head, and the torch backend's last layer, run where the loss is) |
-            all (everywhere, for comparison).
     """
 
+    architecture: str = "mistral"
     num_layers: int = 32
     hidden_size: int = 4096
     num_attention_heads: int = 32
@@ -40,24 +45,30 @@ class ModelConfig:
     vocab_size: int = 32000
     max_position_embeddings: int = 32768
     rope_theta: float = 1e6
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
     norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = False
-    init_std: float = 0.02
-    backend: str = "auto"
-    logits: str = "answers"
+
+    @classmethod
+    def from_section(cls, section: dict[str, Any]) -> "ModelConfig":
+        """Build the sizes from the section ``model`` of a checkpoint's config, of any version.
+
+        Raises:
+            TypeError: the section has a field that this version does not know.
+        """
+        values = {name: value for name, value in section.items() if name not in MOVED_TO_RUNTIME}
+        if "rope_scaling" in values:
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        return cls(**values)
 
     @property
-    def parameter_count(self) -> int:
-        """Trainable parameters, the embedding and the LM head included."""
-        attention = 2 * self.hidden_size * self.head_dim * self.num_attention_heads
-        attention += 2 * self.hidden_size * self.head_dim * self.num_query_groups
-        feed_forward = 3 * self.hidden_size * self.ffn_hidden_size
-        layer = attention + feed_forward + 2 * self.hidden_size
-        embeddings = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
-        return self.num_layers * layer + embeddings + self.hidden_size
+    def tensor_sizes(self) -> list[int]:
+        """Tensor-parallel sizes that divide heads, groups and feed-forward layers evenly."""
+        shared = gcd(self.num_attention_heads, self.num_query_groups, self.ffn_hidden_size)
+        return [size for size in range(1, shared + 1) if shared % size == 0]
 
     def padded_vocab_size(self, tensor_parallel: int) -> int:
-        """The vocabulary padded to what the tensor-parallel ranks can share evenly."""
+        """Return the vocabulary size padded to a multiple of the tensor-parallel size."""
         return -(-self.vocab_size // tensor_parallel) * tensor_parallel
 
     def validate(self, parallel: ParallelConfig) -> None:
@@ -70,10 +81,6 @@ class ModelConfig:
             _require_positive(name, getattr(self, name))
         for name in ("head_dim", "ffn_hidden_size", "vocab_size", "max_position_embeddings"):
             _require_positive(name, getattr(self, name))
-        if self.backend not in BACKENDS:
-            raise InputError(f"model.backend={self.backend!r}: use one of {', '.join(BACKENDS)}")
-        if self.logits not in LOGITS:
-            raise InputError(f"model.logits={self.logits!r}: use {' or '.join(LOGITS)}")
         if self.head_dim % 2:
             raise InputError(f"model.head_dim={self.head_dim}: rotary embedding needs it even")
         if self.num_attention_heads % self.num_query_groups:
@@ -81,16 +88,19 @@ class ModelConfig:
                 f"model.num_attention_heads={self.num_attention_heads} is not divisible by "
                 f"model.num_query_groups={self.num_query_groups}"
             )
-        for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
+        self.rope_scaling.validate()
+        for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size"):
             if getattr(self, name) % parallel.tensor:
                 raise InputError(
                     f"model.{name}={getattr(self, name)} is not divisible by "
-                    f"parallel.tensor={parallel.tensor}: use a tensor-parallel size that divides it"
+                    f"parallel.tensor={parallel.tensor}: use parallel.tensor="
+                    f"{' or '.join(map(str, self.tensor_sizes))}, and parallel.context or pipeline "
+                    "for more GPUs a replica"
                 )
         if self.num_layers % parallel.pipeline:
             raise InputError(
                 f"model.num_layers={self.num_layers} is not divisible by "
-                f"parallel.pipeline={parallel.pipeline}"
+                f"parallel.pipeline={parallel.pipeline}: use a size that divides it"
             )
 
 

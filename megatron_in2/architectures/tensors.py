@@ -1,28 +1,33 @@
-"""The one table of names: which Megatron-Core tensor is made of which Hugging Face tensors."""
+"""One row of a tensor table: a Megatron-Core tensor and its Hugging Face tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.architectures.layouts import merge_gate_up, merge_qkv, split_gate_up, split_qkv
-
-Tensors = list[torch.Tensor]
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TensorMapping:
-    """One Megatron-Core tensor and the Hugging Face tensors it is made of.
+    """One Megatron-Core tensor and the Hugging Face tensors of which it consists.
 
-    ``key`` is its name in a distributed checkpoint, where the tensors of all layers are stacked
-    on a leading axis; ``layer`` is its place there, None for a tensor outside the layers.
-    ``shape`` is its own, vocabulary unpadded; ``shapes`` are those of ``names``, in order.
+    Keys are those of Transformer Engine's spec, whose norms are fused into the matrix after them.
+    Models of Megatron-Core's torch spec, where norms are separate modules, are saved under the same
+    keys.
 
-    Keys are those of Transformer Engine's spec, whose norms are fused with the matrix behind
-    them; Megatron-Core's torch spec, whose norms stand alone, is saved under them too. ``alias``
-    is the torch spec's own name, under which other tools may have saved; empty where it is equal.
+    Args:
+        key: name in a distributed checkpoint, which stacks the tensors of all layers.
+        layer: index on the stacked axis; None for a tensor outside the layers.
+        shape: of this tensor, with the unpadded vocabulary.
+        names: of the Hugging Face tensors.
+        shapes: of the Hugging Face tensors, in the order of ``names``.
+        merge: makes the Megatron-Core tensor from the Hugging Face tensors.
+        split: the inverse of ``merge``.
+        alias: the torch spec's own name, which other tools may have used; empty if it is equal.
     """
 
     key: str
@@ -30,74 +35,20 @@ class TensorMapping:
     shape: Shape
     names: tuple[str, ...]
     shapes: tuple[Shape, ...]
-    merge: Callable[[Tensors], torch.Tensor]
-    split: Callable[[torch.Tensor], Tensors]
+    merge: "Callable[[list[Tensor]], Tensor]"
+    split: "Callable[[Tensor], list[Tensor]]"
     alias: str = ""
 
-
-def tensor_table(config: ModelConfig) -> list[TensorMapping]:
-    """Return the whole table for an architecture, in the order of the model."""
-    hidden, vocabulary = config.hidden_size, config.vocab_size
-    table = [
-        _same("embedding.word_embeddings.weight", "model.embed_tokens.weight", (vocabulary, hidden))
-    ]
-    for layer in range(config.num_layers):
-        table.extend(_layer_tensors(config, layer))
-    table.append(_same("decoder.final_layernorm.weight", "model.norm.weight", (hidden,)))
-    if not config.tie_word_embeddings:
-        table.append(_same("output_layer.weight", "lm_head.weight", (vocabulary, hidden)))
-    return table
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
 
 
-def _layer_tensors(config: ModelConfig, layer: int) -> list[TensorMapping]:
-    hidden, feed_forward = config.hidden_size, config.ffn_hidden_size
-    heads, groups = config.num_attention_heads, config.num_query_groups
-    queries, keys = heads * config.head_dim, groups * config.head_dim
-    here, there = "decoder.layers", f"model.layers.{layer}"
-
-    def same(key: str, name: str, shape: Shape, alias: str = "") -> TensorMapping:
-        alias = f"{here}.{alias}" if alias else ""
-        return _same(f"{here}.{key}", f"{there}.{name}.weight", shape, layer, alias)
-
-    return [
-        same(
-            "self_attention.linear_qkv.layer_norm_weight",
-            "input_layernorm",
-            (hidden,),
-            alias="input_layernorm.weight",
-        ),
-        TensorMapping(
-            key=f"{here}.self_attention.linear_qkv.weight",
-            layer=layer,
-            shape=(queries + 2 * keys, hidden),
-            names=tuple(f"{there}.self_attn.{part}_proj.weight" for part in "qkv"),
-            shapes=((queries, hidden), (keys, hidden), (keys, hidden)),
-            merge=lambda tensors: merge_qkv(tensors[0], tensors[1], tensors[2], groups),
-            split=lambda fused: list(split_qkv(fused, heads, groups)),
-        ),
-        same("self_attention.linear_proj.weight", "self_attn.o_proj", (hidden, queries)),
-        same(
-            "mlp.linear_fc1.layer_norm_weight",
-            "post_attention_layernorm",
-            (hidden,),
-            alias="pre_mlp_layernorm.weight",
-        ),
-        TensorMapping(
-            key=f"{here}.mlp.linear_fc1.weight",
-            layer=layer,
-            shape=(2 * feed_forward, hidden),
-            names=tuple(f"{there}.mlp.{part}_proj.weight" for part in ("gate", "up")),
-            shapes=((feed_forward, hidden), (feed_forward, hidden)),
-            merge=lambda tensors: merge_gate_up(tensors[0], tensors[1]),
-            split=lambda fused: list(split_gate_up(fused)),
-        ),
-        same("mlp.linear_fc2.weight", "mlp.down_proj", (hidden, feed_forward)),
-    ]
-
-
-def _same(
+def same_tensor(
     key: str, name: str, shape: Shape, layer: int | None = None, alias: str = ""
 ) -> TensorMapping:
+    """Return the row of a tensor that is the same on both sides."""
     return TensorMapping(
         key=key,
         layer=layer,

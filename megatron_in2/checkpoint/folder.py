@@ -1,14 +1,20 @@
-"""A checkpoint folder: which steps in it are complete, and what stands beside their tensors.
+"""A checkpoint folder: which steps in it are complete, and which files describe their tensors.
 
 DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
-config.yaml             the run's resolved configuration
-state.json              CheckpointState
-tokenizer.model         the tokenizer of the run
-dataset.json            the manifest of the run's training rows
-complete.json           written last: without it the step does not count
+config.yaml                 the run's resolved configuration
+state.json                  CheckpointState
+tokenizer.model             the tokenizer of the run
+huggingface/                config.json and generation_config.json that the model came with
+datasets.json               weight, prefix and manifest of each dataset that was trained on
+instruction_template.json   the template of those datasets
+complete.json               written last: without it the step does not count
+
+A model that was drawn fresh has no huggingface/. Older checkpoints have none either, and
+``dataset.json`` instead of the data sets' files: the manifest of their only dataset.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,9 +22,16 @@ from typing import Any
 import yaml
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.data.packed.manifest import part_path
+from megatron_in2.checkpoint.source import SourceFiles, keep_source
+from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
+from megatron_in2.templates.base import (
+    InstructionTemplate,
+    template_of_wording,
+    template_wording,
+)
+from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -26,8 +39,10 @@ COMPLETE = "complete.json"
 CONFIG = "config.yaml"
 STATE = "state.json"
 TOKENIZER = "tokenizer.model"
-DATASET = "dataset.json"
+DATASETS = "datasets.json"
+OLD_DATASET = "dataset.json"
 LATEST = "latest"
+DEFAULT_INIT_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -90,18 +105,66 @@ def resolve_checkpoint(path: Path, wanted: str = LATEST) -> Path:
 
 
 def describe_checkpoint(
-    step: Path, config: dict[str, Any], state: CheckpointState | None, tokenizer: Path
+    step: Path,
+    config: dict[str, Any],
+    state: CheckpointState | None,
+    tokenizer: Path,
+    datasets: Sequence[BlendPart] = (),
+    source: SourceFiles | None = None,
 ) -> None:
-    """Write what stands beside the tensors of a step; :func:`mark_complete` comes last."""
+    """Write the files that describe the tensors of a step; :func:`mark_complete` comes last.
+
+    Args:
+        step: the step's folder.
+        config: the run's resolved configuration.
+        state: where the run is; None for weights alone.
+        tokenizer: the run's tokenizer file.
+        datasets: what was trained on, all of one template; their files are not read, so a
+            dataset that has moved since the run began costs no save.
+        source: files of the Hugging Face model that the tensors descend from.
+    """
     with atomic_file(step / CONFIG) as stream:
         yaml.safe_dump(config, stream, sort_keys=False)
     if state is not None:
         write_json(step / STATE, asdict(state))
     shutil.copyfile(tokenizer, step / TOKENIZER)
-    rows = config.get("data", {}).get("train")
-    # A dataset that has moved since the run began must not cost a save.
-    if rows and (manifest := part_path(Path(rows), ".json")).is_file():
-        shutil.copyfile(manifest, step / DATASET)
+    keep_source(step, source or {})
+    if datasets:
+        write_json(
+            step / DATASETS,
+            [
+                {
+                    "weight": part.weight,
+                    "prefix": str(part.prefix),
+                    "manifest": asdict(part.manifest),
+                }
+                for part in datasets
+            ],
+        )
+        write_json(step / TEMPLATE_FILE, template_wording(datasets[0].manifest.template_object()))
+
+
+def read_datasets(step: Path) -> list[dict[str, Any]]:
+    """Return weight, prefix and manifest of each dataset that a step was trained on."""
+    if (step / OLD_DATASET).is_file():
+        manifest = read_json(step / OLD_DATASET)
+        prefix = read_config(step).get("data", {}).get("train", "")
+        return [{"weight": 1.0, "prefix": prefix, "manifest": manifest}]
+    datasets: list[dict[str, Any]] = (
+        read_json(step / DATASETS) if (step / DATASETS).is_file() else []
+    )
+    return datasets
+
+
+def read_template(step: Path) -> InstructionTemplate | None:
+    """Return the template that a step was trained with; None for a step that was not trained.
+
+    Raises:
+        InputError: the file is not readable.
+    """
+    if (step / OLD_DATASET).is_file():
+        return template_of_wording(read_json(step / OLD_DATASET)["template_wording"])
+    return read_template_beside(step)
 
 
 def read_tokenizer(step: Path) -> Tokenizer:
@@ -170,12 +233,19 @@ def read_config(step: Path) -> dict[str, Any]:
 
 
 def read_model_config(step: Path) -> ModelConfig:
-    """Read the architecture that a step's tensors belong to.
+    """Read the family and sizes that a step's tensors belong to.
 
     Raises:
         InputError: its config holds fields that this version does not know.
     """
     try:
-        return ModelConfig(**read_config(step)["model"])
+        return ModelConfig.from_section(read_config(step)["model"])
     except TypeError as error:
         raise InputError(f"{step / CONFIG}: section model: {error}") from error
+
+
+def read_init_std(step: Path) -> float:
+    """Read with which standard deviation a step's model was, or would have been, drawn."""
+    config = read_config(step)
+    section = config["model"] if "init_std" in config["model"] else config.get("runtime", {})
+    return float(section.get("init_std", DEFAULT_INIT_STD))

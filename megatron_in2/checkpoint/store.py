@@ -6,6 +6,7 @@ not depend on TP, PP, CP or DP.
 
 import shutil
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from megatron_in2.checkpoint.folder import (
     remove_older,
     step_folder,
 )
-from megatron_in2.checkpoint.save_errors import end_if_hung, explained
+from megatron_in2.checkpoint.save_errors import explained
+from megatron_in2.checkpoint.shard_writer import use_mailbox_for_results, written_here
+from megatron_in2.checkpoint.source import SourceFiles
+from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
 
 # The only sharding of optimizer state that any layout can load.
@@ -50,12 +54,15 @@ class CheckpointSaver:
     """Saves the steps of one run, collectively; every rank makes the same calls.
 
     With ``asynchronous`` a helper process of each rank writes while training goes on; a step
-    counts once :meth:`poll` or :meth:`wait` has found it written everywhere and its marker stands.
+    counts once :meth:`poll` or :meth:`wait` has found it written everywhere and its marker exists.
+    Used in a ``with`` block, at whose end no helper process of this rank is left.
 
     Args:
         folder: checkpoints of the run.
         config: the run's resolved configuration, saved with each step.
         tokenizer: the run's tokenizer file, saved with each step.
+        datasets: what the run trains on; their manifests and template are saved with each step.
+        source: files of the Hugging Face model that the run descends from, saved with each step.
         keep_last: complete steps to keep; 0 keeps all.
         keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
         asynchronous: write beside the training.
@@ -66,6 +73,8 @@ class CheckpointSaver:
         folder: Path,
         config: dict[str, Any],
         tokenizer: Path,
+        datasets: Sequence[BlendPart],
+        source: SourceFiles,
         keep_last: int,
         keep_every: int,
         asynchronous: bool,
@@ -73,11 +82,22 @@ class CheckpointSaver:
         self._folder = folder
         self._config = config
         self._tokenizer = tokenizer
+        self._datasets = datasets
+        self._source = source
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
+        use_mailbox_for_results()
         self._queue = AsyncCallsQueue()
         self._under_way = folder  # the step that is being saved
+
+    def __enter__(self) -> "CheckpointSaver":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for call in self._queue.async_calls:  # only where the run ends by an exception
+            if call.async_caller.process is not None:  # a rank may have nothing to write
+                call.async_caller.process.kill()
 
     def save(
         self, model: AnswerGPTModel, optimizer: MegatronOptimizer, state: CheckpointState
@@ -96,7 +116,7 @@ class CheckpointSaver:
                 async_sharded_save=True,
             )
             request.add_finalize_fn(partial(self._complete, step, state))
-            self._queue.schedule_async_request(request)
+            self._queue.schedule_async_request(written_here(request))
         if not self._asynchronous:
             self.wait()
         return step
@@ -105,9 +125,6 @@ class CheckpointSaver:
         """Complete a save that all ranks have finished writing; costs one small reduction."""
         if not self._queue.get_num_unfinalized_calls():
             return
-        for call in self._queue.async_calls:
-            if call.async_caller.process is not None:  # a rank may have nothing to write
-                end_if_hung(call.async_caller.process)
         with explained(self._under_way):
             self._queue.maybe_finalize_async_calls()
 
@@ -119,7 +136,9 @@ class CheckpointSaver:
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         if dist.get_rank() == 0:
-            describe_checkpoint(step, self._config, state, self._tokenizer)
+            describe_checkpoint(
+                step, self._config, state, self._tokenizer, self._datasets, self._source
+            )
             mark_complete(step, state.step)
             remove_older(self._folder, self._keep_last, self._keep_every)
 

@@ -1,23 +1,32 @@
 r"""Long- and short-context benchmarks: what did the training gain, and was anything else broken?
 
 Examples:
-    python tools/evaluate.py run --model FILM-7B --output scores/FILM-7B.json \
+    %(prog)s run --model FILM-7B --output scores/FILM-7B.json \
         --tasks narrativeqa csqa hellaswag
-    python tools/evaluate.py score --task csqa --labels csqa_0shot.jsonl \
+    %(prog)s score --task csqa --labels csqa_0shot.jsonl \
         --predictions FILM-7B/sample_csqa_0shot.jsonl --output scores/FILM-7B.json
-    python tools/evaluate.py report --scores scores/FILM-7B.json --base scores/Mistral.json \
+    %(prog)s report --scores scores/FILM-7B.json --base scores/Mistral.json \
         --output scores/report.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
-"score" scores files of predictions on their own; "report" sets the paper's columns beside.
+"score" scores files of predictions on their own; "report" adds the paper's columns.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.commands.parser import (
+    CommandParser,
+    Subcommand,
+    config_of,
+    run_command,
+    run_subcommand,
+    shown_choices,
+)
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, score_benchmark
+from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
 from megatron_in2.evaluation.benchmarks.report import (
     ModelScores,
     add_model_scores,
@@ -27,32 +36,23 @@ from megatron_in2.evaluation.benchmarks.report import (
 from megatron_in2.files import atomic_file
 
 
-def main() -> None:
-    parser = CommandParser(__doc__)
-    commands = parser.add_subcommands(dest="command")
-    for name, (add, help_text, _) in _COMMANDS.items():
-        commands.add_subcommand(name, add(), help=help_text)
-    options = parser.read()
-    _COMMANDS[options.command][2](options[options.command])
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _run_parser() -> CommandParser:
     parser = CommandParser("Run benchmarks on a Hugging Face checkpoint.")
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
-    add("--tasks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS), help="which")
+    names = list(BENCHMARKS)
+    add("--tasks", nargs="+", metavar=shown_choices(names), default=names, help="which")
     add("--output", type=Path, required=True, help="scores, JSON")
-    add("--data", type=Path, help="folder with NAME.jsonl in the hub's rows, instead of the hub")
-    add("--limit", type=int, default=0, help="samples of each task; 0 takes all")
-    add("--batch-size", type=int, default=1, help="samples at a time")
+    parser.add_options(HarnessConfig, "data", "limit", "batch_size", "template")
     return parser
 
 
 def _run(options: Any) -> None:
-    from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
-
-    names = ("model", "tasks", "data", "limit", "batch_size")
-    scores, not_run = run_benchmarks(HarnessConfig(**{name: options[name] for name in names}))
+    scores, not_run = run_benchmarks(config_of(options, HarnessConfig))
     for name, reason in not_run.items():
         print(f"not run: {name}: {reason}")
     if not scores:
@@ -67,7 +67,7 @@ def _run(options: Any) -> None:
 def _score_parser() -> CommandParser:
     parser = CommandParser("Score a file of predictions.")
     add = parser.add_argument
-    add("--task", choices=list(BENCHMARKS), required=True, help="whose metric")
+    add("--task", metavar=shown_choices(BENCHMARKS), required=True, help="whose metric")
     add("--labels", type=Path, required=True, help="JSON lines: answer or answers; candidates")
     add("--predictions", type=Path, required=True, help="JSON lines: samples or sample")
     add("--name", help="the model's; the predictions' folder where not given")
@@ -85,7 +85,7 @@ def _score(options: Any) -> None:
 
 
 def _report_parser() -> CommandParser:
-    parser = CommandParser("Set a model's scores beside its base's and the paper's.")
+    parser = CommandParser("Compare a model's scores with its base's and the paper's.")
     add = parser.add_argument
     add("--scores", type=Path, required=True, help="of the model")
     add("--base", type=Path, help="of the model it was trained from")
@@ -101,10 +101,10 @@ def _report(options: Any) -> None:
     print(table, end="")
 
 
-_COMMANDS = {
-    "run": (_run_parser, "run benchmarks through lm-evaluation-harness", _run),
-    "score": (_score_parser, "score a file of predictions", _score),
-    "report": (_report_parser, "one table with the paper's columns", _report),
+SUBCOMMANDS = {
+    "run": Subcommand("run benchmarks through lm-evaluation-harness", _run_parser, _run),
+    "score": Subcommand("score a file of predictions", _score_parser, _score),
+    "report": Subcommand("one table with the paper's columns", _report_parser, _report),
 }
 
 

@@ -1,15 +1,16 @@
-r"""Look into a packed dataset: its numbers, its rows as text with what is learnt marked.
+r"""Look into a packed dataset: its numbers, its rows as text, trained tokens marked.
 
 Examples:
-    python tools/inspect_dataset.py runs/in2 --row 3
-    python tools/inspect_dataset.py runs/in2 --verify
-    python tools/inspect_dataset.py runs/in2 --row 0 1 2 --html rows.html --plot lengths.png
+    %(prog)s runs/in2 --row 3
+    %(prog)s runs/in2 --verify
+    %(prog)s runs/in2 --row 0 1 2 --html rows.html --plot lengths.png
 
 "--verify" re-reads everything: hashes, indices, twins, records, borders, ids, masks.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from megatron_in2.data.inspection.show import SampleView, as_text, as_values, vi
 from megatron_in2.data.inspection.statistics import plot, summary
 from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.errors import EXIT_BAD_INPUT
+from megatron_in2.parallel.imports import without_unused_imports
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(__doc__)
     add = parser.add_argument
     add("prefix", type=Path, help="prefix P of the dataset's files")
@@ -34,8 +36,8 @@ def main() -> int:
     add("--json", action="store_true", help="print JSON for programs")
     add("--html", type=Path, default=None, help="write the rows as a page")
     add("--plot", type=Path, default=None, help="draw lengths and evidence positions")
-    add("--tokenizer-model", default=None, help="where the dataset's tokenizer lies now")
-    options = parser.read()
+    add("--tokenizer-model", default=None, help="where the dataset's tokenizer is now")
+    options = parser.read(arguments)
     manifest = read_manifest(options.prefix)
     tokenizer = load_tokenizer(options.tokenizer_model or manifest.tokenizer)
     if options.verify:
@@ -57,7 +59,8 @@ def main() -> int:
 
 
 def _rows(options: Any, tokenizer: Tokenizer) -> dict[int, list[SampleView]]:
-    from megatron_in2.data.packed.dataset import PackedDataset
+    with without_unused_imports():
+        from megatron_in2.data.packed.dataset import PackedDataset
 
     data = PackedDataset(options.prefix)
     data.require_rows(options.row)

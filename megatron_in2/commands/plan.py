@@ -1,10 +1,12 @@
 r"""Rank parallel layouts for so many GPUs of a type: memory, step time, days.
 
 Example:
-    python tools/plan.py --config configs/film7b.yaml --gpus 128 --gpu-type a100-80g
+    %(prog)s --config configs/film7b.yaml --gpus 128 --gpu-type a100-80g
 
-Formulas only, no GPU needed; GPU types and the sources of their figures stand in gpus.yaml.
+Formulas only, no GPU needed; gpus.yaml has the types of GPU and the sources of their figures.
 """
+
+from collections.abc import Sequence
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
@@ -15,13 +17,13 @@ from megatron_in2.training.config import TrainConfig
 PAPER_ROWS = 820_000  # packed rows of the paper's 1.75 M samples: 12.8 K steps of 64
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = CommandParser(__doc__, TrainConfig)
     parser.add_argument("--gpus", type=int, required=True, help="GPUs of the run")
     parser.add_argument("--gpu-type", required=True, help="a type of gpus.yaml")
     parser.add_argument("--rows", type=int, default=PAPER_ROWS, help="training rows")
     parser.add_argument("--top", type=int, default=8, help="layouts to show")
-    options = parser.read()
+    options = parser.read(arguments)
     config = config_of(options, TrainConfig)
     layouts = rank_layouts(config, options.gpus, read_gpu(GPU_TYPES, options.gpu_type))
     if not layouts:

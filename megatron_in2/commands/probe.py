@@ -1,22 +1,30 @@
-r"""VaL probing: does a model find what stands in the middle of its context?
+r"""VaL probing: does a model find what is in the middle of its context?
 
 Examples:
-    python tools/probe.py build --pieces PIECES --output probes --context-tokens 32000
-    python tools/probe.py generate --model FILM-7B --probes probes/document.jsonl \
+    %(prog)s build --pieces PIECES --output probes --context-tokens 32000
+    %(prog)s generate --model FILM-7B --probes probes/document.jsonl \
         --output predictions/FILM-7B/document.jsonl
-    python tools/probe.py score --labels probes/document.jsonl \
+    %(prog)s score --labels probes/document.jsonl \
         --predictions predictions/FILM-7B/document.jsonl --output scores/document.json
-    python tools/probe.py plot --reports scores/document.json --output scores/document.png
+    %(prog)s plot --reports scores/document.json --output scores/document.png
 
 "pieces" cuts a corpus of your own into document pieces; "build" makes the probes, "download" gets
 the published ones; "generate" answers them with a Hugging Face checkpoint or an endpoint; "score"
 gives the curve by evidence position, "compare" the paper's table, "plot" the figures.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.commands.parser import (
+    CommandParser,
+    Subcommand,
+    config_of,
+    run_command,
+    run_subcommand,
+    shown_choices,
+)
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
 from megatron_in2.evaluation.probing.published import PUBLISHED_DATASET, write_published_probes
@@ -26,20 +34,16 @@ from megatron_in2.evaluation.probing.report import (
     read_probe_report,
     write_probe_report,
 )
-from megatron_in2.evaluation.probing.score import PUBLISHED_SPAN, Grouping, score_predictions
+from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 from megatron_in2.evaluation.probing.tasks import TASKS
 from megatron_in2.files import atomic_file
 from megatron_in2.synthesis.config import SynthesisConfig
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 
-def main() -> None:
-    parser = CommandParser(__doc__)
-    commands = parser.add_subcommands(dest="command")
-    for name, (add, help_text, _) in _COMMANDS.items():
-        commands.add_subcommand(name, add(), help=help_text)
-    options = parser.read()
-    _COMMANDS[options.command][2](options[options.command])
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _pieces_parser() -> CommandParser:
@@ -60,21 +64,17 @@ def _build_parser() -> CommandParser:
     add = parser.add_argument
     add("--pieces", type=Path, required=True, help="folder with the published piece files")
     add("--output", type=Path, required=True, help="folder for the probes")
-    add("--task", choices=list(TASKS), default="document", help="what is retrieved")
-    add("--context-tokens", type=int, default=32_000, help="longest prompt in tokens")
-    add("--units", type=int, default=0, help="units in a context; 0 takes as many as fit")
-    add("--positions", type=int, default=0, help="positions asked for; 0 asks for every one")
-    add("--sets", type=int, default=4, help="contexts")
-    add("--seed", type=int, default=1234, help="draws the contexts")
+    parser.add_options(BuildConfig)
     add("--tokenizer-model", default=MISTRAL_V1, help="counts the tokens")
+    add("--template", default="film", help="film, chatml, a YAML file, or an export's directory")
     return parser
 
 
 def _build(options: Any) -> None:
-    names = ("task", "context_tokens", "units", "positions", "sets", "seed")
-    config = BuildConfig(**{name: options[name] for name in names})
+    config = config_of(options, BuildConfig)
     tokenizer = load_tokenizer(options.tokenizer_model)
-    written, skipped = build_probes(options.pieces, options.output, config, tokenizer)
+    template = load_template(options.template)
+    written, skipped = build_probes(options.pieces, options.output, config, tokenizer, template)
     print(f"{written:,} {options.task} probes in {options.output}, {skipped} ambiguous skipped")
 
 
@@ -92,14 +92,15 @@ def _download(options: Any) -> None:
 
 
 def _generate_parser() -> CommandParser:
+    # Imported here: the client of the OpenAI API takes a second to load.
+    from megatron_in2.evaluation.probing.endpoint_answers import EndpointConfig
+
     parser = CommandParser("Answer probes with a checkpoint or an endpoint; resumes.")
     add = parser.add_argument
     add("--model", type=Path, help="Hugging Face checkpoint directory")
     add("--endpoint", help="OpenAI-compatible base URL instead; key in OPENAI_API_KEY")
     add("--endpoint-model", help="the model's name there")
-    add("--api", choices=["completions", "chat"], default="completions", help="of the endpoint")
-    add("--concurrency", type=int, default=8, help="requests to the endpoint at once")
-    add("--retries", type=int, default=5, help="of a request that the endpoint fails")
+    parser.add_options(EndpointConfig, "api", "concurrency", "retries")
     add("--probes", type=Path, required=True, help="probes that build wrote")
     add("--output", type=Path, required=True, help="predictions, JSON lines")
     add("--max-new-tokens", type=int, default=128, help="longest answer in tokens")
@@ -121,12 +122,8 @@ def _generate(options: Any) -> None:
             EndpointConfig,
         )
 
-        config = EndpointConfig(
-            url=options.endpoint,
-            model=options.endpoint_model,
-            api=options.api,
-            concurrency=options.concurrency,
-            retries=options.retries,
+        config = config_of(
+            options, EndpointConfig, url=options.endpoint, model=options.endpoint_model
         )
         answerer = EndpointAnswerer(config, options.max_new_tokens)
     else:
@@ -140,12 +137,10 @@ def _score_parser() -> CommandParser:
     add = parser.add_argument
     add("--labels", type=Path, required=True, help="probes that build wrote, or published ones")
     add("--predictions", type=Path, required=True, help="predictions that answer them")
-    add("--output", type=Path, required=True, help="report, JSON; a .md stands beside it")
+    add("--output", type=Path, required=True, help="report, JSON; beside it the table, .md")
     add("--name", help="of the model; the predictions' folder where not given")
-    add("--task", choices=list(TASKS), help="of published labels, which name none")
-    add("--span", type=int, default=PUBLISHED_SPAN, help="positions averaged together")
-    add("--published", action="store_true", help="leave out each span's last, as the paper did")
-    add("--bins", type=int, help="divide contexts into so many parts instead of spans")
+    add("--task", metavar=shown_choices(TASKS), help="of published labels, which name none")
+    parser.add_options(Grouping)
     add("--skip-list", type=Path, help="JSON list of ambiguous lines, counted from 0")
     return parser
 
@@ -154,7 +149,7 @@ def _score(options: Any) -> None:
     report = score_predictions(
         options.labels,
         options.predictions,
-        Grouping(options.span, options.published, options.bins),
+        config_of(options, Grouping),
         task_name=options.task,
         skip_list=options.skip_list,
         name=options.name,
@@ -197,14 +192,18 @@ def _plot(options: Any) -> None:
     print(f"{options.output} is drawn")
 
 
-_COMMANDS = {
-    "pieces": (_pieces_parser, "cut a corpus into document pieces", _pieces),
-    "build": (_build_parser, "build probes from pieces", _build),
-    "download": (_download_parser, "get the published probes", _download),
-    "generate": (_generate_parser, "answer probes with a checkpoint or an endpoint", _generate),
-    "score": (_score_parser, "score predictions by evidence position", _score),
-    "compare": (_compare_parser, "set models and the paper's rows side by side", _compare),
-    "plot": (_plot_parser, "draw the curves or a heat map", _plot),
+SUBCOMMANDS = {
+    "pieces": Subcommand("cut a corpus into document pieces", _pieces_parser, _pieces),
+    "build": Subcommand("build probes from pieces", _build_parser, _build),
+    "download": Subcommand("get the published probes", _download_parser, _download),
+    "generate": Subcommand(
+        "answer probes with a checkpoint or an endpoint", _generate_parser, _generate
+    ),
+    "score": Subcommand("score predictions by evidence position", _score_parser, _score),
+    "compare": Subcommand(
+        "set models and the paper's rows side by side", _compare_parser, _compare
+    ),
+    "plot": Subcommand("draw the curves or a heat map", _plot_parser, _plot),
 }
 
 

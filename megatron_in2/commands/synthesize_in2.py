@@ -1,9 +1,9 @@
 r"""Make IN2 samples from a corpus: segments, questions, long contexts composed around them.
 
 Examples:
-    python tools/synthesize_in2.py --config configs/quickstart/synthesis.yaml \
+    %(prog)s --config megatron_in2/quickstart/synthesis.yaml \
         --output runs/samples.jsonl
-    OPENAI_API_KEY=... python tools/synthesize_in2.py --config configs/in2_film.yaml \
+    OPENAI_API_KEY=... %(prog)s --config configs/in2_film.yaml \
         --output data/in2.jsonl --shard 3 --num-shards 16 --max-cost 500
 
 Writes the samples (JSON lines), the segment store OUTPUT.segments, OUTPUT.report.json / .png,
@@ -12,6 +12,7 @@ OUTPUT.journal.sqlite. Run again with the same options, a stopped run goes on; n
 journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
@@ -21,26 +22,17 @@ from megatron_in2.synthesis.estimate import Estimate, estimate_run
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = CommandParser(__doc__, SynthesisConfig)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="samples, JSON lines")
-    add("--materialize", action="store_true", help="write whole contexts as text, not recipes")
-    add("--overwrite", action="store_true", help="replace an output that exists")
+    parser.add_options(RunOptions, "materialize", "overwrite", "workers", "max_cost")
     add("--shard", type=int, default=0, help="which part of the work to do, from 0")
     add("--num-shards", type=int, default=1, help="parts that the work is divided in")
-    add("--workers", type=int, default=1, help="processes that cut and compose")
-    add("--max-cost", type=float, default=None, help="US dollars, over all runs of this output")
     add("--dry-run", action="store_true", help="estimate tokens and price without a call")
-    options = parser.read()
+    options = parser.read(arguments)
     config = config_of(options, SynthesisConfig)
-    run = RunOptions(
-        materialize=options.materialize,
-        overwrite=options.overwrite,
-        shard=Shard(options.shard, options.num_shards),
-        workers=options.workers,
-        max_cost=options.max_cost,
-    )
+    run = config_of(options, RunOptions, shard=Shard(options.shard, options.num_shards))
     if options.dry_run:
         _print_estimate(estimate_run(config, options.output, run))
     else:
@@ -67,7 +59,7 @@ def _print_estimate(estimate: Estimate) -> None:
     print(f"{estimate.answer_tokens:>15,} answer tokens")
     print(f"{'$' + format(estimate.cost, ',.2f'):>15} by prices of {estimate.price.as_of}")
     if estimate.so_far is not None:
-        print(f"{estimate.so_far.answers:>15,} answers stand in the journal already")
+        print(f"{estimate.so_far.answers:>15,} answers are in the journal already")
         print(f"{'$' + format(estimate.so_far.cost, ',.2f'):>15} of it is spent")
 
 

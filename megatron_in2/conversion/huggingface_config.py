@@ -1,4 +1,4 @@
-"""Reads and writes ``config.json`` of the Mistral architecture, field by field."""
+"""Reads and writes ``config.json`` and ``generation_config.json``; families are the registry's."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,24 +7,14 @@ from typing import Any
 import torch
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.errors import InputError
-from megatron_in2.files import read_json, write_json
-from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.architectures.config_file import ConfigFile
+from megatron_in2.architectures.registry import architecture_of, architecture_of_file
+from megatron_in2.checkpoint.source import CONFIG, FOLDER, GENERATION, source_of_step
+from megatron_in2.choices import as_field, wrong_choice
+from megatron_in2.files import atomic_file, write_json
 
-CONFIG = "config.json"
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# The published 7B releases, by what tells them apart: vocabulary and rotary base.
-RELEASES = {(32000, 1e6): "Mistral-7B v0.2", (32768, 1e6): "Mistral-7B v0.3"}
-
-_SIZES = {
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_attention_heads",
-    "num_query_groups": "num_key_value_heads",
-    "ffn_hidden_size": "intermediate_size",
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "max_position_embeddings",
-}
+DTYPE_FIELDS = ("torch_dtype", "dtype")  # of transformers 4, of transformers 5
 
 
 @dataclass(frozen=True)
@@ -32,85 +22,66 @@ class HuggingFaceConfig:
     """What a ``config.json`` says.
 
     Args:
-        model: the architecture.
+        model: family and sizes.
         dtype: the dtype it declares for the weights; None where it declares none.
-        release: which published model has these sizes; empty for none.
     """
 
     model: ModelConfig
     dtype: torch.dtype | None
-    release: str
-
-    @property
-    def summary(self) -> str:
-        """One line: the sizes, and the release they belong to."""
-        model = self.model
-        sizes = (
-            f"{model.num_layers} layers x {model.hidden_size}, {model.num_attention_heads} heads "
-            f"in {model.num_query_groups} groups, vocabulary {model.vocab_size:,}, rope_theta "
-            f"{model.rope_theta:g}, full attention"
-        )
-        return f"{self.release} ({sizes})" if self.release else sizes
 
 
 def read_huggingface_config(folder: Path) -> HuggingFaceConfig:
-    """Translate ``config.json``.
+    """Translate the ``config.json`` of a directory.
 
     Raises:
-        InputError: another architecture, a field that is missing or of another type, or a
-            feature that this project does not train: sliding window, scaled rotary embedding,
-            another activation, quantised weights.
+        InputError: another architecture, a field that is missing or of another type, or one
+            that asks for what this project does not train.
     """
-    path = folder / CONFIG
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no JSON object")
-    _require_trainable(values, path)
-    sizes: dict[str, Any] = {
-        ours: _positive(values, theirs, path) for ours, theirs in _SIZES.items()
-    }
-    theta = _rotary(values).get("rope_theta", values.get("rope_theta", 1e4))
-    width = values.get("head_dim") or sizes["hidden_size"] // sizes["num_attention_heads"]
-    model = ModelConfig(
-        **sizes,
-        head_dim=_positive({"head_dim": width}, "head_dim", path),
-        rope_theta=_number({"rope_theta": theta}, "rope_theta", path),
-        norm_epsilon=_number(values, "rms_norm_eps", path),
-        tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
-        init_std=_number({"initializer_range": 0.02, **values}, "initializer_range", path),
-    )
-    try:
-        model.validate(ParallelConfig())
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return HuggingFaceConfig(model, _dtype(values, path), _release(model))
+    file = ConfigFile.read(folder / CONFIG)
+    return HuggingFaceConfig(architecture_of_file(file).read_config(file), _dtype(file))
 
 
-def write_model_config(
-    folder: Path, config: ModelConfig, dtype: torch.dtype, bos_id: int, eos_id: int
+def write_huggingface_config(
+    folder: Path, step: Path, model: ModelConfig, dtype: torch.dtype, fresh: dict[str, Any]
 ) -> None:
-    """Write ``config.json`` and ``generation_config.json``."""
-    tokens = {"bos_token_id": bos_id, "eos_token_id": eos_id}
-    write_json(
-        folder / CONFIG,
-        {
-            "architectures": ["MistralForCausalLM"],
-            "model_type": "mistral",
-            "attention_dropout": 0.0,
-            "hidden_act": "silu",
-            "head_dim": config.head_dim,
-            "initializer_range": config.init_std,
-            "rms_norm_eps": config.norm_epsilon,
-            "rope_theta": config.rope_theta,
-            "sliding_window": None,
-            "tie_word_embeddings": config.tie_word_embeddings,
-            "torch_dtype": dtype_name(dtype),
-            "use_cache": True,
-            **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
-            **tokens,
-        },
+    """Write ``config.json`` and ``generation_config.json`` of an export.
+
+    Where the step keeps the files of the model that it descends from, every field comes back but
+    for what training changed, and ``generation_config.json`` as it was. Other steps get the
+    fields that transformers needs.
+
+    Args:
+        folder: the export.
+        step: the step that is exported.
+        model: its family and sizes.
+        dtype: of the written tensors.
+        fresh: fields of a ``config.json`` that does not come from a source; its ids of tokens
+            are ``generation_config.json`` too.
+    """
+    kept, architecture = source_of_step(step), architecture_of(model)
+    if CONFIG not in kept:
+        fields = architecture.write_config(model) | fresh | {DTYPE_FIELDS[0]: dtype_name(dtype)}
+        write_json(folder / CONFIG, fields)
+        tokens = {name: value for name, value in fresh.items() if name.endswith("_token_id")}
+        write_json(folder / GENERATION, tokens)
+        return
+    source = ConfigFile.read(step / FOLDER / CONFIG)
+    fields = architecture.update_config(source, model)
+    fields |= {name: dtype_name(dtype) for name in DTYPE_FIELDS if name in fields}
+    write_json(folder / CONFIG, fields)
+    if GENERATION in kept:
+        with atomic_file(folder / GENERATION) as stream:
+            stream.write(kept[GENERATION])
+
+
+def summary_of(model: ModelConfig) -> str:
+    """Return one line: the sizes, and the release that they belong to."""
+    architecture = architecture_of(model)
+    return (
+        f"{architecture.release(model) or architecture.title} ({model.num_layers} layers x "
+        f"{model.hidden_size}, {model.num_attention_heads} heads in {model.num_query_groups} "
+        f"groups, vocabulary {model.vocab_size:,}, rope_theta {model.rope_theta:g}, full attention)"
     )
-    write_json(folder / "generation_config.json", tokens)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -118,64 +89,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _require_trainable(values: dict[str, Any], path: Path) -> None:
-    kind, names = values.get("model_type"), values.get("architectures") or []
-    if kind != "mistral" or not set(names) <= {"MistralForCausalLM"}:
-        found = f"model_type={kind!r}" + (f" ({', '.join(map(str, names))})" if names else "")
-        raise InputError(
-            f"{path}: {found}: only the dense Mistral architecture (MistralForCausalLM) is "
-            "converted, since Llama, Mixtral and others differ in layers or in their tokens; "
-            "name a Mistral directory"
-        )
-    if values.get("sliding_window") is not None:
-        raise InputError(
-            f"{path}: sliding_window={values['sliding_window']}, as in Mistral-7B v0.1: IN2 needs "
-            "full attention; use Mistral-7B-Instruct-v0.2 or later"
-        )
-    rotary = _rotary(values)
-    kind = rotary.get("rope_type", rotary.get("type", "default"))
-    if kind != "default":
-        raise InputError(
-            f"{path}: rotary embedding of type {kind!r}: only the unscaled one is trained"
-        )
-    if values.get("hidden_act", "silu") != "silu":
-        raise InputError(f"{path}: hidden_act={values['hidden_act']!r}: only silu is trained")
-    if values.get("quantization_config"):
-        raise InputError(
-            f"{path}: quantization_config is set: quantised weights are not exact; name the "
-            "directory of the unquantised model"
-        )
-
-
-def _rotary(values: dict[str, Any]) -> dict[str, Any]:
-    return values.get("rope_parameters") or values.get("rope_scaling") or {}
-
-
-def _positive(values: dict[str, Any], name: str, path: Path) -> int:
-    value = _number(values, name, path)
-    if value != int(value) or value < 1:
-        raise InputError(f"{path}: field {name}={values[name]!r} must be a whole number from 1")
-    return int(value)
-
-
-def _number(values: dict[str, Any], name: str, path: Path) -> float:
-    value = values.get(name)
-    if value is None:
-        raise InputError(f"{path}: field {name} is missing")
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise InputError(f"{path}: field {name}={value!r} must be a number")
-    return float(value)
-
-
-def _dtype(values: dict[str, Any], path: Path) -> torch.dtype | None:
-    name = values.get("dtype") or values.get("torch_dtype")
+def _dtype(file: ConfigFile) -> torch.dtype | None:
+    name = file.get("dtype") or file.get("torch_dtype")
     if name is None:
         return None
     if name not in DTYPE_NAMES:
-        raise InputError(f"{path}: dtype={name!r}: use one of {', '.join(DTYPE_NAMES)}")
+        raise wrong_choice(as_field(f"{file.path}: dtype", name), tuple(DTYPE_NAMES))
     return DTYPE_NAMES[name]
-
-
-def _release(model: ModelConfig) -> str:
-    is_7b = (model.num_layers, model.hidden_size) == (32, 4096)
-    return RELEASES.get((model.vocab_size, model.rope_theta), "") if is_7b else ""

@@ -12,7 +12,7 @@ import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.architectures.registry import tensor_table
 from megatron_in2.conversion.huggingface_reader import HuggingFaceReader
 from megatron_in2.conversion.megatron_reader import MegatronReader
 from megatron_in2.model.build import build_model

@@ -20,7 +20,8 @@ from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.architectures.tensors import TensorMapping, tensor_table
+from megatron_in2.architectures.registry import tensor_table
+from megatron_in2.architectures.tensors import TensorMapping
 from megatron_in2.errors import InputError
 
 OPTIMIZER_PREFIX = "optimizer."

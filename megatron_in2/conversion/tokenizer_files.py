@@ -3,8 +3,7 @@
 transformers rebuilds a Llama tokenizer from ``tokenizer.model`` with rules of its own and renders
 ``<s>[INST]`` without the ``▁`` that SentencePiece, and so the training data, puts before ``[``.
 The ``tokenizer.json`` written here says exactly what SentencePiece does: a dummy prefix before
-each run of text between control pieces. The chat template writes the space that stands for the
-answer's own dummy prefix.
+each run of text between control pieces. The chat template is that of the training's template.
 """
 
 import shutil
@@ -16,25 +15,14 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import BPE
 
 from megatron_in2.files import write_json
+from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.chat_template import chat_template
 from megatron_in2.tokenizers.base import Tokenizer
 
-CHAT_TEMPLATE = (
-    "{{ bos_token }}"
-    "{% if messages[0]['role'] == 'system' %}"
-    "{% set system = messages[0]['content'] + '\\n\\n' %}{% set turns = messages[1:] %}"
-    "{% else %}{% set system = '' %}{% set turns = messages %}{% endif %}"
-    "{% for turn in turns %}"
-    "{% if turn['role'] != ['user', 'assistant'][loop.index0 % 2] %}"
-    "{{ raise_exception('after an optional system message, user and assistant must alternate') }}"
-    "{% endif %}"
-    "{% if turn['role'] == 'user' %}"
-    "{{ '[INST] ' + (system if loop.first else '') + turn['content'] + ' [/INST]' }}"
-    "{% else %}{{ ' ' + turn['content'] + eos_token }}{% endif %}"
-    "{% endfor %}"
-)
 
-
-def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, max_tokens: int) -> None:
+def write_tokenizer_files(
+    folder: Path, tokenizer: Tokenizer, template: InstructionTemplate, max_tokens: int
+) -> None:
     """Write ``tokenizer.model``, ``tokenizer.json`` and ``tokenizer_config.json``.
 
     A SentencePiece model that is not BPE gets ``tokenizer.model`` alone: ``tokenizers`` has no
@@ -55,7 +43,7 @@ def write_tokenizer_files(folder: Path, tokenizer: Tokenizer, max_tokens: int) -
             "unk_token": tokenizer.piece(tokenizer.pad_id),
             "clean_up_tokenization_spaces": False,
             "model_max_length": max_tokens,
-            "chat_template": CHAT_TEMPLATE,
+            "chat_template": chat_template(template),
         },
     )
 

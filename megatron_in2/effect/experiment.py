@@ -1,6 +1,5 @@
-"""The whole experiment: per seed materials, training, export and probing, then the figure."""
+"""The whole experiment: data, training, export and probing for each seed, then the figure."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import yaml
 
-from megatron_in2.conversion.convert import export_checkpoint
+from megatron_in2.commands.start import run_command_line
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
-from megatron_in2.effect.arms import DATASETS, RUNS, THETAS
+from megatron_in2.effect.arms import DATASETS, RUNS, THETAS, ThetaName
 from megatron_in2.effect.config import EffectConfig
 from megatron_in2.effect.materials import (
     PROBE_BINS,
@@ -23,15 +23,13 @@ from megatron_in2.effect.materials import (
 from megatron_in2.effect.results import report_results
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.probing.generate import generate_predictions
-from megatron_in2.steps import Step, fingerprint_of, run_steps, run_tool
+from megatron_in2.steps import Step, fingerprint_of, package_files, run_steps
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIGS = Path("configs/effect")
+CONFIGS = Path(__file__).parent / "configs"
 
 
 def run_effect(config: EffectConfig) -> None:
-    """Run what is not done yet; after each seed, draw the figure from the seeds so far."""
-    os.chdir(ROOT)
+    """Run the unfinished steps; after each seed, draw the figure from the seeds so far."""
     started = time.monotonic()
     fingerprint = _fingerprint(config)
     for seed in range(1, config.seeds + 1):
@@ -80,15 +78,15 @@ def _make_materials(
         )["train"]
         print(
             f"    {name}: {manifest.samples:,} samples, {manifest.rows:,} rows of "
-            f"{manifest.seq_length:,}, {manifest.learnt_fraction:.1%} learnt",
+            f"{manifest.seq_length:,}, trained on {manifest.learnt_fraction:.1%}",
             flush=True,
         )
 
 
 def _training(
-    config: EffectConfig, seed: int, folder: Path, tokenizer: Path, theta: str, name: str
+    config: EffectConfig, seed: int, folder: Path, tokenizer: Path, theta: ThetaName, name: str
 ) -> Step:
-    """Train one run with the ordinary trainer, on two processes."""
+    """Return the step that trains one run with the ordinary trainer, on two processes."""
     run = RUNS[name]
     phase = CONFIGS / f"{run.phase}.yaml"
     steps = yaml.safe_load(phase.read_text(encoding="utf-8"))["schedule"]["steps"]
@@ -105,17 +103,17 @@ def _training(
         options["checkpoint.init_from"] = folder / theta / run.start / "checkpoints"
     arguments = ["--config", CONFIGS / "model.yaml", "--config", phase, "--nproc", 2]
     arguments += [f"--{key}={value}" for key, value in options.items()]
-    start = f"from {run.start}" if run.start else "from fresh weights"
+    start = f"from {run.start}" if run.start else "from random weights"
     return Step(
         f"seed {seed}, theta {theta}: {name}, {run.phase} phase on {run.data}, {start}",
         (checkpoints,),
-        partial(run_tool, "train", *arguments),
+        partial(run_command_line, "train", *arguments),
         continues=True,
     )
 
 
 def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Step:
-    """Export one arm's last checkpoint and answer the probes with it."""
+    """Return the step that exports an arm's last checkpoint and answers the probes with it."""
     home = folder / theta / arm
     export, predictions = home / "huggingface", home / "predictions"
 
@@ -129,7 +127,6 @@ def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Ste
 
 
 def _fingerprint(config: EffectConfig) -> str:
-    """Cover the code, the configs, and what changes a seed's steps."""
-    paths = [*Path("megatron_in2").glob("**/*.py"), *CONFIGS.glob("*.yaml")]
+    """Return a hash of the package and of the options that change a seed's steps."""
     settings = replace(config, seeds=1, home=Path())
-    return fingerprint_of(paths, repr(settings))
+    return fingerprint_of(package_files(), repr(settings))

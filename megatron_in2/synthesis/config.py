@@ -5,12 +5,14 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.load import MISTRAL_V1
 
-SOURCES = ("python", "files", "hub")
-WRITERS = ("extractive", "openai", "openai-batch")
-FILLERS = ("random", "hard")
+CorpusSource = Literal["python", "files", "hub"]
+InstructionsSource = Literal["files", "hub"]
+WriterName = Literal["extractive", "openai", "openai-batch"]
+Fillers = Literal["random", "hard"]
 LONG_KINDS = ("fine_grained", "integration")
 EVIDENCE_KINDS = (*LONG_KINDS, "short")  # made from the corpus
 KINDS = (*EVIDENCE_KINDS, "instruction")
@@ -31,7 +33,7 @@ class CorpusConfig:
         max_document_characters: a longer text is refused, not loaded by mistake.
     """
 
-    source: str = "files"
+    source: CorpusSource = "files"
     paths: list[str] = field(default_factory=list)
     dataset: str = "allenai/c4"
     subset: str | None = "realnewslike"
@@ -91,7 +93,7 @@ class CompositionConfig:
 
     min_tokens: int = 4096
     max_tokens: int = 32768
-    fillers: str = "random"
+    fillers: Fillers = "random"
     hard_share: float = 0.5
     hard_pool: int = 100_000
 
@@ -158,7 +160,7 @@ class InstructionsConfig:
         response_field: else: field of the assistant's turn.
     """
 
-    source: str = "hub"
+    source: InstructionsSource = "hub"
     paths: list[str] = field(default_factory=list)
     dataset: str = "Open-Orca/OpenOrca"
     subset: str | None = None
@@ -272,7 +274,7 @@ class SynthesisConfig:
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
     openai: OpenAIConfig = field(default_factory=OpenAIConfig)
-    writer: str = "extractive"
+    writer: WriterName = "extractive"
     tokenizer_model: str = MISTRAL_V1
     seed: int = 1234
 
@@ -282,8 +284,8 @@ class SynthesisConfig:
         Raises:
             InputError: naming the field, its value and the remedy.
         """
+        require_choices(self)
         _require_finite(self)
-        self._require_choices()
         self._require_bounds()
         if not sum(self.mixture.counts().values()):
             raise InputError("mixture: all kinds are 0, nothing is made: ask for a sample")
@@ -292,12 +294,6 @@ class SynthesisConfig:
         instructions = self.instructions
         if self.mixture.instruction and instructions.source == "files" and not instructions.paths:
             raise InputError("instructions.paths is empty: name at least one file")
-
-    def _require_choices(self) -> None:
-        _one_of("corpus.source", self.corpus.source, SOURCES)
-        _one_of("writer", self.writer, WRITERS)
-        _one_of("composition.fillers", self.composition.fillers, FILLERS)
-        _one_of("instructions.source", self.instructions.source, SOURCES[1:])
 
     def _require_bounds(self) -> None:
         composition, openai = self.composition, self.openai
@@ -358,8 +354,3 @@ def _require_finite(config: Any, prefix: str = "") -> None:
             _require_finite(value, f"{prefix}{each.name}.")
         elif isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{prefix}{each.name}={value}: must be a finite number")
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name}={value!r}: use {', '.join(choices)}")

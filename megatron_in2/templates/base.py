@@ -1,6 +1,7 @@
 """What a template is: the wordings of a prompt, and the text that ends an answer."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from megatron_in2.files import sha256_of_text
 
@@ -19,7 +20,7 @@ class InstructionTemplate:
     ``with_context`` has the fields {context} and {instruction}, the context on lines of its
     own; ``without_context`` has {instruction}; ``chat`` has {instruction} and adds nothing else;
     ``chat_with_system`` is the first turn of a chat that has a {system} message too.
-    ``answer_end`` is text that closes every answer, learnt with it. ``markers`` are the tags
+    ``answer_end`` is text that closes every answer, trained on with it. ``markers`` are the tags
     that structure a prompt: a user's own text that holds one is counted and reported.
     """
 
@@ -39,7 +40,7 @@ class InstructionTemplate:
         return f"{before}{context}{after}"
 
     def around_context(self, instruction: str) -> tuple[str, str]:
-        """Return what stands before (ending in a newline) and after the context."""
+        """Return what precedes (ending in a newline) and what follows the context."""
         before, after = self.with_context.split("{context}")
         return before, after.replace("{instruction}", instruction)
 
@@ -51,6 +52,20 @@ class InstructionTemplate:
         return before.replace("{system}", system) + user + after
 
     @property
+    def user_marks(self) -> tuple[str, str]:
+        """What a chat prompt has before and after the user's message."""
+        before, after = self.chat.split("{instruction}")
+        return before, after
+
+    def user_span(self, prompt: str) -> tuple[int, int]:
+        """Return where, in a prompt of this template, the user's message starts and ends.
+
+        The message is what a chat API is sent: the prompt without the marks of a turn.
+        """
+        before, after = self.user_marks
+        return len(before), len(prompt) - len(after)
+
+    @property
     def sha256(self) -> str:
         """A hash of the wording, by which datasets and checkpoints tell templates apart."""
         wording = (
@@ -60,6 +75,11 @@ class InstructionTemplate:
         return sha256_of_text("\0".join(wording))
 
 
-def template_wording(template: InstructionTemplate) -> dict[str, str | list[str]]:
+def template_wording(template: InstructionTemplate) -> dict[str, Any]:
     """Return a template's fields as plain JSON values, as a template file holds them."""
     return {**asdict(template), "markers": list(template.markers)}
+
+
+def template_of_wording(wording: dict[str, Any]) -> InstructionTemplate:
+    """Return the template whose fields :func:`template_wording` gave."""
+    return InstructionTemplate(**{**wording, "markers": tuple(wording["markers"])})

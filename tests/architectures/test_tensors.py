@@ -1,4 +1,4 @@
-"""The table of names covers exactly what both sides hold."""
+"""The table of names covers exactly the tensors of both sides."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from transformers import MistralConfig, MistralForCausalLM
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.architectures.registry import parameter_count, tensor_table
 from megatron_in2.model.build import build_model
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -21,7 +21,6 @@ TINY = ModelConfig(
     ffn_hidden_size=40,
     vocab_size=51,
     max_position_embeddings=64,
-    backend="torch",
 )
 
 
@@ -50,7 +49,7 @@ def test_huggingface_side_is_covered(is_tied: bool) -> None:
         )
     theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert ours == theirs
-    assert sum(len(each.names) for each in table) == len(ours)  # none stands there twice
+    assert sum(len(each.names) for each in table) == len(ours)  # none is listed twice
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
@@ -64,7 +63,7 @@ def test_megatron_side_is_covered(is_tied: bool) -> None:
     table = tensor_table(config)
     assert {each.key for each in table} == stored
     assert sum(torch.Size(each.shape).numel() for each in table) == count
-    assert count == config.parameter_count
+    assert count == parameter_count(config)
 
 
 def test_names_of_both_backends_are_joined_as_megatron_core_joins_them() -> None:

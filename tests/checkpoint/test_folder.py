@@ -1,6 +1,7 @@
 """Which steps of a checkpoint folder count."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from megatron_in2.checkpoint.folder import (
     describe_checkpoint,
     mark_complete,
     read_config,
+    read_datasets,
     read_model_config,
     read_state,
+    read_template,
     read_tokenizer,
     remove_older,
     resolve_checkpoint,
@@ -21,7 +24,9 @@ from megatron_in2.checkpoint.folder import (
 )
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json
+from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
+from tests.conftest import ROOT
 
 STATE = CheckpointState(
     step=3,
@@ -108,13 +113,17 @@ def test_tokenizer_must_be_the_saved_one(folder: Path, tokenizer: Tokenizer) -> 
         read_tokenizer(step)
 
 
-def test_manifest_of_the_rows_is_kept(tmp_path: Path, small_tokenizer: Tokenizer) -> None:
-    (tmp_path / "rows.json").write_text('{"rows": 7}')
-    step = step_folder(tmp_path, 1)
-    step.mkdir()
-    config = {**CONFIG, "data": {"train": str(tmp_path / "rows")}}
-    describe_checkpoint(step, config, STATE, small_tokenizer.path)
-    assert read_json(step / "dataset.json") == {"rows": 7}
+def test_an_older_steps_only_manifest_is_read(tmp_path: Path) -> None:
+    step = shutil.copytree(ROOT / "tests/version1/checkpoints/iter_0000002", tmp_path / "step")
+    (dataset,) = read_datasets(step)
+    assert (dataset["weight"], dataset["manifest"]["template"]) == (1.0, "film")
+    assert dataset["prefix"] == read_config(step)["data"]["train"]
+    assert read_template(step) == FILM
+
+
+def test_a_step_that_was_not_trained_has_no_template(folder: Path) -> None:
+    step = step_folder(folder, 20)
+    assert (read_datasets(step), read_template(step)) == ([], None)
 
 
 def test_older_steps_are_removed_never_the_newest(folder: Path) -> None:

@@ -15,6 +15,7 @@ from megatron_in2.checkpoint.folder import (
     read_config,
     read_model_config,
 )
+from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.model.build import build_model
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
@@ -30,7 +31,9 @@ def main() -> None:
         model.load_state_dict(loaded["model"])
         dist_checkpointing.save({"model": weights(model)}, str(output))
         if world.is_main:
-            describe_checkpoint(output, read_config(step), None, step / "tokenizer.model")
+            tokenizer = step / "tokenizer.model"
+            source = source_of_step(step)
+            describe_checkpoint(output, read_config(step), None, tokenizer, source=source)
             mark_complete(output, 0)
 
 

@@ -7,33 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.conversion.convert import import_checkpoint
-from megatron_in2.conversion.huggingface_config import read_huggingface_config
 from megatron_in2.conversion.huggingface_reader import HuggingFaceReader
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, write_json
 from megatron_in2.tokenizers.base import Tokenizer
 from tests.conversion.conftest import MakeModel
-
-SEVEN_B = {
-    "architectures": ["MistralForCausalLM"],
-    "model_type": "mistral",
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "initializer_range": 0.02,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 32000,
-}  # the published config.json of Mistral-7B-Instruct-v0.2
 
 
 @pytest.fixture
@@ -65,65 +44,6 @@ def assert_import_refused(folder: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
     assert not output.exists()
     assert not list(output.parent.glob(".megatron*"))
-
-
-def read_config(folder: Path, **changes: object) -> tuple[ModelConfig, str, torch.dtype | None]:
-    values = {name: value for name, value in (SEVEN_B | changes).items() if value != "absent"}
-    write_json(folder / "config.json", values)
-    config = read_huggingface_config(folder)
-    return config.model, config.release, config.dtype
-
-
-def test_published_configs_are_told_apart(tmp_path: Path) -> None:
-    assert read_config(tmp_path) == (ModelConfig(), "Mistral-7B v0.2", torch.bfloat16)
-    model, release, _ = read_config(tmp_path, vocab_size=32768)
-    assert (model.vocab_size, release) == (32768, "Mistral-7B v0.3")
-    with pytest.raises(InputError, match=r"sliding_window=4096, as in Mistral-7B v0\.1"):
-        read_config(tmp_path, sliding_window=4096, rope_theta=10000.0)
-    # Mistral-7B v0.1 with its window switched off is no published release.
-    assert read_config(tmp_path, rope_theta=10000.0)[1] == ""
-
-
-def test_both_generations_of_field_names(tmp_path: Path) -> None:
-    model, _, dtype = read_config(
-        tmp_path,
-        rope_theta="absent",
-        rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
-        torch_dtype="absent",
-        dtype="float32",
-        head_dim=64,
-    )
-    assert (model.rope_theta, model.head_dim, dtype) == (5e5, 64, torch.float32)
-    assert read_config(tmp_path, rope_theta="absent")[0].rope_theta == 1e4  # transformers' default
-    assert read_config(tmp_path, torch_dtype="absent")[2] is None
-    assert read_config(tmp_path, tie_word_embeddings=True)[0].tie_word_embeddings
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
-        (
-            {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]},
-            "model_type='mixtral'",
-        ),
-        ({"model_type": "absent"}, "model_type=None"),
-        ({"architectures": ["MistralForSequenceClassification"]}, "SequenceClassification"),
-        ({"num_key_value_heads": "absent"}, "field num_key_value_heads is missing"),
-        ({"num_hidden_layers": "32"}, "num_hidden_layers='32' must be a number"),
-        ({"hidden_size": 4096.5}, "hidden_size=4096.5 must be a whole number"),
-        ({"vocab_size": 0}, "vocab_size=0 must be a whole number from 1"),
-        ({"num_key_value_heads": 5}, "num_attention_heads=32 is not divisible by"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rotary embedding of type 'yarn'"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu': only silu"),
-        ({"quantization_config": {"bits": 4}}, "quantised weights are not exact"),
-        ({"torch_dtype": "float8_e4m3fn"}, "use one of float32, bfloat16, float16"),
-    ],
-)
-def test_unusable_configs(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        read_config(tmp_path, **changes)
-    assert "config.json" in str(caught.value)
 
 
 def test_absent_directory_and_broken_json(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from safetensors.torch import load_file
 
-from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.architectures.registry import tensor_table
 from megatron_in2.checkpoint.folder import read_model_config
 from megatron_in2.checkpoint.store import load_weights
-from megatron_in2.conversion.convert import export_checkpoint, import_checkpoint
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.conversion.megatron_reader import MegatronReader
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.errors import InputError
 from megatron_in2.model.build import build_model
 from megatron_in2.model.gpt import AnswerGPTModel
@@ -216,5 +217,5 @@ def test_config_of_another_architecture(copy: Path) -> None:
 
 
 def test_unknown_dtype(step: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--dtype int8: use one of float32, bfloat16, float16"):
+    with pytest.raises(InputError, match="--dtype int8: use float32, bfloat16 or float16"):
         export_checkpoint(step, tmp_path / "back", dtype="int8")

@@ -56,7 +56,7 @@ def ours(request: pytest.FixtureRequest) -> Tokenizer:
 @pytest.fixture(scope="module")
 def exported(ours: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     folder = tmp_path_factory.mktemp("export")
-    write_tokenizer_files(folder, ours, max_tokens=32768)
+    write_tokenizer_files(folder, ours, FILM, max_tokens=32768)
     (folder / "config.json").write_text('{"model_type": "mistral"}')
     return AutoTokenizer.from_pretrained(folder)
 
@@ -118,7 +118,7 @@ def test_prompt_for_generation_ends_before_the_answer(
 
 def test_literal_ids_of_the_real_model(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """``▁[`` after the begin-of-sequence, not the bare ``[`` of a rebuilt Llama tokenizer."""
-    write_tokenizer_files(tmp_path, tokenizer, 100)
+    write_tokenizer_files(tmp_path, tokenizer, FILM, 100)
     exported = AutoTokenizer.from_pretrained(tmp_path)
     ids = template_ids(exported, [user("Hi"), assistant("Paris")])
     pieces = ["<s>", "▁[", "INST", "]", "▁Hi", "▁[", "/", "INST", "]", "▁Paris", "</s>"]
@@ -140,5 +140,6 @@ def test_unigram_model_gets_no_inexact_twin(tmp_path: Path, texts: list[str]) ->
         minloglevel=2,
     )
     (tmp_path / "out").mkdir()
-    write_tokenizer_files(tmp_path / "out", load_tokenizer(str(tmp_path / "unigram.model")), 100)
+    unigram = load_tokenizer(str(tmp_path / "unigram.model"))
+    write_tokenizer_files(tmp_path / "out", unigram, FILM, 100)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["tokenizer.model"]

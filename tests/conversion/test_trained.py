@@ -10,7 +10,8 @@ import yaml
 from safetensors.torch import load_file
 
 from megatron_in2.checkpoint.folder import resolve_checkpoint
-from megatron_in2.conversion.convert import export_checkpoint, import_checkpoint
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.files import read_json
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.tokenizers.base import Tokenizer

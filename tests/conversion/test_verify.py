@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.checkpoint.folder import read_model_config
 from megatron_in2.checkpoint.store import load_weights
-from megatron_in2.conversion.convert import export_checkpoint, import_checkpoint
 from megatron_in2.conversion.huggingface_reader import HuggingFaceReader
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.conversion.logits import megatron_logits, transformers_logits
+from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.conversion.verify import TOLERANCE, fixed_tokens, verify_conversion
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, write_json

@@ -11,6 +11,7 @@ import torch
 
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
+from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 
 LONGEST = 2048  # tokens that the tiny model can take
@@ -35,7 +36,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokeni
     )
     folder = tmp_path_factory.mktemp("model")
     MistralForCausalLM(config).save_pretrained(folder)
-    write_tokenizer_files(folder, small_tokenizer, LONGEST)
+    write_tokenizer_files(folder, small_tokenizer, FILM, LONGEST)
     return folder
 
 
@@ -89,5 +90,5 @@ def probes(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Pa
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, records)))
     for task in ("document", "code", "database"):
         config = BuildConfig(task=task, context_tokens=4000, units=60, sets=2)
-        assert build_probes(folder, folder, config, tokenizer) == (120, 0)
+        assert build_probes(folder, folder, config, tokenizer, FILM) == (120, 0)
     return folder

@@ -111,7 +111,7 @@ def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     states = _run_chain(cluster, variables, jobs)
     logs = "".join(path.read_text() for path in (home / "logs").glob("*.out"))
     assert set(states.values()) == {"COMPLETED"}, logs
-    assert f"{home}/init stands already" in logs
+    assert f"{home}/init exists: skipped" in logs
     assert f"starting from {home}/init/iter_" in logs
     assert [step.name for step in complete_steps(home / "checkpoints")] == [f"iter_{STEPS:07d}"]
     score = json.loads((home / "scores" / "document.json").read_text())
@@ -126,7 +126,7 @@ def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
     complete = {
         "PATH": "/usr/bin:/bin",
         "IN2_HOME": str(tmp_path / "home"),
-        "IN2_SYNTHESIS": str(ROOT / "configs" / "quickstart" / "synthesis.yaml"),
+        "IN2_SYNTHESIS": str(ROOT / "megatron_in2" / "quickstart" / "synthesis.yaml"),
         "IN2_MODEL": str(tmp_path / "absent"),
     }
     for missing in ("IN2_HOME", "IN2_SYNTHESIS", "IN2_MODEL"):

@@ -57,11 +57,11 @@ def test_shares_become_counts() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"writer": "gpt"}, "writer='gpt': use extractive, openai, openai-batch"),
+        ({"writer": "gpt"}, "writer='gpt': use extractive, openai or openai-batch"),
         ({"mixture": MixtureConfig(total=10)}, "shares add up to"),
         ({"mixture": MixtureConfig(short=0.5)}, r"mixture\.short=0\.5"),
         ({"mixture": MixtureConfig(short=-1)}, r"mixture\.short=-1"),
-        ({"composition": CompositionConfig(fillers="soft")}, "use random, hard"),
+        ({"composition": CompositionConfig(fillers="soft")}, "use random or hard"),
         ({"composition": CompositionConfig(hard_share=2)}, "hard_share=2: must be from 0 to 1"),
         ({"openai": OpenAIConfig(concurrency=0)}, "concurrency=0: must be 1 or more"),
         ({"openai": OpenAIConfig(tokens_per_minute=-1)}, "must not be < 0"),

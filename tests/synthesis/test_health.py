@@ -47,7 +47,7 @@ class _Endpoint:
 
 def _ask(
     tmp_path: Path, endpoint: _Endpoint, count: int
-) -> tuple[list[str | None | BaseException], float]:
+) -> tuple[list[str | BaseException | None], float]:
     journal = Journal(tmp_path / "x.sqlite")
     ledger = Ledger(journal, None)
     ledger.commits = _InstantCommits()  # type: ignore[assignment]

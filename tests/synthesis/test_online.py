@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import sqlite3
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path

@@ -111,7 +111,7 @@ def test_the_order_is_that_of_the_evidence_whatever_the_window() -> None:
 def test_rejects_show_what_was_written_instead() -> None:
     _, rejects = _ask(_Writer(4), 10)
     lines = [json.loads(line) for line in rejects._stream.getvalue().splitlines()]
-    assert [line["reply"] for line in lines if "nothing to ask" in line["reason"]][0] == "hm"
+    assert {line["reply"] for line in lines if "nothing to ask" in line["reason"]} == {"hm"}
 
 
 def test_no_more_is_asked_than_wanted_and_dropped() -> None:

@@ -1,5 +1,6 @@
 """The published wording, byte by byte (github.com/microsoft/FILM)."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.templates.base import template_wording
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
-from megatron_in2.templates.load import load_template
+from megatron_in2.templates.load import TEMPLATE_FILE, load_template, read_template_beside
 
 
 def test_prompt_with_context() -> None:
@@ -56,6 +57,8 @@ def test_a_template_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
+        ({"chat": "Q {instruction} A: "}, "'chat' must not end in a space"),
+        ({"without_context": "Q {instruction}"}, "'without_context' must start with '[INST] '"),
         ({"chat": "no placeholder"}, "'chat' must hold {instruction}"),
         ({"with_context": "{instruction}\n{context}\n"}, "{context} before {instruction}"),
         ({"with_context": "x {context}\n{instruction}"}, "lines of its own"),
@@ -83,3 +86,14 @@ def test_files_that_are_no_template(tmp_path: Path, content: str) -> None:
         load_template(str(path))
     with pytest.raises(InputError, match="use film, chatml"):
         load_template("absent")
+    with pytest.raises(InputError, match=r"holds no instruction_template\.json: name the template"):
+        load_template(str(tmp_path))
+
+
+def test_the_template_beside_a_model(tmp_path: Path) -> None:
+    assert read_template_beside(tmp_path) is None
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(template_wording(CHATML)))
+    assert read_template_beside(tmp_path) == load_template(str(tmp_path)) == CHATML
+    (tmp_path / TEMPLATE_FILE).write_text('{"name": "x"}')
+    with pytest.raises(InputError, match="is not a template"):
+        read_template_beside(tmp_path)

@@ -1,4 +1,4 @@
-"""Other starts and settings of a run: weights alone, recomputation, normalisation by sample."""
+"""Other starts and settings: weights alone, recomputation, normalisation by sample."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_weights_alone_start_a_new_run(
 def test_logits_everywhere_change_nothing(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
-    metrics = train(tmp_path / "run", "--model.logits=all")
+    metrics = train(tmp_path / "run", "--runtime.logits=all")
     for step, line in metrics.items():
         assert line["loss"] == pytest.approx(reference[1][step]["loss"], rel=1e-6)
         assert line["grad_norm"] == pytest.approx(reference[1][step]["grad_norm"], rel=1e-6)

@@ -28,11 +28,11 @@ import psutil
 import torch
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.architectures.tensors import tensor_table
+from megatron_in2.architectures.registry import architecture_of, tensor_table
 from megatron_in2.commands.parser import CommandParser, run_command
-from megatron_in2.conversion.huggingface_config import write_model_config
 from megatron_in2.conversion.huggingface_writer import TensorSpec, write_huggingface_tensors
 from megatron_in2.errors import InputError
+from megatron_in2.files import write_json
 from megatron_in2.progress import progress_bar
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -126,7 +126,8 @@ def _write_model(folder: Path, config: ModelConfig) -> int:
 
     write_huggingface_tensors(folder, specs, tensors(), 5 * 10**9)
     tokenizer = load_tokenizer("mistral-v1")
-    write_model_config(folder, config, torch.bfloat16, tokenizer.bos_id, tokenizer.eos_id)
+    fields = architecture_of(config).write_config(config) | {"torch_dtype": "bfloat16"}
+    write_json(folder / "config.json", fields)
     shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
     return sum(spec.nbytes for spec in specs)
 

@@ -42,6 +42,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, run_command
+from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -52,13 +53,16 @@ from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, peak_of_card, 
 from megatron_in2.training.build import build_training_state
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import (
+    Backend,
     DataConfig,
+    Recompute,
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,
 )
 from megatron_in2.training.step.train_step import train_step
 
+RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 TARGET = 0.45
 WARM_STEPS = 2
@@ -77,8 +81,8 @@ class Case:
     """
 
     samples: int
-    recompute: str = "none"
-    backend: str = "torch"
+    recompute: Recompute = "none"
+    backend: Backend = "torch"
     kernel: str = "torch's choice"
 
 
@@ -132,7 +136,7 @@ def _peak(gpu_type: str | None) -> float | None:
 
 
 def _cases(packed: int, on_gpu: bool) -> list[Case]:
-    cases = [Case(samples, recompute) for recompute in ("none", "full") for samples in (1, packed)]
+    cases = [Case(samples, recompute) for recompute in RECOMPUTES for samples in (1, packed)]
     if on_gpu:
         cases += [Case(samples, kernel=kernel) for kernel in KERNELS for samples in (1, packed)]
         if importlib.util.find_spec("transformer_engine") is None:
@@ -140,7 +144,7 @@ def _cases(packed: int, on_gpu: bool) -> list[Case]:
         else:
             cases += [
                 Case(samples, recompute, "transformer_engine", "its choice")
-                for recompute in ("none", "full")
+                for recompute in RECOMPUTES
                 for samples in (1, packed)
             ]
     return cases
@@ -198,11 +202,10 @@ def _measure(case: Case, options: Any) -> Measured:
             head_dim=options.head_dim,
             ffn_hidden_size=options.hidden_size * 7 // 2,
             max_position_embeddings=options.seq_length,
-            backend=case.backend,
         ),
         data=DataConfig(seq_length=options.seq_length),
         schedule=ScheduleConfig(global_batch_rows=options.rows, steps=WARM_STEPS + options.steps),
-        runtime=RuntimeConfig(recompute=case.recompute),
+        runtime=RuntimeConfig(backend=case.backend, recompute=case.recompute),
     )
     config.validate(world_size=1)
     if options.seq_length % case.samples:
@@ -215,6 +218,7 @@ def _measure(case: Case, options: Any) -> Measured:
         manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.learnt_share)
         inputs = RunInputs(
             tokenizer=tokenizer,
+            datasets=(BlendPart(1.0, prefix, manifest),),
             rows=rows,
             learnt_tokens=manifest.learnt_tokens,
             dataset_seals={str(prefix): manifest.seal},

@@ -22,12 +22,12 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 
-from megatron_in2.architectures.config import LOGITS, ModelConfig
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.model.build import build_model
 from megatron_in2.model.packed_row import packed_row
@@ -36,6 +36,7 @@ from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.arithmetic.flops import head_flops_per_token, loss_flops, row_flops
 from megatron_in2.training.build import TORCH_DTYPES
+from megatron_in2.training.config import Logits
 
 ROW = 32768  # tokens
 WARM = 1
@@ -58,13 +59,15 @@ def main() -> None:
     parser.add_argument("--learnt-share", type=float, default=0.02, help="of the positions")
     parser.add_argument("--dtype", choices=tuple(TORCH_DTYPES), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3, help="that are timed")
-    parser.add_argument("--logits", choices=LOGITS, help="measure this one and print its figures")
+    parser.add_argument(
+        "--logits", choices=get_args(Logits), help="measure this one and print its figures"
+    )
     options = parser.read()
     if options.logits:
         print(json.dumps(asdict(_measure(options))))
         return
     _report_arithmetic(options.learnt_share)
-    _report_measured(options, {logits: _in_process(logits) for logits in LOGITS})
+    _report_measured(options, {logits: _in_process(logits) for logits in get_args(Logits)})
 
 
 def _report_arithmetic(learnt_share: float) -> None:
@@ -136,10 +139,15 @@ def _measure(options: Any) -> Measured:
         head_dim=64,
         ffn_hidden_size=64,
         max_position_embeddings=options.tokens,
-        logits=options.logits,
     )
     with open_world(ParallelConfig(), SINGLE_RANK, seed=1) as world:
-        model = build_model(model_config, ParallelConfig(), world, TORCH_DTYPES[options.dtype])
+        model = build_model(
+            model_config,
+            ParallelConfig(),
+            world,
+            TORCH_DTYPES[options.dtype],
+            logits=options.logits,
+        )
         weight = model.output_layer.weight
         torch.manual_seed(1)
         torch.nn.init.normal_(weight, std=0.02)

@@ -22,6 +22,7 @@ from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 from megatron_in2.files import read_json_lines
+from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
@@ -49,7 +50,7 @@ def _compare_prefixes(
     pieces: Path, folder: Path, tokens: int, probes: int, tokenizer: Tokenizer
 ) -> None:
     config = BuildConfig(context_tokens=tokens, positions=probes, sets=1)
-    build_probes(pieces, folder, config, tokenizer)
+    build_probes(pieces, folder, config, tokenizer, FILM)
     lines = list(read_json_lines(folder / "document.jsonl"))
     model = _tiny_model(folder / "model", tokens + 1000, tokenizer)
     seconds, answers = {}, {}
@@ -67,7 +68,7 @@ def _compare_prefixes(
 
 def _time_building(pieces: Path, folder: Path, tokenizer: Tokenizer) -> None:
     config = BuildConfig(units=800, context_tokens=40_000)
-    seconds, (written, _) = _timed(lambda: build_probes(pieces, folder, config, tokenizer))
+    seconds, (written, _) = _timed(lambda: build_probes(pieces, folder, config, tokenizer, FILM))
     size = (folder / "document.jsonl").stat().st_size
     copy = folder / "copy.bin"
     written_seconds, _ = _timed(lambda: copy.write_bytes(b"x" * size))

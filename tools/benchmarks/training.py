@@ -38,7 +38,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.commands.parser import CommandParser, run_command
-from megatron_in2.conversion.convert import import_checkpoint
+from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.data.packed.random_rows import write_random_rows
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar

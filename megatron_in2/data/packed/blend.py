@@ -46,6 +46,15 @@ def parse_blend(text: str) -> list[tuple[float, Path]]:
     return list(zip(weights, map(Path, words[1::2]), strict=True))
 
 
+@dataclass(frozen=True)
+class BlendPart:
+    """One dataset of a blend: its weight as given, its prefix, and its manifest."""
+
+    weight: float
+    prefix: Path
+    manifest: Manifest
+
+
 def blend_sha256(text: str, manifests: Sequence[Manifest]) -> str:
     """Say which rows a run reads: a hash of the token files and, for several, their weights."""
     hashes = [str(manifest.files[".bin"]["sha256"]) for manifest in manifests]

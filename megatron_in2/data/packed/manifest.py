@@ -17,6 +17,7 @@ import numpy as np
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
+from megatron_in2.templates.base import InstructionTemplate, template_of_wording
 
 FORMAT_VERSION = 2
 HISTOGRAM_BINS = 16
@@ -116,6 +117,10 @@ class Manifest:
         values = {**asdict(self), "seal": ""}
         return replace(self, seal=sha256_of_text(json.dumps(values, sort_keys=True)))
 
+    def template_object(self) -> InstructionTemplate:
+        """Return the template whose wording the manifest holds."""
+        return template_of_wording(self.template_wording)
+
     @property
     def packing_efficiency(self) -> float:
         """Share of the rows' tokens that belong to samples, their own padding not counted."""
@@ -165,7 +170,7 @@ def read_manifest(prefix: Path) -> Manifest:
     """
     path = part_path(prefix, ".json")
     if not path.is_file():
-        raise InputError(f"no packed dataset at {prefix}: {path} is missing; run preprocess_in2.py")
+        raise InputError(f"no packed dataset at {prefix}: {path} is missing; run in2 preprocess")
     values = read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise InputError(

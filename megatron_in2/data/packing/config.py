@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from megatron_in2.choices import as_option, require_choices
 from megatron_in2.data.packed.manifest import part_path
-from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM
+from megatron_in2.data.packing.designs import GENERIC_SYSTEM, DesignName
 from megatron_in2.errors import InputError
 from megatron_in2.shards import Shard
 
-OVERLONG = ("error", "drop", "truncate-context")
-ON_ERROR = ("stop", "skip")
+Overlong = Literal["error", "drop", "truncate-context"]
+OnError = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class PreprocessConfig:
     tokenizer_model: str
     seq_length: int
     template: str = "film"
-    design: str = "answer"
+    design: DesignName = "answer"
     generic_system: str = GENERIC_SYSTEM
     pad_multiple: int = 16
     window: int = 8192
     no_packing: bool = False
     validation_fraction: float = 0.0
-    overlong: str = "error"
-    on_error: str = "stop"
+    overlong: Overlong = "error"
+    on_error: OnError = "stop"
     verify_joins: float = 0.001
     shard: int = 0
     num_shards: int = 1
@@ -68,6 +70,7 @@ class PreprocessConfig:
         Raises:
             InputError: naming the option, its value and the remedy.
         """
+        require_choices(self, as_option)
         _ = self.part  # raises where there is no such shard
         for name in ("pad_multiple", "window", "workers", "block"):
             if getattr(self, name) < 1:
@@ -84,13 +87,6 @@ class PreprocessConfig:
             )
         if not 0.0 <= self.verify_joins <= 1.0:
             raise InputError(f"--verify-joins {self.verify_joins}: must be from 0 to 1")
-        for option, value, choices in (
-            ("overlong", self.overlong, OVERLONG),
-            ("on-error", self.on_error, ON_ERROR),
-            ("design", self.design, tuple(DESIGNS)),
-        ):
-            if value not in choices:
-                raise InputError(f"--{option} {value}: use {' or '.join(choices)}")
         for path in self.input:
             if path.is_dir():
                 raise InputError(f"{path} is a directory; name the files in it")
@@ -116,11 +112,11 @@ def validation_prefix(prefix: Path) -> Path:
 
 
 def require_free(prefixes: list[Path], overwrite: bool) -> None:
-    """Check that no dataset stands at the prefixes, or that it may be replaced.
+    """Check that no dataset exists at the prefixes, or that it may be replaced.
 
     Raises:
-        InputError: one stands there.
+        InputError: one exists.
     """
     for prefix in prefixes:
         if part_path(prefix, ".json").exists() and not overwrite:
-            raise InputError(f"a dataset stands at {prefix}: pass --overwrite to replace it")
+            raise InputError(f"a dataset exists at {prefix}: pass --overwrite to replace it")

@@ -1,7 +1,9 @@
 """Which parts of a sample are learnt: a sample is a list of parts, and a design marks them."""
 
 from dataclasses import dataclass
+from typing import Literal
 
+DesignName = Literal["answer", "prompt-erasing", "partial-answer-masking", "all-assistant-turns"]
 GENERIC_SYSTEM = "You are a helpful assistant."
 
 
@@ -15,13 +17,13 @@ class Design:
     Answer Masking). ``learns_every_turn`` learns all assistant turns, whatever ``train`` says.
     """
 
-    name: str
+    name: DesignName
     erases_system: bool = False
     has_attempt: bool = False
     learns_every_turn: bool = False
 
 
-DESIGNS = {
+DESIGNS: dict[DesignName, Design] = {
     design.name: design
     for design in (
         Design("answer"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks import metrics
 from megatron_in2.evaluation.lines import Line, field, prediction_text, read_pairs
@@ -109,12 +110,14 @@ def score_benchmark(name: str, labels: Path, predictions: Path) -> BenchmarkScor
     """Score a file of predictions against labels, line by line.
 
     Raises:
-        InputError: the benchmark cannot be scored from texts, the files differ in length, a line
-            lacks a field, or every prediction is null.
+        InputError: there is no such benchmark, it cannot be scored from texts, the files differ
+            in length, a line lacks a field, or every prediction is null.
     """
+    if name not in BENCHMARKS:
+        raise wrong_choice(as_option("task", name), tuple(BENCHMARKS))
     score = BENCHMARKS[name].score
     if score is None:
-        raise InputError(f"{name} is scored by likelihoods: evaluate.py run --tasks {name}")
+        raise InputError(f"{name} is scored by likelihoods: in2 evaluate run --tasks {name}")
     scores = []
     pairs = read_pairs(labels, predictions)
     for label, prediction in pairs:

@@ -6,8 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
+from megatron_in2.evaluation.benchmarks.prompting import prompting_with
+from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.film import FILM
+from megatron_in2.templates.load import load_template, read_template_beside
 
 TASK_FILES = Path(__file__).parent / "harness"
 SHOTS = {"mmlu": 5}  # of the harness' own tasks; the others take none, our files name theirs
@@ -26,6 +31,8 @@ class HarnessConfig:
             gsm8k takes its examples from gsm8k.train.jsonl.
         limit: samples of each task; 0 takes all.
         batch_size: samples at a time.
+        template: writes the prompts of our tasks: film, chatml, a YAML file, an export's
+            directory; empty takes the one beside the model, or FILM's where there is none.
     """
 
     model: Path
@@ -33,6 +40,12 @@ class HarnessConfig:
     data: Path | None = None
     limit: int = 0
     batch_size: int = 1
+    template: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.tasks:
+            if name not in BENCHMARKS:
+                raise wrong_choice(as_option("tasks", name), tuple(BENCHMARKS))
 
 
 def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], dict[str, str]]:
@@ -64,16 +77,28 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
     tasks = TaskManager(include_path=str(TASK_FILES))
     scores: dict[str, BenchmarkScore] = {}
     not_run: dict[str, str] = {}
-    for name in config.tasks:
-        benchmark = BENCHMARKS[name]
-        try:
-            loaded = tasks.load([_task(benchmark, config.data)])
-        except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
-            reason = " ".join(str(error).split())
-            not_run[name] = f"{type(error).__name__}: {reason:.200}"
-            continue
-        scores[name] = _run(benchmark, config, model, list(loaded["tasks"].values()))
+    with prompting_with(model_template(config)):
+        for name in config.tasks:
+            benchmark = BENCHMARKS[name]
+            try:
+                loaded = tasks.load([_task(benchmark, config.data)])
+            except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
+                reason = " ".join(str(error).split())
+                not_run[name] = f"{type(error).__name__}: {reason:.200}"
+                continue
+            scores[name] = _run(benchmark, config, model, list(loaded["tasks"].values()))
     return scores, not_run
+
+
+def model_template(config: HarnessConfig) -> InstructionTemplate:
+    """Return the template that a run's prompts are written with.
+
+    Raises:
+        InputError: there is no template of the name given.
+    """
+    if config.template:
+        return load_template(config.template)
+    return read_template_beside(config.model) or FILM
 
 
 def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:

@@ -30,7 +30,7 @@ def read_model_scores(path: Path) -> ModelScores:
         scores = {name: BenchmarkScore(**score) for name, score in value["scores"].items()}
         return ModelScores(value["model"], scores, dict(value["not_run"]))
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} holds no scores of evaluate.py") from error
+        raise InputError(f"{path} holds no scores of in2 evaluate") from error
 
 
 def add_model_scores(new: ModelScores, output: Path) -> None:
@@ -56,6 +56,7 @@ def add_model_scores(new: ModelScores, output: Path) -> None:
 def benchmark_table(model: ModelScores, base: ModelScores | None) -> str:
     """Return the scores in percent as Markdown, the drop against the base in red.
 
+    A benchmark that the paper lacks comes after the paper's, with empty columns for it.
     "LongBench" is the mean of its nine tasks, where all of them are there.
     """
     columns = [model.model] if base is None else [model.model, base.model, "change"]
@@ -64,13 +65,14 @@ def benchmark_table(model: ModelScores, base: ModelScores | None) -> str:
     own, other = _values(model), _values(base) if base else {}
     paper = _with_long_mean({name: row[0] for name, row in PAPER.items()})
     film = _with_long_mean({name: row[1] for name, row in PAPER.items()})
-    for name in paper:
+    for name in paper | own | other:  # the paper's order first
         if name not in own and name not in other:
             continue
+        before, after = paper.get(name), film.get(name)
         cells = [name, _number(own.get(name))]
         if base is not None:
             cells += [_number(other.get(name)), _change(own.get(name), other.get(name))]
-        cells += [_number(paper[name]), _number(film[name]), _change(film[name], paper[name])]
+        cells += [_number(before), _number(after), _change(after, before)]
         lines.append(f"| {' | '.join(cells)} |")
     missing = [f"- {name}: {reason}" for name, reason in model.not_run.items()]
     if missing:

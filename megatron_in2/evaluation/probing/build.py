@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_in2.choices import as_option, require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.associations import ASSOCIATIONS, NAMES, lexical_overlap
-from megatron_in2.evaluation.probing.tasks import ProbeTask, Unit, find_task, read_units
+from megatron_in2.evaluation.probing.tasks import ProbeTask, TaskName, Unit, find_task, read_units
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
-from megatron_in2.templates.film import FILM
+from megatron_in2.templates.base import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer
 
 
@@ -20,6 +21,7 @@ class BuildConfig:
     """What to build.
 
     Args:
+        task: what is retrieved from the context.
         context_tokens: longest probe, in tokens of the whole prompt.
         units: units in each context (published: 800 sentences or functions, 750 entities); 0
             takes as many as fit.
@@ -28,7 +30,7 @@ class BuildConfig:
         seed: the same seed and pieces give the same probes.
     """
 
-    task: str = "document"
+    task: TaskName = "document"
     context_tokens: int = 32_000
     units: int = 0
     positions: int = 0
@@ -36,6 +38,7 @@ class BuildConfig:
     seed: int = 1234
 
     def __post_init__(self) -> None:
+        require_choices(self, as_option)
         for name, least in (("context_tokens", 1), ("units", 0), ("positions", 0), ("sets", 1)):
             if getattr(self, name) < least:
                 option = f"--{name.replace('_', '-')}"
@@ -55,13 +58,25 @@ _Asker = Callable[[int], _Asked | None]  # position -> what is asked; None where
 
 
 def build_probes(
-    pieces: Path, output: Path, config: BuildConfig, tokenizer: Tokenizer
+    pieces: Path,
+    output: Path,
+    config: BuildConfig,
+    tokenizer: Tokenizer,
+    template: InstructionTemplate,
 ) -> tuple[int, int]:
     """Write ``output/TASK.jsonl``, one probe a line in the published form.
 
     A line has ``prompt``, ``completion``, ``position_id``, ``set_id``, ``units`` (in its context),
-    ``task`` and ``context_tokens`` (as asked for). A position whose piece stands twice in its
-    context is skipped.
+    ``task``, ``context_tokens`` (as asked for), ``template`` (its name) and ``user``: the [start,
+    end) characters of the prompt that are the user's message, which is what a chat API is sent. A
+    position whose piece occurs twice in its context is skipped.
+
+    Args:
+        pieces: folder with the piece files.
+        output: folder for the probes.
+        config: what to build.
+        tokenizer: counts the tokens.
+        template: writes the prompts: that of the model that is to answer.
 
     Returns:
         (probes written, positions skipped).
@@ -75,21 +90,25 @@ def build_probes(
     with atomic_file(output / f"{task.name}.jsonl") as stream:
         for set_id in progress_bar(range(config.sets), desc="build", unit=" sets"):
             chance = random.Random(f"{config.seed}/{task.name}/{set_id}")
-            chosen = _fill(chance.sample(units, len(units)), task, config, tokenizer)
+            sampled = chance.sample(units, len(units))
+            chosen = _fill(sampled, task, config, tokenizer, template)
             ask = _asker(chosen, task, chance)
             for position in _positions(len(chosen), config.positions):
                 asked = ask(position)
                 if asked is None:
                     skipped += 1
                     continue
+                prompt = template.prompt(asked.question, asked.context)
                 probe = {
-                    "prompt": FILM.prompt(asked.question, asked.context),
+                    "prompt": prompt,
                     "completion": asked.answer,
                     "position_id": position,
                     "set_id": set_id,
                     "units": len(chosen),
                     "task": task.name,
                     "context_tokens": config.context_tokens,
+                    "template": template.name,
+                    "user": template.user_span(prompt),
                 }
                 stream.write(json.dumps(probe, ensure_ascii=False) + "\n")
                 written += 1
@@ -97,11 +116,15 @@ def build_probes(
 
 
 def _fill(
-    units: list[Unit], task: ProbeTask, config: BuildConfig, tokenizer: Tokenizer
+    units: list[Unit],
+    task: ProbeTask,
+    config: BuildConfig,
+    tokenizer: Tokenizer,
+    template: InstructionTemplate,
 ) -> list[Unit]:
     """Take units in order while the longest question about them still fits."""
     chosen: list[Unit] = []
-    tokens = 1 + len(tokenizer.encode(FILM.prompt("", "")))
+    tokens = 1 + len(tokenizer.encode(template.prompt("", "")))
     if task.name == "association":
         tokens += _longest_association(tokenizer)
     longest = 0

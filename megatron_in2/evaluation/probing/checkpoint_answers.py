@@ -199,8 +199,8 @@ def _load(folder: Path) -> tuple[Any, Tokenizer]:
         remedy = "name an exported one"
         if (folder / "complete.json").is_file() or any(folder.glob("iter_*")):
             remedy = (
-                "it is a Megatron checkpoint; export it first: python tools/convert_checkpoint.py "
-                f"megatron-to-hf --input {folder} --output HF_DIR"
+                "it is a Megatron checkpoint; export it first: in2 convert megatron-to-hf "
+                f"--input {folder} --output HF_DIR"
             )
         raise InputError(f"{folder} is no Hugging Face checkpoint (no config.json): {remedy}")
     tokenizer = load_tokenizer(str(folder))

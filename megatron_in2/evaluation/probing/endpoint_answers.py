@@ -5,14 +5,16 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import openai
 
+from megatron_in2.choices import as_option, require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.lines import Line
 from megatron_in2.templates.film import FILM
 
+Api = Literal["completions", "chat"]
 _TIMEOUT_SECONDS = 600.0  # of one answer
 
 
@@ -23,20 +25,21 @@ class EndpointConfig:
     Args:
         url: its base, such as http://localhost:8000/v1.
         model: the name that it serves.
-        api: ``completions`` sends the prompt as it is, template and all (vLLM); ``chat`` sends it
-            as a user's message without the template's ``[INST]`` and ``[/INST]``, for models that
-            have a chat template of their own.
+        api: ``completions`` sends the prompt as it is, template and all (vLLM); ``chat`` sends the
+            user's message in it, without the template's marks, for models that have a chat
+            template of their own.
         concurrency: requests under way at once.
         retries: of a request that fails, before the run stops.
     """
 
     url: str
     model: str
-    api: str = "completions"
+    api: Api = "completions"
     concurrency: int = 8
     retries: int = 5
 
     def __post_init__(self) -> None:
+        require_choices(self, as_option)
         if self.concurrency < 1 or self.retries < 0:
             raise InputError("--concurrency: give 1 or more; --retries: 0 or more")
 
@@ -73,7 +76,7 @@ class EndpointAnswerer:
         executor = ThreadPoolExecutor(self.config.concurrency)
         try:
             for where, probe in probes:
-                waiting.append((where, executor.submit(self._ask, probe["prompt"])))
+                waiting.append((where, executor.submit(self._ask, self._asked(where, probe))))
                 if len(waiting) == self.config.concurrency:
                     yield self._next(waiting)
             while waiting:
@@ -91,6 +94,9 @@ class EndpointAnswerer:
                 "command goes on from here"
             ) from error
 
+    def _asked(self, where: str, probe: dict[str, Any]) -> str:
+        return probe["prompt"] if self.config.api == "completions" else user_message(where, probe)
+
     def _ask(self, prompt: str) -> str | None:
         if self.config.api == "completions":
             completion = self._client.completions.create(
@@ -102,15 +108,31 @@ class EndpointAnswerer:
             return completion.choices[0].text
         chat = self._client.chat.completions.create(
             model=self.config.model,
-            messages=[{"role": "user", "content": _without_template(prompt)}],
+            messages=[{"role": "user", "content": prompt}],
             max_tokens=self.max_new_tokens,
             temperature=0.0,
         )
         return chat.choices[0].message.content
 
 
-def _without_template(prompt: str) -> str:
-    """Take the template's marks off; a fixed start of the answer behind them stays."""
-    before, after = FILM.chat.split("{instruction}")
-    asked, mark, answer_start = prompt.rpartition(after)
-    return asked.removeprefix(before) + answer_start if mark else prompt
+def user_message(where: str, probe: dict[str, Any]) -> str:
+    """Return a probe's prompt without the marks of its template.
+
+    The probe's field ``user`` says where the message is. Published probes have none: theirs are
+    FILM's marks, and a fixed start of the answer behind them is kept.
+
+    Raises:
+        InputError: ``user`` is no span of the prompt.
+    """
+    prompt: str = probe["prompt"]
+    if "user" not in probe:
+        before, after = FILM.user_marks
+        asked, mark, answer_start = prompt.rpartition(after)
+        return asked.removeprefix(before) + answer_start if mark else prompt
+    match probe["user"]:
+        case [int(start), int(end)] if 0 <= start <= end <= len(prompt):
+            return prompt[start:end]
+    raise InputError(
+        f"{where}: field 'user' must be [start, end] in the prompt's {len(prompt)} characters, "
+        f"found {probe['user']!r:.60}"
+    )

@@ -33,7 +33,7 @@ def read_probe_report(path: Path) -> ProbeReport:
         depths = [DepthScore(**depth) for depth in value.pop("depths")]
         return ProbeReport(**value, depths=depths)
     except (AttributeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no report of probe.py score") from error
+        raise InputError(f"{path} is no report of in2 probe score") from error
 
 
 def as_table(report: ProbeReport) -> str:

@@ -9,10 +9,13 @@ the document task gives way to a statement that shares no content word with the 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from megatron_in2.choices import as_field, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
+
+TaskName = Literal["document", "code", "database", "association", "facts"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class ProbeTask:
     ``is_right`` takes (answer, prediction) and returns a score from 0 to 1.
     """
 
-    name: str
+    name: TaskName
     title: str
     units: str
     file: str
@@ -78,7 +81,7 @@ def label_or_description_found(answer: str, prediction: str) -> float:
     return float(any(part and part in prediction.lower() for part in parts))
 
 
-TASKS = {
+TASKS: dict[str, ProbeTask] = {
     task.name: task
     for task in (
         ProbeTask(
@@ -145,7 +148,7 @@ def find_task(name: str) -> ProbeTask:
         InputError: there is none.
     """
     if name not in TASKS:
-        raise InputError(f"task {name!r}: use one of {', '.join(TASKS)}")
+        raise wrong_choice(as_field("task", name), tuple(TASKS))
     return TASKS[name]
 
 

@@ -81,9 +81,7 @@ class OnlineTransport:
             failed += 1
             if not problem.retry or failed >= self._config.max_attempts:
                 refusal = Refusal(problem.status, problem.message)
-                await self._health.give_up(
-                    request.key, refusal, not problem.retry, answers_before
-                )
+                await self._health.give_up(request.key, refusal, not problem.retry, answers_before)
                 return given_up(refusal)
             pause = backoff(failed, self._config.first_backoff_seconds)
             await self._interruptibly(asyncio.sleep(pause))

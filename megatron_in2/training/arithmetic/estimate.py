@@ -1,10 +1,11 @@
-"""What a run will be, from its configuration alone: sizes, batch arithmetic, state per rank."""
+"""Describes a run from its configuration alone: sizes, batch arithmetic, memory per rank."""
 
 from dataclasses import asdict
 
 import numpy as np
 import yaml
 
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.data.packed.blend import parse_blend
 from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.training.arithmetic.flops import head_flops_per_token, row_flops
@@ -26,7 +27,7 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
     head = length * head_flops_per_token(config.model)
     lines = [
         yaml.safe_dump(asdict(config), sort_keys=False),
-        f"parameters      {config.model.parameter_count:,}",
+        f"parameters      {parameter_count(config.model):,}",
         f"world           {world_size} ranks = TP{parallel.tensor} x PP{parallel.pipeline} x "
         f"CP{parallel.context} x DP{ranks}",
         f"step            {rows} rows x {length:,} = {rows * length:,} tokens; "
@@ -40,10 +41,10 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
         manifests = [read_manifest(prefix) for _, prefix in parse_blend(config.data.train)]
         total = sum(manifest.rows for manifest in manifests)
         samples = sum(manifest.samples for manifest in manifests)
-        learnt = sum(manifest.learnt_tokens for manifest in manifests)
+        trained = sum(manifest.learnt_tokens for manifest in manifests)
         lines.append(
             f"run             {config.schedule.total_steps(total):,} steps over {total:,} rows, "
-            f"{samples:,} samples, {learnt:,} learnt tokens"
+            f"{samples:,} samples, {trained:,} tokens trained on"
         )
     return "\n".join(lines)
 
@@ -53,5 +54,5 @@ def _memory_line(config: TrainConfig, world_size: int) -> str:
     sizes = asdict(memory)
     host = sizes.pop("host")
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.items())
-    beside = f"; host memory {host / GIB:.2f}" if host else ""
-    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}{beside}"
+    on_host = f"; host memory {host / GIB:.2f}" if host else ""
+    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}{on_host}"

@@ -5,6 +5,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from megatron_in2.architectures.config import POSITION_FIELDS
 from megatron_in2.checkpoint.folder import (
     CheckpointState,
     complete_steps,
@@ -12,7 +13,7 @@ from megatron_in2.checkpoint.folder import (
     read_state,
     resolve_checkpoint,
 )
-from megatron_in2.data.packed.blend import blend_sha256, parse_blend
+from megatron_in2.data.packed.blend import BlendPart, blend_sha256, parse_blend
 from megatron_in2.data.packed.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import Rank
@@ -22,25 +23,24 @@ from megatron_in2.training.arithmetic.memory import checkpoint_bytes
 from megatron_in2.training.callbacks.wandb_run import require_wandb
 from megatron_in2.training.config import TrainConfig, parse_range
 
-# Fields of the model section that a checkpoint's tensors do not depend on.
-FREE_FIELDS = ("backend", "logits", "init_std", "rope_theta", "max_position_embeddings")
-
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a checked run starts with.
+    """The checked inputs of a run.
 
     Args:
         tokenizer: the run's tokenizer.
+        datasets: the training datasets with their weights.
         rows: training rows of one epoch.
-        learnt_tokens: answer tokens among them.
+        learnt_tokens: tokens in them that are trained on.
         dataset_seals: seal of each data set's manifest, by field and prefix.
         total_steps: optimizer steps of the whole run.
-        resume_from: complete step to go on from, with its state; None for a new run.
+        resume_from: complete step to resume from, with its state; None for a new run.
         init_from: complete step whose weights a new run starts from, if any.
     """
 
     tokenizer: Tokenizer
+    datasets: tuple[BlendPart, ...]
     rows: int
     learnt_tokens: int
     dataset_seals: dict[str, str]
@@ -50,7 +50,7 @@ class RunInputs:
 
 
 def check_run(config: TrainConfig, world_size: int) -> RunInputs:
-    """Check configuration, data, tokenizer and checkpoints of a run.
+    """Check configuration, data, tokenizer, checkpoints and free disk of a run.
 
     Raises:
         InputError: naming the field, its value and the remedy.
@@ -65,11 +65,13 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
     if config.logging.wandb_project:
         require_wandb(config.logging.wandb_project)
     tokenizer = load_tokenizer(config.data.tokenizer_model)
-    train = [_checked_dataset("data.train", str(prefix), config, tokenizer) for _, prefix in blend]
-    seals = {
-        f"data.train={prefix}": manifest.seal
-        for (_, prefix), manifest in zip(blend, train, strict=True)
-    }
+    datasets = tuple(
+        BlendPart(weight, prefix, _checked_dataset("data.train", str(prefix), config, tokenizer))
+        for weight, prefix in blend
+    )
+    _require_one_template(datasets)
+    train = [part.manifest for part in datasets]
+    seals = {f"data.train={part.prefix}": part.manifest.seal for part in datasets}
     rows = sum(manifest.rows for manifest in train)
     learnt_tokens = sum(manifest.learnt_tokens for manifest in train)
     for name in ("validation", "probe"):
@@ -78,7 +80,7 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
             _check_held_out(f"data.{name}", prefix, held_out, config, world_size)
             seals[f"data.{name}={prefix}"] = held_out.seal
     if not learnt_tokens:
-        raise InputError(f"data.train={config.data.train}: no token in it is learnt")
+        raise InputError(f"data.train={config.data.train}: it has no token that is trained on")
     _check_disk(config)
     total_steps = config.schedule.total_steps(rows)
     _check_profile(config, total_steps)
@@ -87,14 +89,16 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
     if config.checkpoint.init_from and resume_from is None:
         init_from = resolve_checkpoint(Path(config.checkpoint.init_from))
         _require_same_model(config, init_from)
-    return RunInputs(tokenizer, rows, learnt_tokens, seals, total_steps, resume_from, init_from)
+    return RunInputs(
+        tokenizer, datasets, rows, learnt_tokens, seals, total_steps, resume_from, init_from
+    )
 
 
 def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
-    """Do the same as one rank of a started group, which says who and where it is when it refuses.
+    """Check a run as one rank of a started group: errors name the rank and its host.
 
     Raises:
-        InputError: as above.
+        InputError: as :func:`check_run`.
     """
     try:
         return check_run(config, rank.world_size)
@@ -103,12 +107,12 @@ def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
 
 
 def _check_backend(config: TrainConfig) -> None:
-    """Refuse here what every rank would refuse, each with a line of its own."""
-    if config.model.backend == "transformer_engine" or config.runtime.fp8:
-        # Imported here, since other runs are checked without torch's seconds.
+    """Refuse here what every rank would refuse, so that there is one line and not one a rank."""
+    if config.runtime.backend == "transformer_engine" or config.runtime.fp8:
+        # Imported here, so that other runs are checked without the seconds that torch takes.
         from megatron_in2.model.backend import choose_backend, require_fp8
 
-        require_fp8(config.runtime.fp8, choose_backend(config.model.backend))
+        require_fp8(config.runtime.fp8, choose_backend(config.runtime.backend))
 
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
@@ -138,6 +142,18 @@ def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tok
     return manifest
 
 
+def _require_one_template(datasets: tuple[BlendPart, ...]) -> None:
+    """Refuse a blend that would train one model on two ways to write a prompt."""
+    first, *others = datasets
+    for other in others:
+        if other.manifest.template_sha256 != first.manifest.template_sha256:
+            raise InputError(
+                f"data.train: {first.prefix} was made with template {first.manifest.template}, "
+                f"{other.prefix} with template {other.manifest.template}: a model has one chat "
+                "template; preprocess one of them again with --template of the other"
+            )
+
+
 def _check_held_out(
     name: str, prefix: str, manifest: Manifest, config: TrainConfig, world_size: int
 ) -> None:
@@ -151,13 +167,13 @@ def _check_held_out(
 
 
 def _check_disk(config: TrainConfig) -> None:
-    """Compare the free disk with the checkpoints that the run keeps, and the one being written."""
+    """Compare the free disk with the checkpoints to keep plus the one being written."""
     folder = Path(config.checkpoint.dir).absolute()
     while not folder.exists():
         folder = folder.parent
     kept = (config.checkpoint.keep_last or 1) + 1
-    standing = len(complete_steps(Path(config.checkpoint.dir)))
-    needed = checkpoint_bytes(config) * max(kept - standing, 1)
+    existing = len(complete_steps(Path(config.checkpoint.dir)))
+    needed = checkpoint_bytes(config) * max(kept - existing, 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
@@ -202,8 +218,8 @@ def _checked_resume(
 def _require_same_model(config: TrainConfig, step: Path) -> None:
     saved, wanted = asdict(read_model_config(step)), asdict(config.model)
     for name, value in saved.items():
-        if name not in FREE_FIELDS and value != wanted[name]:
+        if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
-                f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
-                "make them equal"
+                f"{step} was saved with model.{name}={value}, the configuration has "
+                f"{wanted[name]}: make them equal"
             )

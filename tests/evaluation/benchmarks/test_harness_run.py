@@ -1,14 +1,25 @@
 """The real lm-evaluation-harness with our task files, on a tiny model and local rows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS
-from megatron_in2.evaluation.benchmarks.harness_run import TASK_FILES, HarnessConfig, run_benchmarks
+from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, BenchmarkScore
+from megatron_in2.evaluation.benchmarks.harness_run import (
+    TASK_FILES,
+    HarnessConfig,
+    model_template,
+    run_benchmarks,
+)
+from megatron_in2.evaluation.benchmarks.prompting import prompting_with
+from megatron_in2.evaluation.benchmarks.report import ModelScores, benchmark_table
+from megatron_in2.templates.base import template_wording
+from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.load import TEMPLATE_FILE
 
 CHOICES = {"label": list("ABCDE"), "text": ["bank", "library", "store", "mall", "town"]}
 ROWS = {
@@ -74,6 +85,33 @@ def test_prompts_to_the_byte(data: Path) -> None:
         f"Question: {n}+2?\nAnswer: It is {n + 2}. The answer is {n + 2}.\n\n" for n in range(8)
     )
     assert _prompt("gsm8k", data) == FILM.prompt(f"{examples}Question: 2+2?", None)
+
+
+def test_prompts_are_written_with_the_models_template(data: Path, tmp_path: Path) -> None:
+    config = HarnessConfig(tmp_path, [])
+    assert model_template(config) == FILM
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(template_wording(CHATML)))
+    assert model_template(config) == CHATML
+    assert model_template(replace(config, template="film")) == FILM
+    film = {name: _prompt(name, data) for name in ("csqa", "narrativeqa", "gsm8k")}
+    with prompting_with(CHATML):
+        for name, prompt in film.items():
+            chatml = _prompt(name, data)
+            assert "[INST]" not in chatml
+            asked = prompt.split("### Instruction:\n")[1].split(" [/INST]")
+            assert CHATML.without_context.split("{instruction}")[1].join(asked) in chatml
+    assert _prompt("csqa", data) == film["csqa"]
+
+
+def test_a_benchmark_that_the_paper_lacks_is_reported() -> None:
+    mine = ModelScores("mine", {"csqa": BenchmarkScore(50, 2), "ours": BenchmarkScore(70, 2)})
+    base = ModelScores("base", {"theirs": BenchmarkScore(60, 2), "ours": BenchmarkScore(65, 2)})
+    rows = benchmark_table(mine, base).splitlines()[2:]
+    assert rows == [
+        "| csqa | 50.0 |  |  | 70.0 | 75.3 | +5.3 |",
+        "| ours | 70.0 | 65.0 | +5.0 |  |  |  |",
+        "| theirs |  | 60.0 |  |  |  |  |",
+    ]
 
 
 def test_every_benchmark_has_its_task() -> None:

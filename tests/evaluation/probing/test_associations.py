@@ -9,6 +9,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.associations import ASSOCIATIONS, NAMES, lexical_overlap
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
 from megatron_in2.evaluation.probing.tasks import find_task, read_units
+from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 
 
@@ -47,7 +48,7 @@ def test_published_pieces_overlap_in_full(pieces: Path) -> None:
 
 def test_probes(pieces: Path, tmp_path: Path, tokenizer: Tokenizer) -> None:
     config = BuildConfig(task="association", context_tokens=4000, positions=20, sets=3)
-    assert build_probes(pieces, tmp_path, config, tokenizer) == (60, 0)
+    assert build_probes(pieces, tmp_path, config, tokenizer, FILM) == (60, 0)
     pairs = {pair.question: pair for pair in ASSOCIATIONS}
     asked = set()
     for line in (tmp_path / "association.jsonl").read_text().splitlines():
@@ -70,4 +71,4 @@ def test_pieces_that_hold_every_name_are_refused(tmp_path: Path, tokenizer: Toke
     (tmp_path / "document_sentences.jsonl").write_text("\n".join(map(json.dumps, lines)))
     config = BuildConfig(task="association", context_tokens=1000, sets=1)
     with pytest.raises(InputError, match="every association's name"):
-        build_probes(tmp_path, tmp_path / "out", config, tokenizer)
+        build_probes(tmp_path, tmp_path / "out", config, tokenizer, FILM)

@@ -7,7 +7,10 @@ import pytest
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
+from megatron_in2.evaluation.probing.endpoint_answers import user_message
 from megatron_in2.evaluation.probing.tasks import TASKS, find_task, read_units
+from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 
@@ -23,7 +26,7 @@ def built(pieces: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Tok
     folder = tmp_path_factory.mktemp("probes")
     for task in ("document", "code", "database"):
         config = BuildConfig(task=task, context_tokens=TOKENS, sets=2)
-        build_probes(pieces, folder, config, tokenizer)
+        build_probes(pieces, folder, config, tokenizer, FILM)
     return folder
 
 
@@ -65,7 +68,7 @@ def test_the_same_seed_gives_the_same_probes(
 ) -> None:
     for seed in (1234, 7):
         config = BuildConfig(context_tokens=TOKENS, sets=2, seed=seed)
-        build_probes(pieces, tmp_path, config, tokenizer)
+        build_probes(pieces, tmp_path, config, tokenizer, FILM)
         same = (tmp_path / "document.jsonl").read_bytes() == (built / "document.jsonl").read_bytes()
         assert same == (seed == 1234)
 
@@ -82,7 +85,7 @@ def test_asked_positions_are_spread_from_end_to_end(tmp_path: Path, tokenizer: T
     _write_sentences(tmp_path, 200)
     for wanted in (1, 2, 5):
         config = BuildConfig(context_tokens=600, positions=wanted, sets=1)
-        assert build_probes(tmp_path, tmp_path, config, tokenizer) == (wanted, 0)
+        assert build_probes(tmp_path, tmp_path, config, tokenizer, FILM) == (wanted, 0)
         probes = _probes(tmp_path, "document")
         positions = [probe["position_id"] for probe in probes]
         last = probes[0]["units"] - 1
@@ -93,7 +96,7 @@ def test_asked_positions_are_spread_from_end_to_end(tmp_path: Path, tokenizer: T
 def test_ambiguous_pieces_are_skipped(tmp_path: Path, tokenizer: Tokenizer) -> None:
     _write_sentences(tmp_path, 100, piece="piece {n}")  # "piece 1" stands in "piece 10" too
     written, skipped = build_probes(
-        tmp_path, tmp_path, BuildConfig(context_tokens=900, sets=4), tokenizer
+        tmp_path, tmp_path, BuildConfig(context_tokens=900, sets=4), tokenizer, FILM
     )
     assert skipped > 0
     probes = _probes(tmp_path, "document")
@@ -114,7 +117,7 @@ def test_facts_of_ones_own(tmp_path: Path, tokenizer: Tokenizer) -> None:
     ]
     (tmp_path / "facts.jsonl").write_text("\n".join(map(json.dumps, facts)))
     config = BuildConfig(task="facts", context_tokens=TOKENS, units=30, sets=1)
-    assert build_probes(tmp_path, tmp_path, config, tokenizer) == (30, 0)
+    assert build_probes(tmp_path, tmp_path, config, tokenizer, FILM) == (30, 0)
     for probe in _probes(tmp_path, "facts"):
         number = probe["completion"].split()[0]
         stood = probe["prompt"].split("### Context:\n")[1].split("\n")
@@ -125,10 +128,10 @@ def test_facts_of_ones_own(tmp_path: Path, tokenizer: Tokenizer) -> None:
 def test_bad_input(tmp_path: Path, tokenizer: Tokenizer) -> None:
     _write_sentences(tmp_path, 60)
     with pytest.raises(InputError, match="60 document pieces do not fill 32000 tokens"):
-        build_probes(tmp_path, tmp_path / "out", BuildConfig(), tokenizer)
+        build_probes(tmp_path, tmp_path / "out", BuildConfig(), tokenizer, FILM)
     with pytest.raises(InputError, match=r"holds \d+ document units, fewer than --positions 50"):
         config = BuildConfig(context_tokens=300, positions=50)
-        build_probes(tmp_path, tmp_path / "out", config, tokenizer)
+        build_probes(tmp_path, tmp_path / "out", config, tokenizer, FILM)
     assert not list((tmp_path / "out").iterdir())
     for wrong in ({"sets": 0}, {"context_tokens": 0}, {"positions": -1}, {"units": -1}):
         (name,) = wrong
@@ -138,3 +141,19 @@ def test_bad_input(tmp_path: Path, tokenizer: Tokenizer) -> None:
 
 def test_all_tasks_are_known() -> None:
     assert {"document", "code", "database"} <= set(TASKS)
+
+
+@pytest.mark.parametrize("template", [FILM, CHATML], ids=["film", "chatml"])
+def test_prompts_are_the_templates(
+    tmp_path: Path, tokenizer: Tokenizer, template: InstructionTemplate
+) -> None:
+    _write_sentences(tmp_path, 200)
+    config = BuildConfig(context_tokens=600, positions=2, sets=1)
+    build_probes(tmp_path, tmp_path, config, tokenizer, template)
+    for probe in _probes(tmp_path, "document"):
+        assert probe["template"] == template.name
+        message = user_message("", probe)
+        start, end = probe["user"]
+        assert message == probe["prompt"][start:end]
+        assert template.turn(message) == probe["prompt"]
+        assert 1 + len(tokenizer.encode(probe["prompt"])) <= 600

@@ -134,7 +134,7 @@ def test_folders_that_are_no_checkpoint(tiny_model: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"no Hugging Face checkpoint \(no config\.json\)"):
         CheckpointAnswerer(tmp_path, 8)
     (tmp_path / "iter_0000010").mkdir()
-    with pytest.raises(InputError, match=r"export it first: python tools/convert_checkpoint\.py"):
+    with pytest.raises(InputError, match=r"export it first: in2 convert"):
         CheckpointAnswerer(tmp_path, 8)
     bare = tmp_path / "bare"
     bare.mkdir()

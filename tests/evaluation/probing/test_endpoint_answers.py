@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.probing.endpoint_answers import EndpointAnswerer, EndpointConfig
+from megatron_in2.evaluation.probing.endpoint_answers import (
+    EndpointAnswerer,
+    EndpointConfig,
+    user_message,
+)
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_predictions
 from tests.conftest import RunTool, assert_refused
@@ -79,16 +83,28 @@ def test_bad_numbers(wrong: dict[str, int]) -> None:
         EndpointConfig("http://127.0.0.1:9/v1", "fake", **wrong)
 
 
-def test_the_command(probes: Path, tmp_path: Path, serve: Serve, run_tool: RunTool) -> None:
+def test_the_command(probes: Path, tmp_path: Path, serve: Serve, run_here: RunTool) -> None:
     output = tmp_path / "predictions.jsonl"
     generate = ("generate", "--probes", probes / "code.jsonl", "--output", output)
     endpoint = ("--endpoint", serve(0.5), "--endpoint-model", "fake")
-    result = run_tool("probe", *generate, *endpoint, "--api", "chat")
+    result = run_here("probe", *generate, *endpoint, "--api", "chat")
     assert result.returncode == 0, result.stderr
     assert "120 predictions" in result.stdout
-    assert_refused(run_tool("probe", *generate), "either --model, or --endpoint")
+    assert_refused(run_here("probe", *generate), "either --model, or --endpoint")
     output.unlink()
     nobody = ("--endpoint", "http://127.0.0.1:9/v1", "--endpoint-model", "fake")
     assert_refused(
-        run_tool("probe", *generate, *nobody, "--retries", 0), "code.jsonl:1", "127.0.0.1:9"
+        run_here("probe", *generate, *nobody, "--retries", 0), "code.jsonl:1", "127.0.0.1:9"
     )
+
+
+def test_what_a_chat_api_is_sent() -> None:
+    published = {"prompt": "[INST] Why? [/INST]\nThe answer is"}
+    assert user_message("x:1", published) == "Why?\nThe answer is"
+    assert user_message("x:1", {"prompt": "no marks"}) == "no marks"
+    assert user_message("x:1", {"prompt": "<u>[INST] a [/INST]</u>", "user": [3, 19]}) == (
+        "[INST] a [/INST]"
+    )
+    for wrong in ([0], [0, 99], [-1, 2], "x", None):
+        with pytest.raises(InputError, match="x:1: field 'user' must be"):
+            user_message("x:1", {"prompt": "abc", "user": wrong})

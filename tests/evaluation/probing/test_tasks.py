@@ -99,7 +99,7 @@ def test_pieces_quoted_twice_are_left_out(tmp_path: Path) -> None:
 
 
 def test_bad_pieces_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="task 'prose': use one of document, code, database"):
+    with pytest.raises(InputError, match="task='prose': use document, code, database"):
         find_task("prose")
     with pytest.raises(InputError, match="does not exist"):
         read_units(tmp_path, find_task("document"))

@@ -1,4 +1,4 @@
-"""A run that cannot work is refused before any rank starts, in one line, with exit code 2."""
+"""A run that cannot work is refused before any rank starts: one line, exit code 2."""
 
 import shutil
 from collections.abc import Callable
@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
+from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.training.checks.preflight import check_run
+from megatron_in2.training.config import (
+    CheckpointConfig,
+    DataConfig,
+    RuntimeConfig,
+    TrainConfig,
+)
 from tests.conftest import RunTool, assert_refused
 
 Refuse = Callable[..., None]
@@ -17,7 +26,7 @@ Refuse = Callable[..., None]
 
 @pytest.fixture
 def refuse(tmp_path: Path, run_tool: RunTool, write_config: Callable[[Path], Path]) -> Refuse:
-    """Run the command with options, two ranks asked for, and check the refusal."""
+    """Run the command with options and two ranks, and check the refusal."""
 
     def check(options: list[str], *words: str, nproc: int = 2) -> None:
         folder = tmp_path / "run"
@@ -59,7 +68,7 @@ def test_bad_runs_are_refused(options: list[str], words: list[str], refuse: Refu
             ["--runtime.dtype=bfloat16", "--runtime.fp8=hybrid"],
             ["runtime.fp8=hybrid", "transformer-engine", "leave runtime.fp8 empty"],
         ),
-        (["--model.backend=transformer_engine"], ["needs a GPU", "model.backend=torch"]),
+        (["--runtime.backend=transformer_engine"], ["needs a GPU", "runtime.backend=torch"]),
     ],
 )
 def test_what_only_a_gpu_has_is_refused_once_for_all_ranks(
@@ -97,6 +106,37 @@ def test_context_parallelism_needs_padded_samples(
     refuse(options, "multiples of 2", "--pad-multiple 4")
 
 
+def test_a_blend_of_two_templates_is_refused(
+    dataset: Path, small_tokenizer: Tokenizer, base_config: dict, tmp_path: Path
+) -> None:
+    packing = PreprocessConfig(
+        input=[dataset.with_name("samples.jsonl")],
+        output_prefix=tmp_path / "other",
+        tokenizer_model=str(small_tokenizer.path),
+        seq_length=512,
+        template="chatml",
+    )
+    preprocess(packing)
+    config = read_config(base_config, tmp_path, f"0.7 {dataset} 0.3 {dataset}")
+    inputs = check_run(config, world_size=1)
+    assert [(part.weight, part.prefix) for part in inputs.datasets] == [
+        (0.7, dataset),
+        (0.3, dataset),
+    ]
+    config = read_config(base_config, tmp_path, f"0.7 {dataset} 0.3 {tmp_path / 'other'}")
+    with pytest.raises(InputError, match=r"in2 was made with template film, .*other with .*chatml"):
+        check_run(config, world_size=1)
+
+
+def read_config(base_config: dict, folder: Path, train: str) -> TrainConfig:
+    sections = {
+        "model": ModelConfig(**base_config["model"]),
+        "data": DataConfig(**{**base_config["data"], "train": train}),
+        "checkpoint": CheckpointConfig(dir=str(folder / "run")),
+    }
+    return TrainConfig(**sections, runtime=RuntimeConfig(dtype="float32"))
+
+
 def test_a_disk_too_small_for_the_checkpoints_is_refused(refuse: Refuse) -> None:
     refuse(["--checkpoint.keep_last=1000000000"], "checkpoints of", "checkpoint.keep_last")
 
@@ -112,7 +152,7 @@ def test_resuming_with_changes_is_refused(
     refused = run_tool("train", "--config", config, "--schedule.global_batch_rows", 2)
     assert_refused(refused, "other schedule.global_batch_rows", "allow_changed_data")
     refused = run_tool("train", "--config", config, "--model.num_layers", 1)
-    assert_refused(refused, "model.num_layers=2", "the config says 1")
+    assert_refused(refused, "model.num_layers=2", "the configuration has 1")
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(
@@ -122,5 +162,5 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     result = run_tool("train", "--config", config, "--dry-run", "--world-size", 2)
     assert result.returncode == 0, result.stderr
     assert "DP2" in result.stdout
-    assert "learnt tokens" in result.stdout
+    assert "tokens trained on" in result.stdout
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Allocations that failed are told from other errors, and the remedies fit the configuration."""
+"""Failed allocations are distinguished from other errors; remedies fit the configuration."""
 
 from dataclasses import replace
 
@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import Rank
@@ -47,26 +46,25 @@ def test_other_errors_keep_their_tracebacks() -> None:
 
 def test_a_lost_peer_is_one_line() -> None:
     with (
-        pytest.raises(SystemExit, match=r"rank 3 on .* lost another rank"),
+        pytest.raises(SystemExit, match=r"rank 3 on .* lost the connection to another rank"),
         failures_in_one_line(TrainConfig(), RANK),
     ):
         raise RuntimeError("[../third_party/gloo/pair.cc:534] Connection closed by peer [::1]:1")
 
 
-def test_remedies_are_those_not_yet_taken() -> None:
+def test_remedies_leave_out_what_is_already_set() -> None:
     config = TrainConfig(
-        model=ModelConfig(logits="all"),
         parallel=ParallelConfig(tensor=2, context=4),
-        runtime=RuntimeConfig(dtype="float32"),
+        runtime=RuntimeConfig(dtype="float32", logits="all"),
     )
     assert memory_remedies(config) == [
         "set parallel.sequence=true",
-        "set model.logits=answers",
+        "set runtime.logits=answers",
         "set runtime.recompute=full",
         "raise parallel.context (now 4), tensor (now 2) or pipeline (now 1)",
         "set runtime.dtype=bfloat16",
     ]
-    taken = replace(config, model=ModelConfig(), runtime=RuntimeConfig(recompute="full"))
+    taken = replace(config, runtime=RuntimeConfig(recompute="full"))
     taken = replace(taken, parallel=ParallelConfig(tensor=2, sequence=True))
     assert memory_remedies(taken) == [
         "raise parallel.context (now 1), tensor (now 2) or pipeline (now 1)"

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import cast
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
@@ -12,6 +13,7 @@ from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import (
     CheckpointConfig,
     DataConfig,
+    Logits,
     OptimizerConfig,
     RuntimeConfig,
     ScheduleConfig,
@@ -22,12 +24,12 @@ from tools.benchmarks.contenders.turns import take_turns
 
 
 def main() -> None:
-    folder, logits = Path(sys.argv[1]), sys.argv[2]
+    folder, logits = Path(sys.argv[1]), cast(Logits, sys.argv[2])
     sizes = json.loads((folder / "sizes.json").read_text())
     optimizer = json.loads((folder / "optimizer.json").read_text())
     rate, betas = optimizer["lr"], optimizer["betas"]
     config = TrainConfig(
-        model=ModelConfig(**sizes["model"], logits=logits),
+        model=ModelConfig(**sizes["model"]),
         data=DataConfig(train=str(folder / "rows"), seq_length=sizes["seq_length"]),
         optimizer=OptimizerConfig(
             lr=rate,
@@ -44,7 +46,7 @@ def main() -> None:
         checkpoint=CheckpointConfig(
             dir=str(folder / f"run_{logits}"), init_from=str(folder / "megatron")
         ),
-        runtime=RuntimeConfig(dtype="float32", seed=sizes["seed"]),
+        runtime=RuntimeConfig(dtype="float32", logits=logits, seed=sizes["seed"]),
     )
     inputs = check_run(config, world_size=1)
     with open_world(config.parallel, SINGLE_RANK, config.runtime.seed) as world:

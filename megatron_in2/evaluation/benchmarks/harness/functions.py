@@ -1,10 +1,10 @@
-"""What the task files beside call: prompts by FILM's template, scores by the published metrics."""
+"""What the task files call: prompts by the run's template, scores by the published metrics."""
 
 from functools import partial
 from typing import Any
 
 from megatron_in2.evaluation.benchmarks import metrics
-from megatron_in2.templates.film import FILM
+from megatron_in2.evaluation.benchmarks.prompting import current_template
 
 Document = dict[str, Any]
 
@@ -12,7 +12,8 @@ Document = dict[str, Any]
 def _long_prompt(document: Document, instruction: str) -> str:
     """Put LongBench's context and question into the template; summaries ask no question."""
     question = document.get("question", document.get("input", ""))
-    return FILM.prompt(instruction.format(question=question).strip(), document["context"])
+    asked = instruction.format(question=question).strip()
+    return current_template().prompt(asked, document["context"])
 
 
 _SHORT_ANSWER = "Answer the question based on the {source}. Give only a short answer."
@@ -41,7 +42,7 @@ news_prompt = partial(_long_prompt, instruction="Write a one-page summary of all
 
 
 def choice_prompt(document: Document) -> str:
-    """Return CSQA's published prompt: the answer's first words stand behind the template."""
+    """Return CSQA's published prompt: the answer's first words follow the template."""
     choices = document["choices"]
     candidates = "".join(
         f"{letter}: {text}\n"
@@ -51,12 +52,12 @@ def choice_prompt(document: Document) -> str:
         f"Answer the following question.\nQuestion: {document['question']}\n"
         f"Candidates:\n{candidates}Choose one answer from {' / '.join(choices['label'])}."
     )
-    return f"{FILM.prompt(instruction, None)}\nThe answer is"
+    return f"{current_template().prompt(instruction, None)}\nThe answer is"
 
 
 def with_template(documents: Any) -> Any:
-    """Add what stands before and after the examples and the question: the template, cut open."""
-    head, tail = FILM.prompt("\0", None).split("\0")
+    """Add what comes before and after the examples and the question: the template, cut open."""
+    head, tail = current_template().prompt("\0", None).split("\0")
     return documents.map(lambda _: {"template_head": head, "template_tail": tail})
 
 

@@ -1,0 +1,1 @@
+"""Runs all stages in small on one machine, by starting the commands."""
