@@ -6,6 +6,7 @@ holds back those behind it, but no new request.
 """
 
 import asyncio
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class LaneEnd:
-    """Stands behind a lane's last question."""
+    """Follows a lane's last question."""
 
     kind: str
     asked: int
@@ -153,7 +154,9 @@ class Asker:
                 busy = self._ask_more(states)
                 if self._error is not None:
                     raise self._error
-                busy |= self._hand_on_ready(states)  # a repeated question is asked anew
+                busy |= self._hand_on_ready(
+                    states
+                )  # a dropped duplicate makes place for another question
                 if busy or self._changed.is_set():
                     await asyncio.sleep(0)
                 elif states:
@@ -161,6 +164,8 @@ class Asker:
 
     async def finish(self) -> None:
         """Wait for what is under way; what it brings is in the journal."""
+        if self._under_way:
+            print(f"waiting for {len(self._under_way)} questions under way", file=sys.stderr)
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def _ask_more(self, states: deque[_LaneState]) -> bool:

@@ -3,12 +3,12 @@
 import itertools
 import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
+
+from megatron_in2.processes import die_with_parent, ignore_stop_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -68,17 +68,9 @@ _process_work: Callable[[list], list] | None = None  # type: ignore[type-arg]
 def _prepare(build: Callable[[], Callable[[list[Item]], list[Result]]]) -> None:
     """Set this process up: the parent decides when it ends, also by dying itself."""
     global _process_work
-    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    ignore_stop_signals()  # sent to the whole group
+    die_with_parent(os.getppid())
     _process_work = build()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(batch: list[Item]) -> list[Result]:
