@@ -33,7 +33,7 @@ class Estimate:
 
 
 def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> Estimate:
-    """Estimate a run of a paid writer; the segment store is made, or used if it stands.
+    """Estimate a run of a paid writer; the segment store is made, or reused if it exists.
 
     Prompt tokens are counted by the run's tokenizer over up to 2,000 prompts of each kind.
     The reply's length is the mean of the journal's answers, or openai.expected_answer_tokens.

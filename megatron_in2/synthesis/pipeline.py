@@ -68,10 +68,10 @@ class RunOptions:
 def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None = None) -> Tally:
     """Make IN2 samples from a corpus.
 
-    Beside ``output`` (JSON lines; of a shard: its own name) stand the segment store ``.segments``,
-    ``.report.json``, ``.report.png``, ``.rejects.jsonl``, ``.dropped_documents.jsonl`` and, for
-    paid writers, the journal ``.journal.sqlite``. A run that was stopped goes on from the store
-    and the journal, and ends with the same bytes.
+    Writes ``output`` (JSON lines; a shard has its own name) and, with the same name plus a suffix,
+    the segment store ``.segments``, ``.report.json``, ``.report.png``, ``.rejects.jsonl``,
+    ``.dropped_documents.jsonl`` and, for paid writers, the journal ``.journal.sqlite``. A stopped
+    run continues from the store and the journal, and ends with the same bytes.
 
     Raises:
         InputError: an unusable setting, corpus or output; the message names it.

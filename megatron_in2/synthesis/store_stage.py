@@ -1,7 +1,7 @@
 """The first stage: corpus -> kept documents -> segments, tokenised once, in a store.
 
-A store that stands and was made from the same sources and settings is used again, so a run that
-was stopped goes on behind it.
+An existing store that was made from the same sources and settings is reused, so a stopped run
+continues after this stage.
 """
 
 import json
@@ -35,7 +35,7 @@ Segments = list[tuple[str, list[int]]]
 def build_store(
     config: SynthesisConfig, shard: Shard, tokenizer: Tokenizer, output: Path, workers: int
 ) -> SegmentStore:
-    """Return the segment store ``output`` + ``.segments``, made if it does not stand yet.
+    """Return the segment store ``output`` + ``.segments``, made if it does not exist yet.
 
     ``output`` is removed when a store that it refers to is replaced, and not before.
     Documents left out are listed in ``output`` + ``.dropped_documents.jsonl``.
@@ -46,7 +46,7 @@ def build_store(
     path = output.with_name(f"{output.name}.segments")
     dropped = output.with_name(f"{output.name}.dropped_documents.jsonl")
     origin = _origin(config, shard, tokenizer)
-    store = _standing_store(path, origin) if dropped.exists() else None
+    store = _reusable_store(path, origin) if dropped.exists() else None
     if store is not None:
         _require_one_context(store.manifest["tokens"], config)
         return store
@@ -69,7 +69,7 @@ def build_store(
         )
 
         def notes() -> dict[str, Any]:
-            """Give up what refers to a store that stands, now that the new one is whole."""
+            """Remove the output that refers to the old store, now that the new one is complete."""
             _require_one_context(tokens, config)
             output.unlink(missing_ok=True)
             return {"origin": origin, "dropped": dict(rejects.counts)}
@@ -128,7 +128,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return (state.st_size, state.st_mtime_ns)
 
 
-def _standing_store(path: Path, origin: str) -> SegmentStore | None:
+def _reusable_store(path: Path, origin: str) -> SegmentStore | None:
     if not (path / "store.json").is_file():
         return None
     store = SegmentStore(path)

@@ -47,7 +47,7 @@ class Draft:
         answer: its answer.
         citations: quotes that it rests on.
         problem: why there is no question, if there is none.
-        reply: the beginning of what was written instead, for whoever reads the rejects.
+        reply: the beginning of the model's reply, for those who read the rejects.
     """
 
     question: str = ""

@@ -74,7 +74,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> 
 @pytest.fixture
 def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "any")
-    # A proxy of this machine must not stand between a test and its own server.
+    # A proxy of this machine must not come between a test and its own server.
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 

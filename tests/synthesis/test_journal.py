@@ -1,4 +1,4 @@
-"""The journal: what was written stands, whatever happens to the process."""
+"""The journal: what was written is kept, whatever happens to the process."""
 
 import asyncio
 import contextlib

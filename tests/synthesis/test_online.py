@@ -197,9 +197,9 @@ def test_a_prompt_that_always_fails_is_given_up(
     assert again == drafts
     assert _summary(journal).refused == summary.refused + 1  # asked once more, and no oftener
     server.change(status_for={})
-    mended = _write(config, tokenizer, journal, range(40))
-    assert mended[7].problem is None
-    assert mended[:7] + mended[8:] == drafts[:7] + drafts[8:]
+    fixed = _write(config, tokenizer, journal, range(40))
+    assert fixed[7].problem is None
+    assert fixed[:7] + fixed[8:] == drafts[:7] + drafts[8:]
     assert _summary(journal).given_up == 0
 
 

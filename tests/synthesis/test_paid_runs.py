@@ -224,7 +224,7 @@ def test_a_dry_run_calls_nobody(tmp_path: Path, small_corpus: Path, start_server
     assert server.stats()["tries"] == 0
     _complete(config, tmp_path / "x.jsonl")
     again = _run(config, tmp_path / "x.jsonl", "--dry-run", "--overwrite")
-    assert "answers stand in the journal already" in again.stdout
+    assert "answers are in the journal already" in again.stdout
     tries = server.stats()["tries"]
     _complete(config, tmp_path / "x.jsonl", "--overwrite")  # paid answers are used again
     assert server.stats()["tries"] == tries
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_journal_intact(
 ) -> None:
     server, output = start_server(), tmp_path / "x.jsonl"
     config = _config(tmp_path, small_corpus, server)
-    _run(config, output, "--dry-run")  # the store stands
+    _run(config, output, "--dry-run")  # makes the store
     # No file may grow beyond 1 MB, as if the disk were full when the journal reaches it.
     limited = ["bash", "-c", 'ulimit -f 1024; exec "$@"', "-", *_command(config, output)]
     result = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)

@@ -142,7 +142,7 @@ class BatchTransport:
             self._follow(self._begin(gathered), [each.key for each in gathered])
 
     async def _begin(self, gathered: list[_Gathered]) -> None:
-        """Write a batch down, as much of it as there is money for, and see it through."""
+        """Journal as much of a batch as the budget allows, and run it to its end."""
         affordable = []
         try:
             for request in gathered:
@@ -161,7 +161,7 @@ class BatchTransport:
         async def follow() -> None:
             try:
                 await work
-            except Exception as error:  # whoever waits for one of the replies raises it
+            except Exception as error:  # raised by those who wait for its replies
                 self._fail(keys, error)
 
         task = asyncio.get_running_loop().create_task(follow())
@@ -169,7 +169,7 @@ class BatchTransport:
         task.add_done_callback(self._tasks.discard)
 
     async def _book(self, batch: OpenBatch, ended: Ended) -> None:
-        """Write all replies down at once, hand them out, and gather the failed ones anew."""
+        """Journal all replies in one commit, return them, and gather the failed requests again."""
         replies: dict[BatchRequest, tuple[Reply, bytes]] = {}
         failures: dict[BatchRequest, FailedCallError] = {}
         for request in batch.requests:

@@ -71,11 +71,11 @@ class BatchApi:
         return await self._patiently(call)
 
     async def find(self, token: str, started: float) -> str | None:
-        """Return the id of the batch that bears a token, or None."""
+        """Return the id of the batch with this token, or None."""
         return await self._patiently(lambda: self._known(token, started))
 
     async def find_or_create(self, token: str, started: float, file: str) -> str:
-        """Return the id of the batch that bears a token, created if there is none.
+        """Return the id of the batch with this token; create it if there is none.
 
         Raises:
             FailedCallError: refused, since too many tokens wait (``is_queue_full``) or otherwise.

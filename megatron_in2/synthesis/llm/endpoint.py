@@ -32,9 +32,9 @@ _REMEMBERED_IDS = 4096
 class ChatEndpoint:
     """Posts payloads to one server.
 
-    A reply that a server sends twice on a connection that is kept would be taken for the answer
-    to the next request. So connections are kept only where replies bear ids, and while none comes
-    twice; else each request has one of its own.
+    If a server sends a reply twice on a reused connection, the second copy would be taken for the
+    answer to the next request. So connections are reused only if replies have ids and no id comes
+    twice; otherwise each request has its own connection.
 
     Args:
         base_url: such as http://localhost:8000/v1; None is OpenAI's own.

@@ -14,7 +14,7 @@ _THOUGHT = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Reply:
-    """What a request brought: ``text``, or the ``problem`` that stands in its place.
+    """The result of a request: ``text``, or the ``problem`` if there is none.
 
     ``usage`` is None where the server states none. ``cost`` is in US dollars.
     """

@@ -36,7 +36,7 @@ class FailedCallError(Exception):
         perhaps_billed: whether the server may have done, and billed, the work.
         wait_seconds: how long the server asks to wait.
         status: the HTTP status, where there was one.
-        hopeless: it would befall every request: a bad key, no quota.
+        hopeless: every request would fail like this: a bad key, no quota.
     """
 
     message: str

@@ -1,7 +1,7 @@
 """Commits the journal's writes in a thread of their own, many at a time.
 
-A commit with a sync takes milliseconds, in which the event loop must not stand still. What is
-handed in while one commit runs goes into the next one, together.
+A commit with a sync takes milliseconds and must not block the event loop. All writes that arrive
+during one commit go into the next one.
 """
 
 import asyncio

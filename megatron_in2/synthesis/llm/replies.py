@@ -1,7 +1,7 @@
 """Reads what the model wrote: a question with its answer, or a verdict.
 
-JSON is read whatever stands around it. Plain text is read in the form of the IN2 paper (the
-question, then ``### Answer ###:`` and the answer) and in its usual variations.
+JSON may have other text around it. Plain text is read in the format of the IN2 paper (the
+question, then ``### Answer ###:`` and the answer) and its usual variations.
 """
 
 import json
@@ -59,7 +59,7 @@ def read_draft(text: str) -> Draft:
 
 
 def read_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object in a reply, whatever stands around it, or None."""
+    """Return the JSON object in a reply, ignoring text around it, or None."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0:
         return None

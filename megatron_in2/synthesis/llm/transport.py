@@ -56,7 +56,7 @@ class StoppedError(Exception):
 
 
 def given_up(refusal: Refusal) -> Reply:
-    """Return the reply that stands for a request that was given up."""
+    """Return a reply whose ``problem`` says that the request was given up."""
     if refusal.status is None:
         return Reply("", "given up: no reply came")
     refused = 400 <= refusal.status < 500 and refusal.status != 429
