@@ -234,7 +234,7 @@ def test_bad_input_ends_in_one_line(
     tmp_path: Path, small_corpus: Path, start_server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, output = start_server(), tmp_path / "x.jsonl"
-    unknown = _config(tmp_path, small_corpus, server, openai={"model": "gpt-17"})
+    unknown = _config(tmp_path, small_corpus, server, openai={"model": "gpt-17", "base_url": None})
     assert_refused(_run(unknown, output), "openai.model='gpt-17'", "openai.prices")
     config = _config(tmp_path, small_corpus, server)
     assert_refused(_run(config, output, "--max-cost", 0.0001), "--max-cost 0.0001")
