@@ -72,6 +72,10 @@ class CommandParser(jsonargparse.ArgumentParser):
             return self.instantiate_classes(self.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
             raise self._moved_field(error.message) or _refused(error.message) from error
+        except UnicodeDecodeError as error:  # jsonargparse opens the file but does not say which
+            raise InputError(
+                f"--config: the file is not UTF-8 text ({error.reason}): name a YAML file"
+            ) from error
 
     def _moved_field(self, message: str) -> InputError | None:
         """Return the error for a field that jsonargparse does not know any more."""

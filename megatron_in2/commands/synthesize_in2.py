@@ -6,11 +6,11 @@ Examples:
     OPENAI_API_KEY=... %(prog)s --config configs/in2_film.yaml \
         --output data/in2.jsonl --shard 3 --num-shards 16 --max-cost 500
 
-Ctrl-C and SIGTERM end a run when the replies under way have come; a second one ends it at once.
+Ctrl-C and SIGTERM end a run after the replies under way have arrived; a second one ends it at once.
 Writes the samples (JSON lines), the segment store OUTPUT.segments, OUTPUT.report.json / .png,
 OUTPUT.rejects.jsonl, OUTPUT.dropped_documents.jsonl and, for paid writers,
-OUTPUT.journal.sqlite. Run again with the same options, a stopped run goes on; no answer in the
-journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
+OUTPUT.journal.sqlite. Run a stopped run again with the same options and it continues; no answer in
+the journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
 """
 
 import signal
@@ -42,13 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.dry_run:
         _print_estimate(estimate_run(config, options.output, run))
         return 0
-    for number in heeded_signals():
-        signal.signal(number, _stop)
+    earlier = {number: signal.signal(number, _stop) for number in heeded_signals()}
     try:
         _print_tally(synthesize(config, options.output, run))
     except _StoppedError as stopped:
         print(f"{called_as()}: stopped by {stopped}: run again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_REQUEUE
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
     return 0
 
 

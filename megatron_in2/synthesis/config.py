@@ -1,6 +1,7 @@
 """The settings of one synthesis run: one YAML file."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -352,5 +353,18 @@ def _require_finite(config: Any, prefix: str = "") -> None:
         value = getattr(config, each.name)
         if is_dataclass(value):
             _require_finite(value, f"{prefix}{each.name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{prefix}{each.name}={value}: must be a finite number")
+        for name, number in _numbers(value, f"{prefix}{each.name}"):
+            if not math.isfinite(number):
+                raise InputError(f"{name}={number}: must be a finite number")
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Yield the name and value of every float in a field, also inside lists and dicts."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _numbers(child, f"{name}.{key}")
+    elif isinstance(value, list):
+        for child in value:
+            yield from _numbers(child, name)

@@ -69,6 +69,10 @@ def test_shares_become_counts() -> None:
             {"openai": OpenAIConfig(temperature=math.nan)},
             r"openai\.temperature=nan: must be a finite",
         ),
+        (
+            {"openai": OpenAIConfig(extra_body={"top_p": [1.0, math.nan]})},
+            r"openai\.extra_body\.top_p=nan: must be a finite",
+        ),
         ({"openai": OpenAIConfig(temperature=-1.0)}, r"openai\.temperature=-1.0: must not be < 0"),
         ({"openai": OpenAIConfig(timeout_seconds=0)}, r"timeout_seconds=0: must be more than 0"),
         (

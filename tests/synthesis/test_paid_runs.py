@@ -157,6 +157,33 @@ def test_two_thousand_requests_survive_ten_kills(
     print(figures["faults"])
 
 
+def test_a_run_that_is_asked_to_stop_keeps_every_reply(
+    tmp_path: Path, small_corpus: Path, start_server
+) -> None:
+    """SIGTERM and Ctrl-C: what is under way is awaited, and what was paid for is in the journal."""
+    server, output = start_server(delay=0.3), tmp_path / "x.jsonl"
+    config = _config(tmp_path, small_corpus, server, openai={"timeout_seconds": 30.0})
+    for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        already = len(server.stats()["times"])
+        run = subprocess.Popen(_command(config, output), stderr=subprocess.PIPE, text=True)
+        while run.poll() is None and len(server.stats()["times"]) < already + CONCURRENCY + 1:
+            time.sleep(0.02)
+        run.send_signal(number)
+        _, said = run.communicate(timeout=120)
+        assert run.returncode == code, said
+        assert f"stopped by {number.name}: run again to go on" in said
+        assert "Traceback" not in said
+        answers = _journal(output, "SELECT COUNT(*) FROM answers")[0][0]
+        # "refused": begun in the journal when the signal came, and then not sent.
+        outcomes = {row[0] for row in _journal(output, "SELECT DISTINCT outcome FROM attempts")}
+        assert outcomes <= {"answered", "refused"}
+        assert answers == server.stats()["billed"] >= already + CONCURRENCY
+        assert not output.exists()
+    _complete(config, output)
+    stats = server.stats()
+    assert stats["billed"] == stats["distinct"] == len(stats["times"])
+
+
 def test_batches_survive_kills_between_their_steps(
     tmp_path: Path, small_corpus: Path, start_server
 ) -> None:
@@ -241,7 +268,8 @@ def test_bad_input_ends_in_one_line(
     assert not output.exists()
     assert_refused(_run(config, output, "--shard", 4, "--num-shards", 4), "shard < num-shards")
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert_refused(_run(config, output), "OPENAI_API_KEY")
+    keyless = _config(tmp_path, small_corpus, server, openai={"base_url": None})
+    assert_refused(_run(keyless, output), "OPENAI_API_KEY")
 
 
 def test_a_full_disk_leaves_the_journal_intact(
@@ -250,8 +278,8 @@ def test_a_full_disk_leaves_the_journal_intact(
     server, output = start_server(), tmp_path / "x.jsonl"
     config = _config(tmp_path, small_corpus, server)
     _run(config, output, "--dry-run")  # makes the store
-    # No file may grow beyond 1 MB, as if the disk were full when the journal reaches it.
-    limited = ["bash", "-c", 'ulimit -f 1024; exec "$@"', "-", *_command(config, output)]
+    # No file may grow beyond 256 KB, as if the disk were full when the journal reaches it.
+    limited = ["bash", "-c", 'ulimit -f 256; exec "$@"', "-", *_command(config, output)]
     result = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
     assert_refused(result, "x.jsonl")
     assert not output.exists()
