@@ -9,7 +9,7 @@ replies.
     GET  /stats     what happened so far
     POST /options   changes the options of a running server
 
-Options, beside those of ``State.fault``: ``delay`` and ``slow`` (share, seconds) of replies;
+Options, beside those of ``State.fault``: ``delay``, ``hold``, ``slow`` (share, seconds) of replies;
 ``status_for`` (word in the prompt -> HTTP status), ``always`` (status of all); ``poison`` (share of
 replies that break readers), ``bad`` (share of replies of no use); ``no_usage``; ``no_schema`` and
 ``schema_refused_after`` (requests); ``wants_completion_tokens``; ``echo_key``; for batches
@@ -217,6 +217,8 @@ class Handler(BaseHTTPRequestHandler):
             state.times.append(time.monotonic())
             state.early += time.monotonic() < state.hold_until
         try:
+            while state.options.get("hold"):
+                time.sleep(0.02)
             time.sleep(delay := self._delay(payload))
             with state.lock:
                 if delay > state.options.get("delay", 0.0) and state.before_first_slow is None:

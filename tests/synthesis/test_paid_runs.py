@@ -161,15 +161,20 @@ def test_a_run_that_is_asked_to_stop_keeps_every_reply(
     tmp_path: Path, small_corpus: Path, start_server
 ) -> None:
     """SIGTERM and Ctrl-C: what is under way is awaited, and what was paid for is in the journal."""
-    server, output = start_server(delay=0.3), tmp_path / "x.jsonl"
-    config = _config(tmp_path, small_corpus, server, openai={"timeout_seconds": 30.0})
+    server, output = start_server(), tmp_path / "x.jsonl"
+    config = _config(tmp_path, small_corpus, server, openai={"timeout_seconds": 300.0})
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
+        server.change(hold=True)  # replies wait until the signal has been seen
         already = len(server.stats()["times"])
         run = subprocess.Popen(_command(config, output), stderr=subprocess.PIPE, text=True)
-        while run.poll() is None and len(server.stats()["times"]) < already + CONCURRENCY + 1:
+        while len(server.stats()["times"]) < already + CONCURRENCY:
+            assert run.poll() is None
             time.sleep(0.02)
         run.send_signal(number)
-        _, said = run.communicate(timeout=120)
+        assert run.stderr is not None
+        assert any("questions under way" in line for line in run.stderr)
+        server.change(hold=False)
+        _, said = run.communicate(timeout=300)
         assert run.returncode == code, said
         assert f"stopped by {number.name}: run again to go on" in said
         assert "Traceback" not in said
@@ -177,7 +182,7 @@ def test_a_run_that_is_asked_to_stop_keeps_every_reply(
         # "refused": begun in the journal when the signal came, and then not sent.
         outcomes = {row[0] for row in _journal(output, "SELECT DISTINCT outcome FROM attempts")}
         assert outcomes <= {"answered", "refused"}
-        assert answers == server.stats()["billed"] >= already + CONCURRENCY
+        assert answers == server.stats()["billed"] == already + CONCURRENCY
         assert not output.exists()
     _complete(config, output)
     stats = server.stats()
