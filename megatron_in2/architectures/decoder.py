@@ -136,6 +136,10 @@ class Decoder(Architecture):
     def transformer_options(self, config: ModelConfig) -> dict[str, Any]:
         return {"add_qkv_bias": self.has_qkv_bias, "qk_layernorm": self.has_qk_norm}
 
+    def extra_activations(self, config: ModelConfig) -> int:
+        heads = config.num_attention_heads + config.num_query_groups
+        return heads * config.head_dim if self.has_qk_norm else 0
+
     def _layer_tensors(self, config: ModelConfig, layer: int) -> list[TensorMapping]:
         hidden, feed_forward = config.hidden_size, config.ffn_hidden_size
         heads, groups = config.num_attention_heads, config.num_query_groups
