@@ -1,13 +1,32 @@
 # shellcheck shell=bash
-# What the scripts here share; sourced from the repository's root: site set-up, how steps start.
+# Shared by the scripts here, which source it from the repository's root: site, launch of steps.
 
-readonly BAD_INPUT=2 # exit code of every tool: the user has to mend something
+readonly BAD_INPUT=2 # exit code of every tool: the user has to fix something
 
 say() { echo "[$(date +%FT%T)${SLURM_JOB_ID:+ job $SLURM_JOB_ID}] $*"; }
 
 refuse() {
     say "$*" >&2
     exit "$BAD_INPUT"
+}
+
+# Whether a directory is a checkpoint, or a folder with one.
+is_checkpoint() {
+    [ -f "$1/complete.json" ] || compgen -G "$1/iter_*/complete.json" >/dev/null
+}
+
+# The tokenizer of a base: the directory of a Hugging Face model, or what a checkpoint keeps.
+tokenizer_of() {
+    local step=$1 place
+    if is_checkpoint "$1"; then
+        [ -f "$1/complete.json" ] ||
+            step=$(dirname "$(compgen -G "$1/iter_*/complete.json" | sort | tail -n 1)")
+        for place in "$step/tokenizer" "$step/tokenizer.model"; do
+            if [ -e "$place" ]; then break; fi
+        done
+        step=$place
+    fi
+    echo "$step"
 }
 
 load_site() {

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# Submits the whole way as a chain of jobs, each after the one before it has ended well: synthesis
+# Submits all stages as a chain of jobs, each after the success of the previous one: synthesis
 # (an array of shards), preprocessing (an array) and merging, import, training, export, probing.
 #
-#   IN2_HOME=/runs/film7b IN2_MODEL=/models/Mistral-7B-Instruct-v0.2 \
+#   IN2_HOME=/runs/film7b IN2_BASE=/models/Mistral-7B-Instruct-v0.2 \
 #       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
 #
-# Run it on a login node from the repository's root. Run again after a failure, it goes on: what
-# stands is not made again. docs/cluster.md has the variables.
+# Run it on a login node from the repository's root. Run it again after a failure: stages whose
+# output exists are skipped. docs/cluster.md has the variables.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 source slurm/common.sh
 
-[ -n "${IN2_HOME:-}" ] || refuse "set IN2_HOME: the directory for all that the pipeline makes"
+[ -n "${IN2_HOME:-}" ] || refuse "set IN2_HOME: the directory for all outputs of the pipeline"
 [ -f "${IN2_SYNTHESIS:-}" ] || refuse "IN2_SYNTHESIS=${IN2_SYNTHESIS:-} names no synthesis config"
-[ -d "${IN2_MODEL:-}" ] || refuse "IN2_MODEL=${IN2_MODEL:-} names no Hugging Face checkpoint"
-export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL
-export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-mistral-v1}
+base=${IN2_BASE:-${IN2_MODEL:-}} # IN2_MODEL is the older name
+[ -d "$base" ] || refuse "IN2_BASE=$base names no Hugging Face model and no checkpoint"
+unset IN2_BASE
+export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL=$base
+export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-$(tokenizer_of "$base")}
 export IN2_SEQ_LENGTH=${IN2_SEQ_LENGTH:-32768}
 export IN2_VALIDATION_FRACTION=${IN2_VALIDATION_FRACTION:-0.002}
 export IN2_PROBE_TOKENS=${IN2_PROBE_TOKENS:-32000} IN2_PROBE_POSITIONS=${IN2_PROBE_POSITIONS:-0}
@@ -26,7 +28,7 @@ read -ra train_options <<<"${IN2_SBATCH_TRAIN:-}"
 logs="$IN2_HOME/logs"
 mkdir -p "$logs"
 
-# Submits a job after others; prints its number. A job whose predecessor fails leaves the queue.
+# Submits a job that depends on others; prints its number. If one of them fails, it is cancelled.
 submit() {
     local name=$1 after=$2
     shift 2
@@ -47,6 +49,7 @@ fi
 import=$(stage import "" import "${model_options[@]}")
 export IN2_DATA="$IN2_HOME/data/in2" IN2_VALIDATION="$IN2_HOME/data/in2_valid"
 export IN2_INIT="$IN2_HOME/init" IN2_OUTPUT="$IN2_HOME/checkpoints"
+if is_checkpoint "$base"; then IN2_INIT=$base; fi
 training=$(submit training "$dataset:$import" "${train_options[@]}" slurm/film7b.sh "$@")
 export=$(stage export "$training" export_model "${model_options[@]}")
 probing=$(stage probing "$export" probing "${model_options[@]}")

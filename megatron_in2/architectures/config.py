@@ -8,10 +8,10 @@ from megatron_in2.architectures.rope import RopeScaling
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
-# The fields that say where tokens are, not what the tensors are: a run may give them other values
-# than the checkpoint that it starts from. Weights belong to all other fields.
+# Fields of the positions. A run may change them from the checkpoint that it starts from; all other
+# fields determine the shapes of the weights.
 POSITION_FIELDS = ("max_position_embeddings", "rope_theta", "rope_scaling")
-# Fields that version 1 kept here and that are in the section runtime now.
+# Fields that version 1 had here; they are in the section runtime now.
 MOVED_TO_RUNTIME = ("init_std", "backend", "logits")
 
 
@@ -30,7 +30,7 @@ class ModelConfig:
         vocab_size: pieces of the tokenizer, without padding.
         max_position_embeddings: longest sample in tokens.
         rope_theta: base of the rotary frequencies (FILM's ablation: x 10 is better).
-        rope_scaling: how these frequencies are stretched beyond the positions of the pretraining.
+        rope_scaling: scaling of these frequencies beyond the positions of the pretraining.
         norm_epsilon: epsilon of RMSNorm.
         tie_word_embeddings: share the embedding with the LM head.
     """
@@ -63,12 +63,12 @@ class ModelConfig:
 
     @property
     def tensor_sizes(self) -> list[int]:
-        """Tensor-parallel sizes that share heads, groups and feed-forward layers evenly."""
+        """Tensor-parallel sizes that divide heads, groups and feed-forward layers evenly."""
         shared = gcd(self.num_attention_heads, self.num_query_groups, self.ffn_hidden_size)
         return [size for size in range(1, shared + 1) if shared % size == 0]
 
     def padded_vocab_size(self, tensor_parallel: int) -> int:
-        """The vocabulary padded to what the tensor-parallel ranks can share evenly."""
+        """Return the vocabulary size padded to a multiple of the tensor-parallel size."""
         return -(-self.vocab_size // tensor_parallel) * tensor_parallel
 
     def validate(self, parallel: ParallelConfig) -> None:

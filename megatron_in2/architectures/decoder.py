@@ -1,7 +1,7 @@
 """The decoder that the families share.
 
 Each layer is RMSNorm, grouped-query attention with rotary positions, RMSNorm and a SwiGLU
-feed-forward layer. A family's file says what it adds: biases of the queries, keys and values, or
+feed-forward layer. A family's file has its additions: biases of the queries, keys and values, or
 RMSNorm of each head's queries and keys. No other matrix has a bias.
 """
 
@@ -19,8 +19,8 @@ from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
-# A layer's matrices that follow its attention.
-_BEHIND_ATTENTION = ("linear_proj.weight", "linear_fc1.weight", "linear_fc2.weight")
+# A layer's matrices after its attention.
+_AFTER_ATTENTION = ("linear_proj.weight", "linear_fc1.weight", "linear_fc2.weight")
 
 # Our names of sizes, and those of config.json.
 _SIZES = {
@@ -40,11 +40,11 @@ class Decoder(Architecture):
     has_qkv_bias: ClassVar[bool] = False
     """The projections to queries, keys and values add a bias."""
     has_qk_norm: ClassVar[bool] = False
-    """Each head's queries and keys pass an RMSNorm, one for all heads, before they are rotated."""
+    """Each head's queries and keys pass an RMSNorm, shared by all heads, before rotation."""
 
     @abstractmethod
     def require_trainable(self, file: ConfigFile) -> None:
-        """Refuse what this family's configs may ask for and this project does not train.
+        """Refuse what this family's configs may request but cannot be trained here.
 
         Raises:
             InputError: naming the field.
@@ -121,10 +121,10 @@ class Decoder(Architecture):
         return FlopTerms(
             body=sum(each.size for each in table if each.key not in (EMBEDDING, HEAD)),
             head=config.vocab_size * config.hidden_size,
-            behind_attention=sum(
+            after_attention=sum(
                 each.size
                 for each in table
-                if each.layer == last and each.key.endswith(_BEHIND_ATTENTION)
+                if each.layer == last and each.key.endswith(_AFTER_ATTENTION)
             ),
             attention_width=config.num_layers * width,
             last_attention_width=width,
@@ -197,7 +197,7 @@ class Decoder(Architecture):
 
 
 def _require_usual(file: ConfigFile) -> None:
-    """Refuse what no family of this form trains here."""
+    """Refuse what cannot be trained here in any family of this form."""
     if file.get("hidden_act", "silu") != "silu":
         raise file.refusal("hidden_act", "only silu is trained")
     if file.number("attention_dropout", 0.0):
@@ -210,7 +210,7 @@ def _require_usual(file: ConfigFile) -> None:
 
 
 def require_no_bias(file: ConfigFile, *names: str) -> None:
-    """Refuse biases that a family does not train here.
+    """Refuse biases that cannot be trained here.
 
     Raises:
         InputError: naming the field.

@@ -1,8 +1,8 @@
 """Pure merge and split functions between Hugging Face's matrices and Megatron-Core's fused ones.
 
-Letters: H query heads, G key/value groups, D head width, F feed-forward width, E hidden size.
-None of them permutes rows for rotary embedding: both sides rotate halves. torch is imported inside,
-so that a command that only reads names and shapes starts without it.
+Shapes: H query heads, G key/value groups, D head width, F feed-forward width, E hidden size.
+None of them permutes rows for rotary embedding, because both sides rotate halves. torch is imported
+inside the functions, so that a command that only reads names and shapes starts without it.
 """
 
 from typing import TYPE_CHECKING
@@ -46,8 +46,8 @@ def split_qkv(fused: "Tensor", heads: int, groups: int) -> "tuple[Tensor, Tensor
 def merge_gate_up(gate: "Tensor", up: "Tensor") -> "Tensor":
     """Stack gate [F, E] on up [F, E]: the whole ``linear_fc1`` [2 F, E] as checkpoints store it.
 
-    (A tensor-parallel rank holds [gate_i; up_i]; Megatron-Core's checkpoint factory takes it
-    apart, so the stored matrix has no such interleaving.)
+    (A tensor-parallel rank has [gate_i; up_i]; Megatron-Core's checkpoint factory splits it, so
+    the stored matrix is not interleaved.)
     """
     import torch
 

@@ -10,7 +10,7 @@ from megatron_in2.errors import InputError
 
 WINDOW = "sliding_window"
 
-# The published 7B releases, by what tells them apart: vocabulary and rotary base.
+# The published 7B releases, by vocabulary and rotary base, in which they differ.
 _RELEASES = {(32000, 1e6): "Mistral-7B v0.2", (32768, 1e6): "Mistral-7B v0.3"}
 _7B = (32, 4096)  # layers, hidden size
 
@@ -39,7 +39,7 @@ class Mistral(Decoder):
         return {**super().write_config(config), WINDOW: None}
 
     def update_config(self, source: ConfigFile, config: ModelConfig) -> dict[str, Any]:
-        """Beside what all families do: take away a window that training has gone beyond.
+        """Also remove a sliding window that training has gone beyond.
 
         Ministral 8B (2410) has a window as long as its positions, so its attention is full. A run
         with more positions trains full attention over all of them.

@@ -1,4 +1,4 @@
-"""Rotary positions: theta and the scaling of its frequencies, in both forms of a ``config.json``.
+"""Rotary theta and the scaling of its frequencies, in both forms of a ``config.json``.
 
 transformers 4 writes ``rope_theta`` and ``rope_scaling``, transformers 5 one ``rope_parameters``.
 """
@@ -12,11 +12,11 @@ from megatron_in2.errors import InputError
 
 RopeType = Literal["default", "llama3", "yarn"]
 
-DEFAULT_THETA = 1e4  # of transformers, where a config says nothing
+DEFAULT_THETA = 1e4  # of transformers, for a config without theta
 THETA, SCALING = "rope_theta", "rope_scaling"  # of transformers 4
 PARAMETERS = "rope_parameters"  # of transformers 5
 _ORIGINAL = "original_max_position_embeddings"
-# What a config may hold beside the type and theta; any other field is refused by its name.
+# Fields that a config may have besides type and theta; any other field is refused by name.
 _KNOWN = {
     "default": {"partial_rotary_factor"},
     "llama3": {"factor", "low_freq_factor", "high_freq_factor", _ORIGINAL, "partial_rotary_factor"},
@@ -29,22 +29,21 @@ _KNOWN = {
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are stretched beyond the positions of the pretraining.
+    """Scaling of rotary frequencies beyond the positions of the pretraining.
 
     ``llama3`` is the rule of Llama 3.1, ``yarn`` that of YaRN (arXiv 2309.00071), both as
-    transformers has them. The fields of other types are not used.
+    in transformers. Fields of other types are not used.
 
     Args:
         type: default (unscaled) | llama3 | yarn.
-        factor: by how much low frequencies are lowered.
+        factor: divisor of low frequencies.
         original_positions: positions of the pretraining, ``original_max_position_embeddings``.
         low_freq_factor: of llama3: waves longer than original_positions / this are scaled.
         high_freq_factor: of llama3: waves shorter than original_positions / this are not.
         beta_fast: of yarn: frequencies of more rotations than this are not scaled.
         beta_slow: of yarn: frequencies of fewer rotations than this are scaled.
-        attention_factor: of yarn: queries and keys are multiplied by it; null for
-            0.1 ln(factor) + 1.
-        truncate: of yarn: round the borders between the two outwards to whole dimensions.
+        attention_factor: of yarn: factor of queries and keys; null for 0.1 ln(factor) + 1.
+        truncate: of yarn: round the limits between the two outwards to whole dimensions.
     """
 
     type: RopeType = "default"
@@ -59,7 +58,7 @@ class RopeScaling:
 
     @property
     def attention_scale(self) -> float:
-        """What rotated queries and keys are each multiplied by."""
+        """Factor of rotated queries and of rotated keys."""
         if self.type != "yarn":
             return 1.0
         if self.attention_factor is not None:
@@ -95,10 +94,10 @@ class RopeScaling:
 
 
 def read_rope(file: ConfigFile) -> tuple[float, RopeScaling]:
-    """Return theta and scaling that a ``config.json`` asks for.
+    """Return theta and scaling of a ``config.json``.
 
     Raises:
-        InputError: a type or a field that is not trained, or two values of theta.
+        InputError: a type or field that cannot be trained here, or two values of theta.
     """
     # As in transformers 5: rope_scaling wins where there are both.
     name = SCALING if file.get(SCALING) else PARAMETERS
@@ -127,9 +126,8 @@ def write_rope(theta: float, scaling: RopeScaling) -> dict[str, Any]:
 def update_rope(source: ConfigFile, theta: float, scaling: RopeScaling) -> dict[str, Any]:
     """Return a source's fields with these values, in the form that the source uses.
 
-    What has not changed stays as it is. A source in the form of transformers 5 gets the fields of
-    transformers 4 as well: that one ignores ``rope_parameters`` without a word and would compute
-    another model.
+    Unchanged fields are kept. A source in the form of transformers 5 also gets the fields of
+    transformers 4, which ignores ``rope_parameters`` silently and would compute a different model.
     """
     fields = dict(source.values)
     old_theta, old_scaling = read_rope(source)
@@ -179,7 +177,7 @@ def _scaling(rotary: ConfigFile, kind: RopeType, positions: int) -> RopeScaling:
 
 
 def _attention_factor(rotary: ConfigFile) -> float | None:
-    """Return the factor that a config gives, or that its two mscales make; None for the usual."""
+    """Return the factor in a config, or the one from its two mscales; None for the usual one."""
     if rotary.get("attention_factor") is not None:
         return rotary.number("attention_factor")
     upper, lower = rotary.number("mscale", 0.0), rotary.number("mscale_all_dim", 0.0)

@@ -1,4 +1,4 @@
-"""Sliding windows: refused, unless they are as long as the longest sample and hide nothing."""
+"""Sliding windows: refused unless they are as long as the longest sample."""
 
 from megatron_in2.architectures.config_file import ConfigFile
 
@@ -6,7 +6,7 @@ FULL = "full_attention"
 
 
 def require_full_attention(file: ConfigFile) -> None:
-    """Refuse a config of Qwen's form whose layers, all or some, have a sliding window.
+    """Refuse a config of Qwen's form in which any layer has a sliding window.
 
     Raises:
         InputError: naming the field.
@@ -19,5 +19,5 @@ def require_full_attention(file: ConfigFile) -> None:
 
 
 def shortens_attention(file: ConfigFile) -> bool:
-    """Say whether ``sliding_window`` hides a token of the longest sample from a later one."""
+    """Return whether ``sliding_window`` is shorter than the longest sample."""
     return file.size("sliding_window") < file.size("max_position_embeddings")

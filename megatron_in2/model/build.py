@@ -22,20 +22,20 @@ def build_model(
     backend: str = "auto",
     logits: str = "answers",
 ) -> AnswerGPTModel:
-    """Build this rank's part of the model on its device, its weights not yet set.
+    """Build this rank's part of the model on its device. Its weights are not yet set.
 
     Args:
         model: family and sizes.
         parallel: the layout.
         world: this rank's place in it.
-        dtype: of the weights and the arithmetic.
-        recompute: none | selective (feed-forward layers) | full (whole layers).
-        fp8: hybrid | e4m3, the format of matrix products; empty for none.
+        dtype: of weights and activations.
+        recompute: none | selective (feed-forward layers) | full (all layers).
+        fp8: format of matrix products: hybrid | e4m3; empty for none.
         backend: auto | torch | transformer_engine.
         logits: answers | all, where the LM head runs.
 
     Raises:
-        InputError: the backend or FP8 that the config forces cannot run here.
+        InputError: the requested backend or FP8 cannot run on this machine.
     """
     backend = choose_backend(backend)
     require_fp8(fp8, backend)

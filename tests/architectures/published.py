@@ -1,4 +1,4 @@
-"""What the published config.json files of base models say, field by field."""
+"""The published config.json files of base models, field by field."""
 
 from pathlib import Path
 from typing import Any

@@ -9,7 +9,7 @@ from megatron_in2.architectures.layouts import merge_gate_up, merge_qkv, split_g
 
 
 def rows(*labels: int) -> torch.Tensor:
-    """A matrix of two columns whose rows say which row they are."""
+    """A matrix of two columns whose values identify their row."""
     return torch.tensor([[label, -label] for label in labels], dtype=torch.float32)
 
 

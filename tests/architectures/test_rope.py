@@ -72,7 +72,7 @@ def test_yarns_optional_fields() -> None:
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_both_forms_say_the_same(name: str) -> None:
+def test_both_forms_are_read_alike(name: str) -> None:
     assert read(newer_form(PUBLISHED[name])) == read(PUBLISHED[name])
 
 

@@ -47,7 +47,7 @@ def test_the_declared_dtype(
 
 def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
     folder = source_config(tmp_path, dtype="float8_e4m3fn")
-    with pytest.raises(InputError, match="use one of float32, bfloat16, float16"):
+    with pytest.raises(InputError, match="use float32, bfloat16 or float16"):
         read_huggingface_config(folder)
 
 

@@ -1,4 +1,4 @@
-"""The model against itself: answers only, nothing crosses a sample's border, no padded logits."""
+"""The model against itself: answers only, no influence between samples, no padded logits."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_the_last_layer_runs_at_answers_only(
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     answers = np.flatnonzero(mask[0])
-    padded = np.pad(answers, (0, 3))  # as sequence parallelism wants it
+    padded = np.pad(answers, (0, 3))  # as sequence parallelism pads it
     assert set(rows_of_layers[1]) == {ROW}
     rows_of_layers[1].clear()
     losses = _losses(model, world, tokens, labels, mask, LENGTHS, padded)
@@ -120,7 +120,7 @@ def test_another_samples_tokens_change_nothing(world: World, generator: torch.Ge
     after = _losses(model, world, changed, labels, mask, LENGTHS)
     kept = int(mask[0, second].sum())
     assert torch.equal(before[-kept:], after[-kept:])  # bit for bit
-    # The control: with the borders removed the first sample does reach into the second.
+    # Negative control: with the boundaries removed, the first sample changes the second.
     leaking = _losses(model, world, changed, labels, mask, [ROW])
     assert not torch.allclose(before[-kept:], leaking[-kept:], atol=1e-4)
 
@@ -130,7 +130,7 @@ def test_padded_vocabulary_columns_stay_out_of_the_softmax(
 ) -> None:
     model, padding = _build(world), 3
     true_size = TINY.vocab_size - padding
-    model.output_layer.weight.data[-padding:] += 1.0  # padding must not matter, whatever it holds
+    model.output_layer.weight.data[-padding:] += 1.0  # the padding's values must not matter
     tokens, labels, mask = _random_row(generator)
     labels = labels.clamp(max=true_size - 1)
     row = packed_row(LENGTHS, world.device)
@@ -140,4 +140,4 @@ def test_padded_vocabulary_columns_stay_out_of_the_softmax(
     model.true_columns = true_size
     losses = _losses(model, world, tokens, labels, mask, LENGTHS)
     torch.testing.assert_close(losses, expected[mask[0].bool()])
-    assert not torch.allclose(with_padding, losses, atol=1e-4)  # the control
+    assert not torch.allclose(with_padding, losses, atol=1e-4)  # negative control
