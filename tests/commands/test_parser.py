@@ -163,6 +163,16 @@ class FileConfig:
     section: Section = field(default_factory=Section)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", bytes(range(256)), b"x: 1\x00", b"x: [" * 999]
+)
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content)
+    parser = CommandParser(None, FileConfig)
+    with pytest.raises(InputError, match=r"config"):
+        parser.read(["--config", str(tmp_path / "bad.yaml")])
+
+
 @pytest.mark.parametrize("way", ["file", "option"])
 def test_a_wrong_choice_of_a_file_is_named_as_everywhere(way: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
