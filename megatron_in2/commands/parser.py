@@ -1,5 +1,6 @@
 """What every command shares: its options, its subcommands, and how it ends."""
 
+import argparse
 import ast
 import os
 import re
@@ -78,6 +79,10 @@ class CommandParser(jsonargparse.ArgumentParser):
             return self.instantiate_classes(self.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
             raise self._moved_field(error.message) or _refused(error.message) from error
+        except UnicodeDecodeError as error:  # jsonargparse opens the file but does not say which
+            raise InputError(
+                f"--config: the file is not UTF-8 text ({error.reason}): name a YAML file"
+            ) from error
 
     def _moved_field(self, message: str) -> InputError | None:
         """Return the error for a field that jsonargparse does not know any more."""
@@ -152,6 +157,10 @@ def _refused(message: str) -> InputError:
 class _Formatter(jsonargparse.DefaultHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        # jsonargparse shows the types of plain options only as Python prints them.
+        return super()._expand_help(action).replace("type: <class 'Path'>", "type: path")
 
 
 @dataclass(frozen=True)
