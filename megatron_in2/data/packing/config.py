@@ -24,7 +24,7 @@ class PreprocessConfig:
         tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
         seq_length: row length in tokens.
         template: film, chatml, or a YAML file of one's own.
-        design: which parts are trained on: answer | prompt-erasing | partial-answer-masking |
+        design: which parts are learnt: answer | prompt-erasing | partial-answer-masking |
             all-assistant-turns.
         generic_system: what prompt-erasing puts in the place of a system message.
         pad_multiple: every sample is padded to a multiple of so many tokens, which serves
