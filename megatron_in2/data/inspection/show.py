@@ -117,7 +117,7 @@ def _headline(view: SampleView) -> str:
     evidence = "" if position is None else f", evidence at {position:.2f}"
     return (
         f"{view.kind} {view.id_hash}: tokens {view.start} to {view.start + view.length - 1} "
-        f"({view.length} + {view.padding} padding, {view.learnt_tokens} trained on{evidence})"
+        f"({view.length} + {view.padding} padding, {view.learnt_tokens} learnt{evidence})"
     )
 
 
