@@ -2,13 +2,19 @@
 
 A directory beside the samples that refer to it:
 
-    tokens.bin          ids of all segments, each as a continuation behind a newline
+    tokens.bin          ids of all segments, each as it is encoded behind a newline
                         (uint16 for vocabularies below 65,500, else int32)
     offsets.npy         int64 [n + 1], where each segment starts in tokens.bin, in ids
     documents.npy       int64 [n], ordinal of each segment's document
     text.jsonl          {"document": id, "text": segment}, one line a segment
     text_offsets.npy    int64 [n + 1], where each line of text.jsonl starts, in bytes
-    store.json          tokenizer hash, content hash, counts
+    breaks.npy          bool [n], segments that cannot be encoded apart from the line before them
+    store.json          tokenizer hash, content hash, counts, holds_newlines
+
+Segments are joined by newlines. In a SentencePiece store the newline between two of them is an id
+of its own, and tokens.bin holds none at their ends. In a store of byte-level BPE, where a token
+may end in a newline, every segment's ids hold its final newline (``holds_newlines``), and such a
+store alone has breaks.npy. See ``tokenizers.base.Tokenizer``.
 """
 
 import hashlib
@@ -49,6 +55,12 @@ class SegmentStore:
             self.offsets: npt.NDArray[np.int64] = np.load(path / "offsets.npy", mmap_mode="r")
             self.documents: npt.NDArray[np.int64] = np.load(path / "documents.npy", mmap_mode="r")
             self._text_offsets = np.load(path / "text_offsets.npy", mmap_mode="r")
+            self.holds_newlines: bool = self.manifest.get("holds_newlines", False)
+            self.breaks: npt.NDArray[np.bool_] = (
+                np.load(path / "breaks.npy", mmap_mode="r")
+                if self.holds_newlines
+                else np.zeros(len(self.documents), np.bool_)
+            )
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"segment store {path} is damaged: {error}") from error
         if len(self._tokens) != self.offsets[-1]:
@@ -78,6 +90,11 @@ class SegmentStore:
         """Token count of every segment, [n]."""
         return np.diff(self.offsets)
 
+    @property
+    def line_end_tokens(self) -> int:
+        """Ids between two joined segments."""
+        return 0 if self.holds_newlines else 1
+
     def require_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Check that the store was made with this tokenizer.
 
@@ -92,24 +109,25 @@ class SegmentStore:
 
     def joined_length(self, segments: npt.NDArray[np.int64]) -> int:
         """Return how many ids :meth:`join_bytes` gives."""
-        return int(self.lengths[segments].sum()) + len(segments) - 1
+        between = self.line_end_tokens * (len(segments) - 1)
+        return int(self.lengths[segments].sum()) + between
 
-    def join_bytes(self, segments: npt.NDArray[np.int64], newline_id: int) -> bytes:
+    def join_bytes(self, segments: npt.NDArray[np.int64], line_end: Sequence[int]) -> bytes:
         """Return the ids of segments joined by newlines, as they are encoded after a newline.
 
         The bytes hold ids of the store's dtype. ``bytes.join`` copies the pieces and sets the
         newlines between them in one pass.
+
+        Args:
+            segments: at least one; none but the first is one of ``breaks``.
+            line_end: the tokenizer's; the last segment's newline is part of the result where it
+                is empty.
         """
         tokens, size = self._raw, self._tokens.itemsize
         offsets = self._plain_offsets
         starts, ends = (offsets[segments] * size).tolist(), (offsets[segments + 1] * size).tolist()
-        newline = np.array(newline_id, self._tokens.dtype).tobytes()
-        return newline.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
-
-    def join(self, segments: Sequence[int], newline_id: int) -> npt.NDArray[np.int32]:
-        """Return what :meth:`join_bytes` does, as int32 ids."""
-        raw = self.join_bytes(np.array(segments, np.int64), newline_id)
-        return np.frombuffer(raw, self._tokens.dtype).astype(np.int32)
+        between = np.array(line_end, self._tokens.dtype).tobytes()
+        return between.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
 
     def text(self, segment: int) -> str:
         """Return one segment's text."""
@@ -138,7 +156,7 @@ def write_store(
 
     Args:
         path: the store's directory.
-        documents: what it holds, read once.
+        documents: what it holds, read once; ids as ``tokenizer.encode_lines`` gives them.
         tokenizer: whose ids they are.
         notes: called when all documents are written: further entries of ``store.json``.
 
@@ -147,6 +165,7 @@ def write_store(
     """
     dtype = token_dtype(tokenizer.vocab_size)
     offsets, text_offsets, ordinals = array("q", [0]), array("q", [0]), array("q")
+    breaks = array("b")
     digest = hashlib.sha256()
     with atomic_directory(path, replace=True) as temporary:
         with (
@@ -164,6 +183,7 @@ def write_store(
                     offsets.append(offsets[-1] + len(ids))
                     text_offsets.append(text_offsets[-1] + len(raw))
                     ordinals.append(count - 1)
+                    breaks.append(not tokenizer.joins_behind_newline(text))
         if not ordinals:
             raise InputError("the corpus holds no text: nothing to synthesize from")
         for name, values in (
@@ -172,6 +192,10 @@ def write_store(
             ("text_offsets", text_offsets),
         ):
             np.save(temporary / f"{name}.npy", np.array(values, np.int64))
+        newlines: dict[str, Any] = {}
+        if not tokenizer.line_end:
+            newlines = {"holds_newlines": True}
+            np.save(temporary / "breaks.npy", np.array(breaks, np.bool_))
         write_json(
             temporary / "store.json",
             {
@@ -182,6 +206,7 @@ def write_store(
                 "documents": count,
                 "segments": len(ordinals),
                 "tokens": offsets[-1],
+                **newlines,
                 **notes(),
             },
         )

@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--tokenizer-model", default=None, help="where the dataset's tokenizer is now")
     options = parser.read(arguments)
     manifest = read_manifest(options.prefix)
-    tokenizer = load_tokenizer(options.tokenizer_model or manifest.tokenizer)
+    tokenizer = load_tokenizer(
+        options.tokenizer_model or manifest.tokenizer, manifest.tokenizer_sha256
+    )
     if options.verify:
         return _verify(options, tokenizer)
     rows = _rows(options, tokenizer) if options.row else {}

@@ -8,9 +8,9 @@ import yaml
 from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.checkpoint.folder import STATE, read_config, read_datasets, read_model_config
 from megatron_in2.files import read_json
-from megatron_in2.templates.base import InstructionTemplate
-from megatron_in2.templates.chat_template import chat_template_problem
+from megatron_in2.templates.fit import exactness_problem
 from megatron_in2.templates.load import TEMPLATE_FILE
+from megatron_in2.templates.text import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer
 
 
@@ -48,32 +48,24 @@ def _prompts(template: InstructionTemplate | None, tokenizer: Tokenizer) -> list
             "The weights were not trained by megatron_in2. The chat template beside them is "
             "FILM's; use the one that the base was published with."
         ]
-    begin, end = tokenizer.piece(tokenizer.bos_id), tokenizer.piece(tokenizer.eos_id)
+    names = [tokenizer.bos_id, tokenizer.eos_id]
+    begin, end = ("" if index is None else tokenizer.piece(index) for index in names)
     turn = f"{begin}{template.turn('...')} ...{template.answer_end}{end}"
     parts = [
         f"Trained with template `{template.name}` (`{TEMPLATE_FILE}`, SHA-256 "
         f"{template.sha256[:12]}). One turn is written:",
         f"```text\n{turn}\n```",
     ]
-    if not tokenizer.splits_at_spaces:
-        parts.append(
-            "Training encoded prompt and answer apart. This tokenizer may join what it reads on "
-            "both sides of the border, so encode them apart as well."
-        )
-    elif (problem := chat_template_problem(template)) is not None:
-        parts.append(
-            "`apply_chat_template` gives the token ids of training for chats only: in this "
-            f"template {problem}."
-        )
-    else:
-        parts.append(
-            "`apply_chat_template` of the tokenizer beside it gives the token ids of training. A "
-            "prompt with a context is a user's message of this form:"
-        )
-        prompt = template.prompt("{instruction}", "{context}")
-        start, stop = template.user_span(prompt)
-        parts.append(f"```text\n{prompt[start:stop]}\n```")
-    return parts
+    if (problem := exactness_problem(template, tokenizer)) is not None:
+        return [
+            *parts,
+            f"`apply_chat_template` does not give all token ids of training: {problem}.",
+        ]
+    parts.append(
+        "`apply_chat_template` of the tokenizer beside it gives the token ids of training. A "
+        "prompt with a context is a user's message of this form:"
+    )
+    return [*parts, f"```text\n{template.wording.message('{instruction}', '{context}')}\n```"]
 
 
 def _block(value: Any) -> str:

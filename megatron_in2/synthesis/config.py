@@ -243,7 +243,8 @@ class SynthesisConfig:
 
     Args:
         writer: who writes questions: extractive (offline, deterministic) | openai | openai-batch.
-        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
+        tokenizer_model: a Hugging Face directory, a tokenizer.json, a SentencePiece file, or
+            mistral-v1.
         seed: the same seed and corpus give the same samples.
     """
 

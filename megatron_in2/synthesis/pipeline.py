@@ -15,7 +15,7 @@ from typing import Any
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
-from megatron_in2.records import QAPair
+from megatron_in2.records import JoinedPart, QAPair
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.compose import Composer
@@ -32,6 +32,8 @@ from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sampl
 from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
 from megatron_in2.synthesis.writer import Draft, QuestionWriter
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.count import count_tokens
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -102,7 +104,7 @@ def prepare(config: SynthesisConfig, output: Path, options: RunOptions) -> tuple
     """Check what can be checked before any work; return this shard's output and the tokenizer.
 
     Raises:
-        InputError: an unusable setting, an output that exists, or a tokenizer that cannot join.
+        InputError: an unusable setting, or an output that exists.
     """
     config.validate()
     if options.workers < 1:
@@ -111,8 +113,6 @@ def prepare(config: SynthesisConfig, output: Path, options: RunOptions) -> tuple
     if output.exists() and not options.overwrite:
         raise InputError(f"{output} already exists: pass --overwrite or name another output")
     tokenizer = load_tokenizer(config.tokenizer_model)
-    if not tokenizer.joins_exactly:
-        raise InputError(f"{tokenizer.path} cannot join segments exactly: newline is no piece")
     return output, tokenizer
 
 
@@ -237,11 +237,10 @@ class _SynthesisRun:
         _require_all("instruction", made, wanted, "the instruction data")
 
     def _frame_tokens(self, draft: Draft) -> int:
-        """Tokens of the encoded sample outside its context, the two control ids included."""
-        before, after = FILM.around_context(draft.question)
-        encoder = self._tokenizer
-        prompt = len(encoder.encode(before)) + len(encoder.encode_continuation(after))
-        return 1 + prompt + len(encoder.encode(draft.answer)) + 1
+        """Tokens of the encoded sample outside its context, control tokens included."""
+        before, after = FILM.wording.around_context(draft.question)
+        message = JoinedPart(before, self._store.path, (), after)
+        return count_tokens(FILM.parts(None, [Turn(message, draft.answer)]), self._tokenizer)
 
 
 def _require_all(kind: str, made: int, wanted: int, source: str) -> None:

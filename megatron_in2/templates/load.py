@@ -8,10 +8,14 @@ import yaml
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json
-from megatron_in2.templates.base import PLACEHOLDERS, InstructionTemplate, template_of_wording
-from megatron_in2.templates.chat_template import chat_template_problem
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.text import (
+    PLACEHOLDERS,
+    InstructionTemplate,
+    chat_template_problem,
+    template_of_wording,
+)
 
 TEMPLATES = {template.name: template for template in (FILM, CHATML)}
 TEMPLATE_FILE = "instruction_template.json"  # in checkpoints and exports

@@ -23,9 +23,10 @@ from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.files import read_json
-from megatron_in2.templates.base import InstructionTemplate, template_wording
 from megatron_in2.templates.load import load_template, read_template_beside
+from megatron_in2.templates.text import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
 from tests.conftest import ROOT
 
 KEPT = ROOT / "tests" / "version1"
@@ -88,7 +89,7 @@ def packed(
         conversation(4, "Be kind.\n", 3),
     ]
     (folder / "x.jsonl").write_text("".join(json.dumps(record) + "\n" for record, _ in pairs))
-    (folder / "template.json").write_text(json.dumps(template_wording(template)))
+    (folder / "template.json").write_text(json.dumps(template.values()))
     config = PreprocessConfig(
         input=[folder / "x.jsonl"],
         output_prefix=folder / "rows",
@@ -116,8 +117,10 @@ def checkpoint(
         (step / name).unlink()
     manifest = PackedDataset(prefix).manifest
     blend = [BlendPart(0.7, prefix, manifest), BlendPart(0.3, Path("moved"), manifest)]
-    describe_checkpoint(step, config, None, KEPT / "tokenizer.model", blend)
-    mark_complete(step, 2)
+    (step / "tokenizer.model").unlink()
+    tokenizer = load_tokenizer(str(KEPT / "tokenizer.model"))
+    describe_checkpoint(step, config, None, tokenizer, blend)
+    mark_complete(step, 2, tokenizer)
     return step
 
 

@@ -153,7 +153,8 @@ class _Contents:
         )
         samples = true > 0
         heads, tails = starts[samples], (starts + true - 1)[samples]
-        findings.expect((tokens[heads] == manifest.bos_id).all(), f"{where} a sample lacks <s>")
+        if manifest.bos_id is not None:
+            findings.expect((tokens[heads] == manifest.bos_id).all(), f"{where} a sample lacks <s>")
         findings.expect(not mask[heads].any(), f"{where} a sample's first token is learnt")
         findings.expect((tokens[tails] == manifest.eos_id).all(), f"{where} a sample lacks </s>")
         learnt = np.add.reduceat(mask.astype(np.int64), starts)

@@ -17,7 +17,7 @@ import numpy as np
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
-from megatron_in2.templates.base import InstructionTemplate, template_of_wording
+from megatron_in2.templates.text import InstructionTemplate, template_of_wording
 
 FORMAT_VERSION = 2
 HISTOGRAM_BINS = 16
@@ -59,7 +59,7 @@ class Manifest:
         tokenizer: what the tokenizer was called, and its hash and size follow.
         tokenizer_sha256: hash of the tokenizer's model file.
         vocab_size: ids are below it.
-        bos_id: begins every sample.
+        bos_id: begins every sample; None where the tokenizer has none.
         eos_id: ends every learnt turn.
         pad_id: fills samples and rows.
         template: name of the instruction template, and its hash and fields follow.
@@ -88,7 +88,7 @@ class Manifest:
     tokenizer: str
     tokenizer_sha256: str
     vocab_size: int
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     pad_id: int
     template: str

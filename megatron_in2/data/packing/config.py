@@ -21,7 +21,8 @@ class PreprocessConfig:
     Args:
         input: sample files (JSON lines, .gz, .zst, parquet): text, chat, parts, recipe samples.
         output_prefix: prefix P of the dataset's files; validation goes to P + _valid.
-        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
+        tokenizer_model: a Hugging Face directory, a tokenizer.json, a SentencePiece file, or
+            mistral-v1.
         seq_length: row length in tokens.
         template: film, chatml, or a YAML file of one's own.
         design: which parts are learnt: answer | prompt-erasing | partial-answer-masking |

@@ -27,7 +27,8 @@ from megatron_in2.data.packing.writer import Counts, PackedWriter, RowShape
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_text
 from megatron_in2.progress import progress_bar
-from megatron_in2.templates.base import InstructionTemplate, template_wording
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.fit import require_fit
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -49,6 +50,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
     """
     config.validate()
     tokenizer, template = load_tokenizer(config.tokenizer_model), load_template(config.template)
+    require_fit(template, tokenizer)
     prefixes = config.prefixes()
     partial = PartialOutput(config.output_prefix, _fingerprint(config, tokenizer, template))
     try:
@@ -68,9 +70,7 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
     return {name: read_manifest(prefix) for name, prefix in prefixes.items()}
 
 
-def _fingerprint(
-    config: PreprocessConfig, tokenizer: Tokenizer, template: InstructionTemplate
-) -> str:
+def _fingerprint(config: PreprocessConfig, tokenizer: Tokenizer, template: Template) -> str:
     settings = {
         item.name: str(getattr(config, item.name))
         for item in fields(config)
@@ -89,7 +89,7 @@ class _PackingRun:
         self,
         config: PreprocessConfig,
         tokenizer: Tokenizer,
-        template: InstructionTemplate,
+        template: Template,
         partial: PartialOutput,
         state: dict[str, Any] | None,
     ) -> None:
@@ -237,7 +237,7 @@ class _PackingRun:
             pad_id=tokenizer.pad_id,
             template=template.name,
             template_sha256=template.sha256,
-            template_wording=template_wording(template),
+            template_wording=template.values(),
             design=config.design,
             seq_length=config.seq_length,
             pad_multiple=config.pad_multiple,

@@ -1,15 +1,25 @@
 """Reads samples in their four forms (text, chat, parts, recipe) and reduces them to parts."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM, Design
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
-from megatron_in2.records import ContextPart, JoinedPart, Part, Sample, slot_position
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.records import (
+    BEGIN_OF_SEQUENCE,
+    END_OF_SEQUENCE,
+    ContextPart,
+    ControlPart,
+    JoinedPart,
+    Part,
+    Sample,
+    SamplePart,
+    slot_position,
+)
+from megatron_in2.templates.base import Template, Turn
 from megatron_in2.templates.film import FILM
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
@@ -26,7 +36,7 @@ class SampleError(InputError):
         return SampleError, (str(self), self.reason)
 
 
-def read_samples(path: Path, template: InstructionTemplate) -> Iterator[tuple[str, Sample]]:
+def read_samples(path: Path, template: Template) -> Iterator[tuple[str, Sample]]:
     """Yield (``FILE:LINE``, sample) for every line of a samples file, learnt as ``answer`` does.
 
     Raises:
@@ -45,11 +55,12 @@ class SampleReader:
 
     def __init__(
         self,
-        template: InstructionTemplate,
+        template: Template,
         design: Design = DESIGNS["answer"],
         generic_system: str = GENERIC_SYSTEM,
     ) -> None:
         self._template = template
+        self._wording = template.wording
         self._design = design
         self._generic_system = generic_system
         # A recipe states its length under the template and design of its synthesis.
@@ -86,16 +97,14 @@ class SampleReader:
         spans = fields.spans("evidence", len(context)) if context else ()
         position = middle_position(spans[0], len(context)) if context and spans else None
         self._note_markers(question, context or "")
-        prompt: Part | ContextPart
-        if context is None:
-            prompt = Part(self._template.prompt(question, None), learn=False)
-        else:
-            before, after = self._template.around_context(question)
-            prompt = ContextPart(before, context, after, spans)
+        message: str | ContextPart = self._wording.message(question, None)
+        if context is not None:
+            before, after = self._wording.around_context(question)
+            message = ContextPart(before, context, after, spans)
         return Sample(
             id=fields.text("id"),
             kind=fields.text("kind"),
-            parts=(prompt, *self._answer(fields)),
+            parts=self._template.parts(None, [self._turn(message, fields)]),
             evidence_position=position,
         )
 
@@ -105,53 +114,54 @@ class SampleReader:
         if max(evidence) >= len(segments):
             raise fields.error("evidence", f"slot {max(evidence)} is beyond the segments")
         self._note_markers(question)
-        before, after = self._template.around_context(question)
+        before, after = self._wording.around_context(question)
         store = folder / fields.text("store")
         stated = fields.get("n_tokens", int, required=False) if self._states_length else None
         return Sample(
             id=identity,
             kind=fields.text("kind"),
-            parts=(JoinedPart(before, store, segments, after, evidence), *self._answer(fields)),
+            parts=self._template.parts(
+                None, [self._turn(JoinedPart(before, store, segments, after, evidence), fields)]
+            ),
             evidence_position=slot_position(identity, min(evidence), len(segments)),
             stated_tokens=stated,
         )
 
-    def _answer(self, fields: "_Fields") -> Iterable[Part]:
-        if self._design.has_attempt:
-            yield Part(fields.text("attempt"), learn=False)
-        answer = fields.text("answer") + self._template.answer_end
-        yield Part(answer, learn=True, ends_turn=True)
+    def _turn(self, message: str | JoinedPart | ContextPart, fields: "_Fields") -> Turn:
+        attempt = fields.text("attempt") if self._design.has_attempt else None
+        return Turn(message, fields.text("answer"), attempt=attempt)
 
     def _chat_sample(self, fields: "_Fields", folder: Path) -> Sample:
-        parts: list[Part] = []
+        turns: list[Turn] = []
         system: str | None = None
-        expected = "user"
+        user: str | None = None
         for message in fields.objects("messages"):
             role, content = message.text("role"), message.text("content")
-            if role == "system" and not parts and system is None:
+            expected = "user" if user is None else "assistant"
+            if role == "system" and not turns and system is None and user is None:
                 system = self._generic_system if self._design.erases_system else content
             elif role != expected:
-                raise message.error("role", f"is {role!r} where {expected!r} must stand")
-            elif role == "user":
+                raise message.error("role", f"is {role!r} where {expected!r} is expected")
+            elif user is None:
                 self._note_markers(content)
-                parts.append(Part(self._template.turn(content, system), learn=False))
-                system, expected = None, "assistant"
+                user = content
             else:
                 train = message.get("train", bool, required=False)
                 learn = train is not False or self._design.learns_every_turn
-                parts.append(Part(content + self._template.answer_end, learn, ends_turn=True))
-                expected = "user"
-        if expected != "user" or not parts:
+                turns.append(Turn(user, content, learn))
+                user = None
+        if user is not None or not turns:
             raise fields.error("messages", "must end with an assistant turn")
-        return Sample(fields.text("id"), fields.kind("chat"), tuple(parts))
+        parts = self._template.parts(system, turns)
+        return Sample(fields.text("id"), fields.kind("chat"), parts)
 
     def _parts_sample(self, fields: "_Fields", folder: Path) -> Sample:
-        objects = fields.objects("parts")
-        parts = tuple(
-            Part(part.text("text"), part.get("learn", bool), ends_turn=index == len(objects) - 1)
-            for index, part in enumerate(objects)
-        )
-        return Sample(fields.text("id"), fields.kind("parts"), parts)
+        texts = [
+            Part(part.text("text"), part.get("learn", bool)) for part in fields.objects("parts")
+        ]
+        parts: list[SamplePart] = [ControlPart(BEGIN_OF_SEQUENCE), *texts]
+        parts.append(ControlPart(END_OF_SEQUENCE, texts[-1].learn))
+        return Sample(fields.text("id"), fields.kind("parts"), tuple(parts))
 
     def _note_markers(self, *texts: str) -> None:
         for marker in self._template.markers:

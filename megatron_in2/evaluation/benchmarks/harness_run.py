@@ -10,7 +10,7 @@ from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import load_template, read_template_beside
 
@@ -90,7 +90,7 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
     return scores, not_run
 
 
-def model_template(config: HarnessConfig) -> InstructionTemplate:
+def model_template(config: HarnessConfig) -> Template:
     """Return the template that a run's prompts are written with.
 
     Raises:

@@ -43,7 +43,7 @@ class CheckpointAnswerer:
     forced) and ``answer_tokens``.
 
     Args:
-        folder: the checkpoint, its SentencePiece model with it.
+        folder: the checkpoint, its tokenizer's files with it.
         batch_size: probes answered at a time.
         share_prefix: compute what neighbouring prompts have in common only once.
 
@@ -80,7 +80,8 @@ class CheckpointAnswerer:
 
     def _encode(self, probe: Line) -> _Encoded:
         where, record = probe
-        prompt = [self.tokenizer.bos_id, *self.tokenizer.encode(record["prompt"])]
+        begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        prompt = [*begin, *self.tokenizer.encode(record["prompt"])]
         answer: list[int] = []
         if isinstance(record.get("completion"), str):
             answer = [*self.tokenizer.encode(record["completion"]), self.tokenizer.eos_id]
