@@ -7,6 +7,7 @@ with the package mistral-common.
 
 import base64
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,16 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
+from tests import chat_templates
+
 MISTRAL = Path(mistral_common.__file__).parent / "data"
+# SentencePiece models of mistral-common's versions, and how bases with them write conversations.
+VERSIONS = {
+    "v1": (MISTRAL / "tokenizer.model.v1", chat_templates.MISTRAL_V1),
+    "v2": (MISTRAL / "mistral_instruct_tokenizer_240216.model.v2", chat_templates.MISTRAL_V3),
+    "v3": (MISTRAL / "mistral_instruct_tokenizer_240323.model.v3", chat_templates.MISTRAL_V3),
+    "v7": (MISTRAL / "mistral_instruct_tokenizer_241114.model.v7", chat_templates.MISTRAL_V7),
+}
 TEKKEN = MISTRAL / "tekken_240718.json"
 
 LLAMA_3_RULE = (
@@ -78,6 +88,23 @@ def write_qwen(folder: Path, texts: Iterable[str], size: int = 1000) -> Path:
     tokenizer.add_tokens([AddedToken(each, normalized=False) for each in QWEN_WORDS])
     names = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
     return write_base(folder, tokenizer, {**names, "add_bos_token": False})
+
+
+def write_own_template(base: Path, folder: Path, source: str) -> Path:
+    """Write a copy of a base's directory with a chat template."""
+    shutil.copytree(base, folder, dirs_exist_ok=True)
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    return folder
+
+
+def write_mistral(folder: Path, model: Path, source: str) -> Path:
+    """Write a directory that has a SentencePiece model, names of tokens and a chat template."""
+    folder.mkdir(parents=True)
+    shutil.copyfile(model, folder / "tokenizer.model")
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = {"tokenizer_class": "LlamaTokenizer", "chat_template": source, **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
 
 
 def write_tekken(folder: Path) -> Path:

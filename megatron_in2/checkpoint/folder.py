@@ -27,8 +27,8 @@ from megatron_in2.checkpoint.source import SourceFiles, keep_source
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
-from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside
-from megatron_in2.templates.text import InstructionTemplate, template_of_wording
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside, template_of_values
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -156,14 +156,14 @@ def read_datasets(step: Path) -> list[dict[str, Any]]:
     return datasets
 
 
-def read_template(step: Path) -> InstructionTemplate | None:
+def read_template(step: Path) -> Template | None:
     """Return the template that a step was trained with; None for a step that was not trained.
 
     Raises:
         InputError: the file is not readable.
     """
     if (step / OLD_DATASET).is_file():
-        return template_of_wording(read_json(step / OLD_DATASET)["template_wording"])
+        return template_of_values(read_json(step / OLD_DATASET)["template_wording"])
     return read_template_beside(step)
 
 

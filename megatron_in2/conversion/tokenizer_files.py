@@ -10,13 +10,14 @@ import shutil
 from pathlib import Path
 
 import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
-from tokenizers import AddedToken, decoders, normalizers, processors
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import BPE
 
 from megatron_in2.files import write_json
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.own import OwnTemplate
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.files import (
     CONFIG,
@@ -59,7 +60,10 @@ def _write_twin(folder: Path, tokenizer: Tokenizer, template: Template, max_toke
     model.ParseFromString(tokenizer.path.read_bytes())
     if model.trainer_spec.model_type != sentencepiece_model.TrainerSpec.BPE:
         return
-    _fast_tokenizer(model, tokenizer).save(str(folder / TOKENIZER_JSON))
+    fast = _fast_tokenizer(model, tokenizer)
+    if isinstance(template, OwnTemplate):
+        _write_runs_as_templates_do(fast, tokenizer)
+    fast.save(str(folder / TOKENIZER_JSON))
     assert tokenizer.bos_id is not None  # SentencePiece models have one
     write_json(
         folder / CONFIG,
@@ -109,6 +113,15 @@ def _fast_tokenizer(model: "sentencepiece_model.ModelProto", tokenizer: Tokenize
     control = (unknown, begin, tokenizer.piece(tokenizer.eos_id))
     fast.add_special_tokens([AddedToken(piece, normalized=False) for piece in control])
     return fast
+
+
+def _write_runs_as_templates_do(fast: FastTokenizer, tokenizer: Tokenizer) -> None:
+    """Take all control pieces for control tokens; a space begins a run once, whoever wrote it."""
+    fast.normalizer = None
+    fast.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
+    fast.add_special_tokens(
+        [AddedToken(piece, normalized=False) for piece in tokenizer.control_ids]
+    )
 
 
 def _merges(

@@ -16,7 +16,7 @@ from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.samples import Finished
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records
 from megatron_in2.templates.base import Template, Turn
-from megatron_in2.templates.count import count_tokens
+from megatron_in2.templates.ids import count_tokens
 from megatron_in2.tokenizers.base import Tokenizer
 
 Messages = list[dict[str, str]]

@@ -33,8 +33,8 @@ from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
 from megatron_in2.synthesis.writer import Draft, QuestionWriter
 from megatron_in2.templates.base import Turn
-from megatron_in2.templates.count import count_tokens
-from megatron_in2.templates.film import FILM
+from megatron_in2.templates.ids import count_tokens
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -170,6 +170,7 @@ class _SynthesisRun:
         self._config = config
         self._options = options
         self._tokenizer = tokenizer
+        self._template = load_template(config.template, tokenizer, config.wording)
         self._store = store
         self._questions = questions
         self._rejects = rejects
@@ -199,6 +200,7 @@ class _SynthesisRun:
                 index,
                 composition,
                 self._config.seed,
+                self._template.sha256,
                 self._options.materialize,
             )
             asked = itertools.chain.from_iterable(map(self._asked, EVIDENCE_KINDS))
@@ -229,7 +231,12 @@ class _SynthesisRun:
             return
         config, limit = self._config, self._config.composition.max_tokens
         stage = InstructionStage(
-            config.instructions, self._options.shard, self._tokenizer, FILM, limit, config.seed
+            config.instructions,
+            self._options.shard,
+            self._tokenizer,
+            self._template,
+            limit,
+            config.seed,
         )
         for sample in stage.samples(wanted, self._rejects):
             made += 1
@@ -238,9 +245,10 @@ class _SynthesisRun:
 
     def _frame_tokens(self, draft: Draft) -> int:
         """Tokens of the encoded sample outside its context, control tokens included."""
-        before, after = FILM.wording.around_context(draft.question)
+        before, after = self._template.wording.around_context(draft.question)
         message = JoinedPart(before, self._store.path, (), after)
-        return count_tokens(FILM.parts(None, [Turn(message, draft.answer)]), self._tokenizer)
+        parts = self._template.parts(None, [Turn(message, draft.answer)])
+        return count_tokens(parts, self._tokenizer)
 
 
 def _require_all(kind: str, made: int, wanted: int, source: str) -> None:

@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from megatron_in2.errors import InputError
 from megatron_in2.records import ContextPart, Follows, JoinedPart, Part, SamplePart
 from megatron_in2.tokenizers.base import Tokenizer
+
+
+class ConversationError(InputError):
+    """A conversation that a template cannot write."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class Template(Protocol):
         """How a user's message is made of an instruction and a context."""
 
     @property
+    def end_token(self) -> str:
+        """The control token that ends every answer, by its name or role; it is trained on."""
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """Tags that structure a prompt as text: a user's own text that holds one is counted."""
 
@@ -72,7 +81,11 @@ class Template(Protocol):
         """Return the template as plain JSON values, as manifests and template files hold it."""
 
     def parts(self, system: str | None, turns: Sequence[Turn]) -> tuple[SamplePart, ...]:
-        """Return the parts of a conversation that ends with an answer."""
+        """Return the parts of a conversation that ends with an answer.
+
+        Raises:
+            ConversationError: the template cannot write it.
+        """
 
     def prompt_text(self, message: str) -> str:
         """Return the prompt for one user's message as text, begin-of-sequence left out."""

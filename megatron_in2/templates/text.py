@@ -73,6 +73,11 @@ class InstructionTemplate:
         return Wording(self.name, with_context, without_context)
 
     @property
+    def end_token(self) -> str:
+        """The tokenizer's end-of-sequence token, whatever its name."""
+        return END_OF_SEQUENCE
+
+    @property
     def sha256(self) -> str:
         """A hash of the wording, by which datasets and checkpoints tell templates apart."""
         wording = (
@@ -94,7 +99,7 @@ class InstructionTemplate:
             if turn.attempt is not None:
                 parts.append(Part(turn.attempt, learn=False))
             parts.append(Part(turn.answer + self.answer_end, turn.learn))
-            parts.append(ControlPart(END_OF_SEQUENCE, turn.learn))
+            parts.append(ControlPart(self.end_token, turn.learn))
         return tuple(parts)
 
     def prompt_text(self, message: str) -> str:

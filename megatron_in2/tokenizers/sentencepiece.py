@@ -23,9 +23,11 @@ _KINDS = sentencepiece_model.ModelProto.SentencePiece
 class SentencePieceTokenizer:
     """A SentencePiece model.
 
-    A text that is encoded by itself gets SentencePiece's own dummy prefix, one that follows text
-    or a control token does not (a chat template writes such a space itself). No call adds control
-    ids; text that looks like ``<s>`` or ``</s>`` is encoded as text.
+    A text that is encoded by itself gets SentencePiece's own dummy prefix; one that goes on behind
+    text does not. Behind a control token it does unless it begins with a space, which a chat
+    template may write for it: so ``[INST]`` is followed by the same ids with and without that
+    space, those of mistral-common. No call adds control ids; text that looks like ``<s>`` or
+    ``</s>`` is encoded as text.
 
     Args:
         path: the SentencePiece model file; files of the tokenizer beside a ``tokenizer.model``
@@ -148,11 +150,13 @@ class SentencePieceTokenizer:
 
     def dummy_prefix(self, text: str, follows: Follows) -> str:
         """Return the space that SentencePiece puts before a text."""
+        if follows == "control":
+            return "" if text.startswith((" ", SPACE)) else " "
         return " " if follows == "nothing" else ""
 
     def encode(self, text: str, follows: Follows = "nothing") -> list[int]:
         """Encode a text, by itself or as it is encoded behind text or a control token."""
-        if follows == "nothing":
+        if follows == "nothing" or (text and self.dummy_prefix(text, follows)):
             return self._model.Encode(text)  # type: ignore[no-any-return]
         return self._model.Encode("\n" + text)[len(self._newline_prefix) :]  # type: ignore[no-any-return]
 

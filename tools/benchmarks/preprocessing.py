@@ -42,8 +42,8 @@ from megatron_in2.records import Document, JoinedPart, id_hash
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.templates.base import Turn
-from megatron_in2.templates.count import count_tokens
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.ids import count_tokens
 from megatron_in2.templates.load import load_template
 from megatron_in2.templates.text import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype

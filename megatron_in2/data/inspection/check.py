@@ -13,6 +13,8 @@ from megatron_in2.data.packed.row_files import index_bytes, sequence_lengths
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_file
 from megatron_in2.progress import progress_bar
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.ids import part_ids
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
 BLOCK_TOKENS = 1 << 22  # read at a time
@@ -197,4 +199,5 @@ def _inside(
 
 def _prompt_end(manifest: Manifest, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
     """Return the last ids of every prompt of the dataset's template."""
-    return np.array(tokenizer.encode(manifest.template_object().turn("a"))[-MARK_TOKENS:])
+    *prompt, _, _ = manifest.template_object().parts(None, [Turn("a", "b")])
+    return np.array(part_ids(prompt, tokenizer)[-MARK_TOKENS:])

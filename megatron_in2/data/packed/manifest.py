@@ -17,7 +17,8 @@ import numpy as np
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
-from megatron_in2.templates.text import InstructionTemplate, template_of_wording
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.load import template_of_values
 
 FORMAT_VERSION = 2
 HISTOGRAM_BINS = 16
@@ -117,9 +118,9 @@ class Manifest:
         values = {**asdict(self), "seal": ""}
         return replace(self, seal=sha256_of_text(json.dumps(values, sort_keys=True)))
 
-    def template_object(self) -> InstructionTemplate:
+    def template_object(self) -> Template:
         """Return the template whose wording the manifest holds."""
-        return template_of_wording(self.template_wording)
+        return template_of_values(self.template_wording)
 
     @property
     def packing_efficiency(self) -> float:

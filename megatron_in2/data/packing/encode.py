@@ -183,16 +183,22 @@ class SampleEncoder:
         return CompactSample(key, sample.kind, length, tuple(runs), tuple(learnt), position)
 
     def _note_border(self, sample: Sample, index: int) -> None:
-        """Count answers whose first characters the tokenizer would join with their prompt's last.
+        """Count answers whose first characters the tokenizer may join with their prompt's last.
 
         They are encoded apart all the same, as a model generates them.
         """
         part, before = sample.parts[index], sample.parts[index - 1]
-        if self._tokenizer.prompt_border != "newline" or not isinstance(part, Part):
+        if not isinstance(part, Part) or isinstance(before, ControlPart):
             return
-        if not isinstance(before, ControlPart) and not self._tokenizer.joins_behind_newline(
-            part.text
-        ):
+        border = self._tokenizer.prompt_border
+        if border == "newline":
+            ends = before.text if isinstance(before, Part) else before.after
+            behind_newline = ends.endswith("\n") and self._tokenizer.joins_behind_newline(part.text)
+            joins = behind_newline or (part.text.startswith(" ") and not ends[-1:].isspace())
+        else:
+            spaced = part.follows == "nothing" or part.text.startswith(" ")
+            joins = border == "unknown" or spaced
+        if not joins:
             self.notes["answers that a whole text's ids would join with their prompt"] += 1
 
     def _part_runs(self, part: SamplePart, key: int) -> tuple[list[bytes | StoreRun], int]:

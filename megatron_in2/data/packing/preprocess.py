@@ -29,6 +29,7 @@ from megatron_in2.files import sha256_of_text
 from megatron_in2.progress import progress_bar
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.fit import require_fit
+from megatron_in2.templates.ids import end_id
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -49,7 +50,8 @@ def preprocess(config: PreprocessConfig) -> dict[str, Manifest]:
         InputError: an unusable setting or sample; the message names file and line.
     """
     config.validate()
-    tokenizer, template = load_tokenizer(config.tokenizer_model), load_template(config.template)
+    tokenizer = load_tokenizer(config.tokenizer_model)
+    template = load_template(config.template, tokenizer, config.wording)
     require_fit(template, tokenizer)
     prefixes = config.prefixes()
     partial = PartialOutput(config.output_prefix, _fingerprint(config, tokenizer, template))
@@ -233,7 +235,7 @@ class _PackingRun:
             tokenizer_sha256=tokenizer.sha256,
             vocab_size=tokenizer.vocab_size,
             bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
+            eos_id=end_id(template, tokenizer),
             pad_id=tokenizer.pad_id,
             template=template.name,
             template_sha256=template.sha256,

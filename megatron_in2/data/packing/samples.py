@@ -10,7 +10,6 @@ from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
 from megatron_in2.records import (
     BEGIN_OF_SEQUENCE,
-    END_OF_SEQUENCE,
     ContextPart,
     ControlPart,
     JoinedPart,
@@ -19,7 +18,7 @@ from megatron_in2.records import (
     SamplePart,
     slot_position,
 )
-from megatron_in2.templates.base import Template, Turn
+from megatron_in2.templates.base import ConversationError, Template, Turn
 from megatron_in2.templates.film import FILM
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
@@ -63,8 +62,6 @@ class SampleReader:
         self._wording = template.wording
         self._design = design
         self._generic_system = generic_system
-        # A recipe states its length under the template and design of its synthesis.
-        self._states_length = template.sha256 == FILM.sha256 and not design.has_attempt
         self._forms = {
             "parts": self._parts_sample,
             "messages": self._chat_sample,
@@ -89,7 +86,10 @@ class SampleReader:
             raise SampleError(
                 f"{where}: not a sample: none of the fields {', '.join(FORMS)}", "not a sample"
             )
-        return self._forms[form](_Fields(record, where), folder)
+        try:
+            return self._forms[form](_Fields(record, where), folder)
+        except ConversationError as error:
+            raise SampleError(f"{where}: {error}", "chat template") from error
 
     def _text_sample(self, fields: "_Fields", folder: Path) -> Sample:
         context = fields.content("context") if fields.has("context") else None
@@ -116,7 +116,10 @@ class SampleReader:
         self._note_markers(question)
         before, after = self._wording.around_context(question)
         store = folder / fields.text("store")
-        stated = fields.get("n_tokens", int, required=False) if self._states_length else None
+        # A recipe states its length under the template and the design of its synthesis.
+        counted = fields.get("template_sha256", str, required=False) or FILM.sha256
+        is_stated = counted == self._template.sha256 and not self._design.has_attempt
+        stated = fields.get("n_tokens", int, required=False) if is_stated else None
         return Sample(
             id=identity,
             kind=fields.text("kind"),
@@ -160,7 +163,7 @@ class SampleReader:
             Part(part.text("text"), part.get("learn", bool)) for part in fields.objects("parts")
         ]
         parts: list[SamplePart] = [ControlPart(BEGIN_OF_SEQUENCE), *texts]
-        parts.append(ControlPart(END_OF_SEQUENCE, texts[-1].learn))
+        parts.append(ControlPart(self._template.end_token, texts[-1].learn))
         return Sample(fields.text("id"), fields.kind("parts"), tuple(parts))
 
     def _note_markers(self, *texts: str) -> None:

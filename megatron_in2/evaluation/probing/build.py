@@ -12,7 +12,8 @@ from megatron_in2.evaluation.probing.associations import ASSOCIATIONS, NAMES, le
 from megatron_in2.evaluation.probing.tasks import ProbeTask, TaskName, Unit, find_task, read_units
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
-from megatron_in2.templates.base import Template
+from megatron_in2.templates.base import Template, Turn
+from megatron_in2.templates.ids import count_tokens
 from megatron_in2.tokenizers.base import Tokenizer
 
 
@@ -125,7 +126,8 @@ def _fill(
 ) -> list[Unit]:
     """Take units in order while the longest question about them still fits."""
     chosen: list[Unit] = []
-    tokens = 1 + len(tokenizer.encode(template.prompt_text(template.wording.message("", ""))))
+    *prompt, _, _ = template.parts(None, [Turn(template.wording.message("", ""), "answer")])
+    tokens = count_tokens(prompt, tokenizer)
     if task.name == "association":
         tokens += _longest_association(tokenizer)
     longest = 0

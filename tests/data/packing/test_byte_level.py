@@ -26,8 +26,11 @@ from megatron_in2.synthesis.config import (
 )
 from megatron_in2.synthesis.pipeline import synthesize
 from megatron_in2.templates.chatml import CHATML
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
+from tests.bases import write_own_template
+from tests.chat_templates import NEMO
 
 PIECES = [
     *("A sentence ends.", "Another one", "  indented", "\ttabbed!", "日本語。", "1999"),
@@ -119,7 +122,13 @@ def test_answers_that_a_whole_text_would_join_with_their_prompt_are_counted(
 
 
 @pytest.fixture(scope="module")
-def rows(tekken: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nemo(tekken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real Tekken with a chat template that writes as Mistral-Nemo's."""
+    return write_own_template(tekken, tmp_path_factory.mktemp("nemo"), NEMO)
+
+
+@pytest.fixture(scope="module")
+def rows(nemo: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recipes over real prose and chats, packed with a vocabulary of 131,072 ids."""
     folder = tmp_path_factory.mktemp("tekken_rows")
     synthesis = SynthesisConfig(
@@ -127,15 +136,14 @@ def rows(tekken: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFacto
         segments=SegmentConfig(min_tokens=24),
         composition=CompositionConfig(min_tokens=100, max_tokens=480),
         mixture=MixtureConfig(fine_grained=60, integration=0, short=10),
-        tokenizer_model=str(tekken),
+        tokenizer_model=str(nemo),
     )
     synthesize(synthesis, folder / "samples.jsonl")
     config = PreprocessConfig(
         input=[folder / "samples.jsonl"],
         output_prefix=folder / "rows",
-        tokenizer_model=str(tekken),
+        tokenizer_model=str(nemo),
         seq_length=512,
-        template="chatml",
         verify_joins=1.0,
         workers=2,
     )
@@ -144,8 +152,8 @@ def rows(tekken: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFacto
     return folder / "rows"
 
 
-def test_rows_of_a_large_vocabulary_are_sound(rows: Path, tekken: Path) -> None:
-    tokenizer = load_tokenizer(str(tekken))
+def test_rows_of_a_large_vocabulary_are_sound(rows: Path, nemo: Path) -> None:
+    tokenizer = load_tokenizer(str(nemo))
     findings = check_dataset(rows, tokenizer)
     assert findings.problems == []
     assert findings.marked_spans == findings.spans == 70
@@ -156,15 +164,21 @@ def test_rows_of_a_large_vocabulary_are_sound(rows: Path, tekken: Path) -> None:
     (view, *_) = view_row(row, data.manifest, tokenizer)
     assert view.runs[0] == ("<s>", False)
     assert view.runs[-1] == ("</s>", True)
-    assert view.runs[1][0].startswith("<|im_start|>user\n### Context:\n")
+    assert view.runs[1] == ("[INST]", False)
+    assert view.runs[2][0].startswith("Below is a context and an instruction.")
+    manifest = data.manifest
+    assert (manifest.template, manifest.eos_id) == ("base", 2)
+    assert manifest.template_object() == load_template("base", tokenizer)
 
 
-def test_stated_lengths_bound_the_samples(rows: Path) -> None:
+def test_stated_lengths_bound_the_samples(rows: Path, nemo: Path) -> None:
     """Synthesis counts parts; borders can make a sample a token or two shorter, not longer."""
     stated = {}
+    template = load_template("base", load_tokenizer(str(nemo)))
     for line in (rows.parent / "samples.jsonl").read_text().splitlines():
         record = json.loads(line)
         stated[record["id"]] = record["n_tokens"]
+        assert record["template_sha256"] == template.sha256
     records = PackedDataset(rows)._samples
     assert len(records[records["length"] > 0]) == len(stated)
     assert max(stated.values()) <= 480
