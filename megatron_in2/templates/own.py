@@ -137,8 +137,8 @@ class OwnTemplate:
         tail, end, rest = (*self._control_pattern.split(behind, maxsplit=1), "", "")[:3]
         if not end or tail.strip():
             raise ConversationError(
-                f"the base's chat template ends an answer with {behind:.40!r}, which is no control "
-                "token: nothing would teach the model to stop; name another --template"
+                f"the base's chat template ends an answer with {behind[:40]!r}, which is no "
+                "control token: nothing would teach the model to stop; name another --template"
             )
         unlearnt = 0
         if turn.attempt is not None:
@@ -203,7 +203,7 @@ def _write_user(writer: PartWriter, turn: Turn, content: str) -> None:
     if isinstance(turn.message, str):
         writer.text(content)
         return
-    before, after = content.split(_CONTEXT)
+    before, _, after = content.partition(_CONTEXT)
     writer.text(before)
     writer.context(turn.message)
     writer.text(after)

@@ -247,7 +247,7 @@ def test_the_date_is_the_same_every_day(own: Callable[[str], Base]) -> None:
 @pytest.mark.parametrize(
     ("change", "system", "complaint"),
     [
-        (("+ system + '\n\n' ", "+ "), "s", "drops a message"),
+        (("(system + '\n\n' if", "('' if"), "s", "drops a message"),
         (("turn.content | trim", "(turn.content | upper)"), None, "rewrites a message"),
         (("turn.content | trim", "turn.content[:1]"), None, "rewrites a message"),
         (("turn.content + '[/INST]'", "turn.content * 2 + '[/INST]'"), None, "repeats a message"),
@@ -258,7 +258,7 @@ def test_the_date_is_the_same_every_day(own: Callable[[str], Base]) -> None:
 def test_contents_that_a_template_does_not_keep(
     tmp_path: Path, change: tuple[str, str], system: str | None, complaint: str
 ) -> None:
-    source = chat_templates.MISTRAL_V3.replace("(system + '\n\n' if", "('' + system + '\n\n' if")
+    source = chat_templates.MISTRAL_V3
     assert change[0] in source
     file, _ = VERSIONS["v3"]
     folder = write_mistral(tmp_path / "v0.3", file, source.replace(*change))

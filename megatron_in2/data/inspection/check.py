@@ -18,7 +18,7 @@ from megatron_in2.templates.ids import part_ids
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
 BLOCK_TOKENS = 1 << 22  # read at a time
-MARK_TOKENS = 2  # last ids of a prompt that tell that an answer follows
+MARK_TOKENS = 2  # last ids of a prompt, at most, that tell that an answer follows
 
 
 @dataclass
@@ -198,6 +198,13 @@ def _inside(
 
 
 def _prompt_end(manifest: Manifest, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Return the last ids of every prompt of the dataset's template."""
-    *prompt, _, _ = manifest.template_object().parts(None, [Turn("a", "b")])
-    return np.array(part_ids(prompt, tokenizer)[-MARK_TOKENS:])
+    """Return the last ids of every prompt of the dataset's template, whatever is asked."""
+    one, other = (_prompt_ids(manifest, tokenizer, message)[::-1] for message in ("a", "1."))
+    same = [left == right for left, right in zip(one, other, strict=False)]
+    size = min(MARK_TOKENS, [*same, False].index(False))
+    return np.array(one[: max(size, 1)][::-1])
+
+
+def _prompt_ids(manifest: Manifest, tokenizer: Tokenizer, message: str) -> list[int]:
+    *prompt, _, _ = manifest.template_object().parts(None, [Turn(message, "b")])
+    return part_ids(prompt, tokenizer)
