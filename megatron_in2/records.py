@@ -127,7 +127,7 @@ class Sample:
 
     ``evidence_position`` is where in the context its first evidence is, from 0 (start) to 1
     (end), or None where it is not known. ``stated_tokens`` is the length that its writer counted,
-    where it stated one: another length tells of another store or tokenizer.
+    where it stated one: another length means another store or tokenizer.
     """
 
     id: str

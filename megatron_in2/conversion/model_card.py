@@ -48,13 +48,11 @@ def model_card(step: Path, template: Template | None, tokenizer: Tokenizer) -> s
 def _prompts(template: Template | None, tokenizer: Tokenizer) -> list[str]:
     """Say how this model is prompted, and what the chat template gives."""
     if template is None:
-        kept = CONFIG in tokenizer.files
-        whose = (
-            "that of the base" if kept else "FILM's; use the one that the base was published with"
-        )
+        whose = "FILM's; use the one that the base was published with"
+        if CONFIG in tokenizer.files:
+            whose = "the base's own"
         return [
-            "The weights were not trained by megatron_in2. The chat template beside them is "
-            f"{whose}."
+            f"The weights were not trained by megatron_in2. The exported chat template is {whose}."
         ]
     turn = _one_turn(template, tokenizer)
     parts = [

@@ -222,5 +222,5 @@ def _require_same_model(config: TrainConfig, step: Path) -> None:
         if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
                 f"{step} was saved with model.{name}={value}, the configuration has "
-                f"{wanted[name]}: make them equal"
+                f"{wanted[name]}: leave it out to take the checkpoint's"
             )
