@@ -11,7 +11,9 @@ from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.templates.base import Template
+from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import BASE, load_template, read_template_beside
+from megatron_in2.tokenizers.files import read_chat_template
 from megatron_in2.tokenizers.load import load_tokenizer
 
 TASK_FILES = Path(__file__).parent / "harness"
@@ -100,7 +102,9 @@ def model_template(config: HarnessConfig) -> Template:
     if config.template and config.template != BASE:
         return load_template(config.template)
     found = None if config.template else read_template_beside(config.model)
-    return found or load_template(BASE, load_tokenizer(str(config.model)))
+    if found is None and read_chat_template(config.model) is not None:
+        found = load_template(BASE, load_tokenizer(str(config.model)))
+    return found or FILM
 
 
 def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:

@@ -68,9 +68,7 @@ class CheckpointAnswerer:
         self.batch_size = batch_size
         self.share_prefix = share_prefix
         self.model, self.tokenizer = _load(folder)
-        self.template = read_template_beside(folder) or own_template(
-            self.tokenizer, WORDINGS["plain"]
-        )
+        self.template = read_template_beside(folder) or _own_template(self.tokenizer)
         self.end_id = end_id(self.template or FILM, self.tokenizer)
         self.identity = {"weights": _fingerprint(folder), "max_new_tokens": max_new_tokens}
 
@@ -227,6 +225,14 @@ def _fingerprint(folder: Path) -> dict[str, list[int]]:
     """Tell weights apart without reading gigabytes: each file's size and time."""
     files = sorted(itertools.chain(folder.glob("*.safetensors"), folder.glob("*.bin")))
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def _own_template(tokenizer: Tokenizer) -> OwnTemplate | None:
+    """Return the model's own chat template; None where probes cannot be written with it."""
+    try:
+        return own_template(tokenizer, WORDINGS["plain"])
+    except InputError:
+        return None
 
 
 def _load(folder: Path) -> tuple[Any, Tokenizer]:
