@@ -45,6 +45,9 @@ class TextEncoder(Protocol):
     def encode(self, text: str, follows: Follows = "nothing") -> bytes:
         """Return the ids of a text as bytes of ``dtype``."""
 
+    def least_tokens(self, characters: int) -> int:
+        """Return how many tokens a text of so many characters has at least; 0 if not known."""
+
 
 class Tokenizer(Protocol):
     r"""A tokenizer: text to ids and back.

@@ -163,6 +163,7 @@ class HuggingFaceTokenizer:
                 self._normalised,
                 self._added_in_text,
                 dtype,
+                self._longest,
             )
         if self._spaces is not None and self._spaces.splits_at_spaces:
             return _AddedTokensApart(WordEncoder(self), LibraryEncoder(self), self._added_in_text)
@@ -223,6 +224,16 @@ class HuggingFaceTokenizer:
     def _newline_prefix(self) -> list[int]:
         return self._ids("\n")
 
+    @cached_property
+    def _longest(self) -> int:
+        """Characters that a token of byte-level BPE holds at most; 0 where NFC makes texts shorter.
+
+        A token has one character for each byte, and the text at most as many.
+        """
+        if normalises_to_nfc(self._settings):
+            return 0
+        return max(map(len, self._library.get_vocab(with_added_tokens=True)))
+
     @property
     def _added(self) -> Sequence[dict[str, Any]]:
         added: list[dict[str, Any]] = self._settings.get("added_tokens", [])
@@ -275,6 +286,10 @@ class _AddedTokensApart:
         if self._added is not None and self._added.search(text):
             return self._library.encode(text, follows)
         return self._encoder.encode(text, follows)
+
+    def least_tokens(self, characters: int) -> int:
+        """Return how many tokens a text of so many characters has at least; 0 if not known."""
+        return self._encoder.least_tokens(characters) if self._added is None else 0
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

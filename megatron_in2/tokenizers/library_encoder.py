@@ -22,3 +22,7 @@ class LibraryEncoder:
     def encode(self, text: str, follows: Follows = "nothing") -> bytes:
         """Encode a text, by itself or behind something."""
         return np.array(self._tokenizer.encode(text, follows), self.dtype).tobytes()
+
+    def least_tokens(self, characters: int) -> int:
+        """Return 0: nothing is known about the pieces."""
+        return 0

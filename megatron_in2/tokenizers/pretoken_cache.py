@@ -24,6 +24,7 @@ class PretokenEncoder:
         added: matches the tokens that the library takes out of a text before it cuts it; a text
             that holds one is left to the library. None where there are none.
         dtype: of the ids.
+        longest: characters that a token holds at most; 0: not known.
         max_characters: bound of the dictionary.
     """
 
@@ -35,6 +36,7 @@ class PretokenEncoder:
         normalise: Callable[[str], str],
         added: re.Pattern[str] | None,
         dtype: np.dtype[Any],
+        longest: int = 0,
         max_characters: int = MAX_CHARACTERS,
     ) -> None:
         self.dtype = dtype
@@ -43,6 +45,7 @@ class PretokenEncoder:
         self._encode_text = encode_text
         self._normalise = normalise
         self._added = added
+        self._longest = longest
         self._pretokens = Dictionary(self._encode_new, max_characters)
 
     def encode(self, text: str, follows: Follows = "nothing") -> bytes:
@@ -51,6 +54,10 @@ class PretokenEncoder:
         if self._added is not None and any(map(self._added.search, {text, normal})):
             return self._bytes(self._encode_text(text))
         return self._pretokens.encode(self._cutter.cut(normal))
+
+    def least_tokens(self, characters: int) -> int:
+        """Return how many tokens a text of so many characters has at least; 0 if not known."""
+        return characters // self._longest if self._longest else 0
 
     def _encode_new(self, pretokens: list[str]) -> list[bytes]:
         return [self._bytes(self._encode_pretoken(each)) for each in pretokens]

@@ -60,6 +60,11 @@ class WordEncoder:
         self._run_pattern = run_pattern(tokenizer.merged_pieces)
         self._runs = Dictionary(self._encode_runs, max_characters)
         self._words = Dictionary(self._encode_words, max_characters)
+        self._longest = max(map(len, tokenizer.merged_pieces))
+
+    def least_tokens(self, characters: int) -> int:
+        """Return how many tokens a text of so many characters has at least."""
+        return characters // self._longest
 
     def encode(self, text: str, follows: Follows = "nothing") -> bytes:
         """Encode a text, by itself or behind something."""

@@ -1,10 +1,13 @@
 """Reads samples in their four forms (text, chat, parts, recipe) and reduces them to parts."""
 
+import difflib
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from megatron_in2.data.packed.manifest import PADDING_KIND
 from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM, Design
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
@@ -22,6 +25,17 @@ from megatron_in2.templates.base import ConversationError, Template, Turn
 from megatron_in2.templates.film import FILM
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
+_QA = ("id", "kind", "question", "answer", "evidence", "attempt")
+KNOWN_FIELDS = {
+    "parts": frozenset(("id", "kind", "parts")),
+    "messages": frozenset(("id", "kind", "messages")),
+    "segments": frozenset((*_QA, "store", "segments", "n_tokens", "template_sha256")),
+    "question": frozenset((*_QA, "context")),
+}
+PART_FIELDS = frozenset(("text", "learn"))
+MESSAGE_FIELDS = frozenset(("role", "content", "train"))
+UNKNOWN_FIELD = "samples with an unknown field "  # begins a note that names the field
+LIKENESS = 0.8  # of an unknown field's name to a known one's from which it counts as a mistake
 
 
 class SampleError(InputError):
@@ -86,8 +100,10 @@ class SampleReader:
             raise SampleError(
                 f"{where}: not a sample: none of the fields {', '.join(FORMS)}", "not a sample"
             )
+        fields = _Fields(record, where)
+        self._note_unknown(fields, KNOWN_FIELDS[form])
         try:
-            return self._forms[form](_Fields(record, where), folder)
+            return self._forms[form](fields, folder)
         except ConversationError as error:
             raise SampleError(f"{where}: {error}", "chat template") from error
 
@@ -103,7 +119,7 @@ class SampleReader:
             message = ContextPart(before, context, after, spans)
         return Sample(
             id=fields.text("id"),
-            kind=fields.text("kind"),
+            kind=fields.kind(),
             parts=self._template.parts(None, [self._turn(message, fields)]),
             evidence_position=position,
         )
@@ -118,27 +134,38 @@ class SampleReader:
         store = folder / fields.text("store")
         # A recipe states its length under the template and the design of its synthesis.
         counted = fields.get("template_sha256", str, required=False) or FILM.sha256
-        is_stated = counted == self._template.sha256 and not self._design.has_attempt
-        stated = fields.get("n_tokens", int, required=False) if is_stated else None
+        stated = fields.get("n_tokens", int, required=False)
+        is_stated = counted == self._template.sha256 and not self._uses_attempt(fields)
+        message = JoinedPart(before, store, segments, after, evidence)
         return Sample(
             id=identity,
-            kind=fields.text("kind"),
-            parts=self._template.parts(
-                None, [self._turn(JoinedPart(before, store, segments, after, evidence), fields)]
-            ),
+            kind=fields.kind(),
+            parts=self._template.parts(None, [self._turn(message, fields)]),
             evidence_position=slot_position(identity, min(evidence), len(segments)),
-            stated_tokens=stated,
+            stated_tokens=stated if is_stated else None,
         )
 
+    def _uses_attempt(self, fields: "_Fields") -> bool:
+        return self._design.has_attempt and fields.has("attempt")
+
     def _turn(self, message: str | JoinedPart | ContextPart, fields: "_Fields") -> Turn:
-        attempt = fields.text("attempt") if self._design.has_attempt else None
+        attempt = None
+        if self._uses_attempt(fields):
+            attempt = fields.text("attempt")
+        elif self._design.has_attempt:
+            self.notes["samples without an attempt: their whole answer is learnt"] += 1
+        elif fields.has("attempt"):
+            self.notes[f"samples with an attempt, which design {self._design.name} leaves out"] += 1
         return Turn(message, fields.text("answer"), attempt=attempt)
 
     def _chat_sample(self, fields: "_Fields", folder: Path) -> Sample:
         turns: list[Turn] = []
         system: str | None = None
         user: str | None = None
+        if fields.has("attempt"):
+            raise fields.error("attempt", "has no meaning in a chat: write the sample as parts")
         for message in fields.objects("messages"):
+            self._note_unknown(message, MESSAGE_FIELDS)
             role, content = message.text("role"), message.text("content")
             expected = "user" if user is None else "assistant"
             if role == "system" and not turns and system is None and user is None:
@@ -159,12 +186,17 @@ class SampleReader:
         return Sample(fields.text("id"), fields.kind("chat"), parts)
 
     def _parts_sample(self, fields: "_Fields", folder: Path) -> Sample:
-        texts = [
-            Part(part.text("text"), part.get("learn", bool)) for part in fields.objects("parts")
-        ]
+        objects = fields.objects("parts")
+        for part in objects:
+            self._note_unknown(part, PART_FIELDS)
+        texts = [Part(part.part_text(), part.get("learn", bool)) for part in objects]
         parts: list[SamplePart] = [ControlPart(BEGIN_OF_SEQUENCE), *texts]
         parts.append(ControlPart(self._template.end_token, texts[-1].learn))
         return Sample(fields.text("id"), fields.kind("parts"), tuple(parts))
+
+    def _note_unknown(self, fields: "_Fields", known: frozenset[str]) -> None:
+        for name in fields.unknown(known):
+            self.notes[f"{UNKNOWN_FIELD}{name!r:.60}"] += 1
 
     def _note_markers(self, *texts: str) -> None:
         for marker in self._template.markers:
@@ -177,6 +209,15 @@ def middle_position(span: tuple[int, int], length: int) -> float:
     return (span[0] + span[1]) / 2 / length
 
 
+@lru_cache(maxsize=1024)
+def _misspelt(unknown: frozenset[str], absent: frozenset[str]) -> tuple[str, str] | None:
+    """Return an unknown name and the known one that it looks like, if that one is absent."""
+    for name in sorted(unknown):
+        if found := difflib.get_close_matches(name, sorted(absent), 1, LIKENESS):
+            return name, found[0]
+    return None
+
+
 class _Fields:
     """Typed access to one JSON object, whose errors name line, field and value."""
 
@@ -186,6 +227,25 @@ class _Fields:
 
     def error(self, name: str, problem: str) -> SampleError:
         return SampleError(f"{self._where}: field {name!r} {problem}", f"field {name}")
+
+    def unknown(self, known: frozenset[str]) -> frozenset[str]:
+        """Return the fields beside those that are known; empty ones do not count.
+
+        Raises:
+            SampleError: one looks like a known field that is absent.
+        """
+        if self._record.keys() <= known:
+            return frozenset()
+        given = frozenset(name for name, value in self._record.items() if value is not None)
+        unknown = given - known
+        if found := _misspelt(unknown, known - given):
+            name, likely = found
+            raise SampleError(
+                f"{self._where}: unknown field {name!r} looks like {likely!r}: "
+                "correct or rename it",
+                "unknown field",
+            )
+        return unknown
 
     def has(self, name: str) -> bool:
         return self._record.get(name) is not None
@@ -212,8 +272,17 @@ class _Fields:
             raise self.error(name, "is empty")
         return value
 
-    def kind(self, default: str) -> str:
-        return self.text("kind") if self.has("kind") else default
+    def part_text(self) -> str:
+        """Return a part's text, which may be white space."""
+        if not (value := self.content("text")):
+            raise self.error("text", "is empty")
+        return value
+
+    def kind(self, default: str | None = None) -> str:
+        kind = self.text("kind") if default is None or self.has("kind") else default
+        if kind == PADDING_KIND:
+            raise self.error("kind", f"{PADDING_KIND!r} is reserved for padding: use another word")
+        return kind
 
     def objects(self, name: str) -> list["_Fields"]:
         values = self.get(name, list)
