@@ -3,9 +3,18 @@
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+# What a text follows: nothing, so that it is encoded by itself; a control token; or other text,
+# of which a newline is the last character.
+Follows = Literal["nothing", "control", "text"]
+
+# Roles of control tokens, as Hugging Face names them.
+BEGIN_OF_SEQUENCE = "bos_token"
+END_OF_SEQUENCE = "eos_token"
 
 
 def id_hash(sample_id: str) -> int:
@@ -54,24 +63,36 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A run of text that is encoded by itself and is trained on, or not, as a whole.
+class ControlPart:
+    """One control token, trained on or not; nothing where the tokenizer has no such token.
 
-    ``ends_turn`` puts an end-of-sequence token after it, trained on if the part is.
+    ``token`` is its name in the vocabulary (``<|eot_id|>``) or its role (``eos_token``).
+    """
+
+    token: str
+    learn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run of text that is trained on, or not, as a whole.
+
+    ``follows`` says what precedes it: it is encoded by itself (``nothing``), as it is encoded
+    behind a control token, or as it goes on behind the text before it.
     """
 
     text: str
     learn: bool
-    ends_turn: bool = False
+    follows: Follows = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class JoinedPart:
-    """An unlearnt prompt around segments of a store: ``before`` + joined segments + ``after``.
+    """A prompt around segments of a store: ``before`` + joined segments + ``after``.
 
-    ``before`` ends in a newline and the segments are joined by newlines, so that their ids,
-    tokenised once as continuations of a newline, can be concatenated. ``evidence`` are the slots
-    in ``segments`` that may not be cut away.
+    ``before`` ends in a newline, ``after`` begins with one, and the segments are joined by
+    newlines, so that their ids, tokenised once, can be concatenated. ``evidence`` are the slots in
+    ``segments`` that may not be cut away. It is not trained on.
     """
 
     before: str
@@ -79,19 +100,25 @@ class JoinedPart:
     segments: tuple[int, ...]
     after: str
     evidence: tuple[int, ...] = ()
+    follows: Follows = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
 class ContextPart:
-    """An unlearnt prompt around a context given as text: ``before`` + context + ``after``.
+    """A prompt around a context given as text: ``before`` + context + ``after``.
 
-    ``evidence`` are [start, end) character spans in the context that may not be cut away.
+    ``evidence`` are [start, end) character spans in the context that may not be cut away. It is
+    not trained on.
     """
 
     before: str
     context: str
     after: str
     evidence: tuple[tuple[int, int], ...] = ()
+    follows: Follows = "nothing"
+
+
+SamplePart = ControlPart | Part | JoinedPart | ContextPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +132,7 @@ class Sample:
 
     id: str
     kind: str
-    parts: tuple[Part | JoinedPart | ContextPart, ...]
+    parts: tuple[SamplePart, ...]
     evidence_position: float | None = None
     stated_tokens: int | None = None
 

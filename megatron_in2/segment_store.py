@@ -2,16 +2,22 @@
 
 A directory beside the samples that refer to it:
 
-    tokens.bin          ids of all segments, each as a continuation behind a newline
+    tokens.bin          ids of all segments, each as it is encoded behind a newline
                         (uint16 for vocabularies below 65,500, else int32)
     offsets.npy         int64 [n + 1], where each segment starts in tokens.bin, in ids
     documents.npy       int64 [n], ordinal of each segment's document
     text.jsonl          {"document": id, "text": segment}, one line a segment
     text_offsets.npy    int64 [n + 1], where each line of text.jsonl starts, in bytes
-    store.json          tokenizer hash, content hashes, counts
+    breaks.npy          bool [n], segments that cannot be encoded apart from the line before them
+    store.json          tokenizer hash, content hashes, counts, holds_newlines
 
 ``store.json`` holds the SHA-256 of ``text.jsonl`` (``content_sha256``) and, since format 2, fast
-hashes (XXH3, 128 bits) of the ids and of the offsets: they find damage, not forgery.
+hashes (XXH3, 128 bits) of the ids, the offsets and the breaks: they find damage, not forgery.
+
+Segments are joined by newlines. In a SentencePiece store the newline between two of them is an id
+of its own, and tokens.bin holds none at their ends. In a store of byte-level BPE, where a token
+may end in a newline, every segment's ids hold its final newline (``holds_newlines``), and such a
+store alone has breaks.npy. See ``tokenizers.base.Tokenizer``.
 """
 
 import hashlib
@@ -54,6 +60,8 @@ class SegmentStore:
         self.offsets: npt.NDArray[np.int64] = self._load("offsets.npy", count + 1)
         self.documents: npt.NDArray[np.int64] = self._load("documents.npy", count)
         self._text_offsets = self._load("text_offsets.npy", count + 1)
+        self.holds_newlines: bool = self.manifest.get("holds_newlines", False)
+        self.breaks = self._load_breaks(count)
         if self.offsets[0] != 0 or self.offsets[-1] != len(self._tokens):
             raise self._damaged("offsets.npy does not fit tokens.bin")
 
@@ -72,6 +80,18 @@ class SegmentStore:
             raise self._damaged(
                 f"{name} holds {values.dtype} {values.shape}, expected int64 ({count},)"
             )
+        return values
+
+    def _load_breaks(self, count: int) -> npt.NDArray[np.bool_]:
+        if not self.holds_newlines:
+            return np.zeros(count, np.bool_)
+        try:
+            values: npt.NDArray[np.bool_] = np.load(self.path / "breaks.npy")
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(f"breaks.npy: {error}") from error
+        is_whole = values.dtype == np.bool_ and values.shape == (count,)
+        if not is_whole or xxhash.xxh3_128_hexdigest(values.data) != self.manifest["breaks_xxh3"]:
+            raise self._damaged("breaks.npy does not have the content that store.json states")
         return values
 
     def _damaged(self, what: str) -> InputError:
@@ -100,6 +120,11 @@ class SegmentStore:
     def lengths(self) -> npt.NDArray[np.int64]:
         """Token count of every segment, [n]."""
         return np.diff(self.offsets)
+
+    @property
+    def line_end_tokens(self) -> int:
+        """Ids between two joined segments."""
+        return 0 if self.holds_newlines else 1
 
     def require_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Check that the store was made with this tokenizer.
@@ -171,24 +196,24 @@ class SegmentStore:
     def joined_length(self, segments: npt.NDArray[np.int64]) -> int:
         """Return how many ids :meth:`join_bytes` gives."""
         ends, starts = self._plain_offsets[segments + 1], self._plain_offsets[segments]
-        return int((ends - starts).sum()) + len(segments) - 1
+        return int((ends - starts).sum()) + self.line_end_tokens * (len(segments) - 1)
 
-    def join_bytes(self, segments: npt.NDArray[np.int64], newline_id: int) -> bytes:
+    def join_bytes(self, segments: npt.NDArray[np.int64], line_end: Sequence[int]) -> bytes:
         """Return the ids of segments joined by newlines, as they are encoded after a newline.
 
         The bytes hold ids of the store's dtype. ``bytes.join`` copies the pieces and sets the
         newlines between them in one pass.
+
+        Args:
+            segments: at least one; none but the first is one of ``breaks``.
+            line_end: the tokenizer's; the last segment's newline is part of the result where it
+                is empty.
         """
         tokens, size = self._raw, self._tokens.itemsize
         offsets = self._plain_offsets
         starts, ends = (offsets[segments] * size).tolist(), (offsets[segments + 1] * size).tolist()
-        newline = np.array(newline_id, self._tokens.dtype).tobytes()
-        return newline.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
-
-    def join(self, segments: Sequence[int], newline_id: int) -> npt.NDArray[np.int32]:
-        """Return what :meth:`join_bytes` does, as int32 ids."""
-        raw = self.join_bytes(np.array(segments, np.int64), newline_id)
-        return np.frombuffer(raw, self._tokens.dtype).astype(np.int32)
+        between = np.array(line_end, self._tokens.dtype).tobytes()
+        return between.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
 
     def text(self, segment: int) -> str:
         """Return one segment's text."""
@@ -243,8 +268,11 @@ def _checked_manifest(path: Path, values: Any) -> dict[str, Any]:
 def _forbidden_ranges(tokenizer: Tokenizer) -> list[tuple[int, int]]:
     """Return [first, last] ranges of the 32-bit numbers that are no ids of text."""
     ranges = [(tokenizer.vocab_size, 2**32 - 1)]
-    for index in sorted({tokenizer.bos_id, tokenizer.eos_id}):
-        ranges.append((index, index))
+    for index in sorted({*tokenizer.control_ids.values()} - {tokenizer.pad_id}):
+        if ranges[-1][1] == index - 1:
+            ranges[-1] = (ranges[-1][0], index)
+        else:
+            ranges.append((index, index))
     return ranges
 
 
@@ -260,7 +288,7 @@ def write_store(
 
     Args:
         path: the store's directory.
-        documents: what it holds, read once.
+        documents: what it holds, read once; ids as ``tokenizer.encode_lines`` gives them.
         tokenizer: whose ids they are.
         notes: called when all documents are written: further entries of ``store.json``.
 
@@ -269,6 +297,7 @@ def write_store(
     """
     dtype = token_dtype(tokenizer.vocab_size)
     offsets, text_offsets, ordinals = array("q", [0]), array("q", [0]), array("q")
+    breaks = array("b")
     digest, ids_digest = hashlib.sha256(), xxhash.xxh3_128()
     with atomic_directory(path, replace=True) as temporary:
         with (
@@ -288,6 +317,7 @@ def write_store(
                     offsets.append(offsets[-1] + len(ids))
                     text_offsets.append(text_offsets[-1] + len(raw))
                     ordinals.append(count - 1)
+                    breaks.append(not tokenizer.joins_behind_newline(text))
         if not ordinals:
             raise InputError("the corpus holds no text: nothing to synthesize from")
         for name, values in (
@@ -296,6 +326,12 @@ def write_store(
             ("text_offsets", text_offsets),
         ):
             np.save(temporary / f"{name}.npy", np.array(values, np.int64))
+        newlines: dict[str, Any] = {}
+        if not tokenizer.line_end:
+            marks = np.array(breaks, np.bool_)
+            breaks_hash = xxhash.xxh3_128_hexdigest(marks.data)
+            newlines = {"holds_newlines": True, "breaks_xxh3": breaks_hash}
+            np.save(temporary / "breaks.npy", marks)
         write_json(
             temporary / "store.json",
             {
@@ -308,6 +344,7 @@ def write_store(
                 "documents": count,
                 "segments": len(ordinals),
                 "tokens": offsets[-1],
+                **newlines,
                 **notes(),
             },
         )

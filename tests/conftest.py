@@ -14,6 +14,7 @@ import sentencepiece
 from megatron_in2.synthesis.python_texts import python_texts
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
+from tests import bases
 
 ROOT = Path(__file__).resolve().parent.parent
 RunTool = Callable[..., subprocess.CompletedProcess[str]]
@@ -55,6 +56,24 @@ def small_tokenizer(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) 
         minloglevel=2,
     )
     return load_tokenizer(f"{prefix}.model")
+
+
+@pytest.fixture(scope="session")
+def llama3(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """A directory with a small tokenizer of Llama 3's kind."""
+    return bases.write_llama3(tmp_path_factory.mktemp("base") / "llama3", texts[:300])
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """A directory with a small tokenizer of Qwen's kind."""
+    return bases.write_qwen(tmp_path_factory.mktemp("base") / "qwen", texts[:300])
+
+
+@pytest.fixture(scope="session")
+def tekken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the real Tekken of Mistral-Nemo."""
+    return bases.write_tekken(tmp_path_factory.mktemp("base") / "tekken")
 
 
 @pytest.fixture(scope="session")

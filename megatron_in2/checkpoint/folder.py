@@ -3,14 +3,15 @@
 DIR/iter_0000100/           Megatron-Core dist_checkpointing files, and
 config.yaml                 the run's resolved configuration
 state.json                  CheckpointState
-tokenizer.model             the tokenizer of the run
+tokenizer/                  all files of the run's tokenizer
 huggingface/                config.json and generation_config.json that the model came with
 datasets.json               weight, prefix and manifest of each dataset that was trained on
 instruction_template.json   the template of those datasets
 complete.json               written last: without it the step does not count
 
-A model that was drawn fresh has no huggingface/. Older checkpoints have none either, and
-``dataset.json`` instead of the data sets' files: the manifest of their only dataset.
+A model that was drawn fresh has no huggingface/. Older checkpoints have none either, the file
+``tokenizer.model`` instead of tokenizer/, and ``dataset.json`` instead of the data sets' files: the
+manifest of their only dataset.
 """
 
 import shutil
@@ -26,19 +27,16 @@ from megatron_in2.checkpoint.source import SourceFiles, keep_source
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
-from megatron_in2.templates.base import (
-    InstructionTemplate,
-    template_of_wording,
-    template_wording,
-)
-from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside, template_of_values
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
 COMPLETE = "complete.json"
 CONFIG = "config.yaml"
 STATE = "state.json"
-TOKENIZER = "tokenizer.model"
+TOKENIZER = "tokenizer"
+OLD_TOKENIZER = "tokenizer.model"
 DATASETS = "datasets.json"
 OLD_DATASET = "dataset.json"
 LATEST = "latest"
@@ -113,7 +111,7 @@ def describe_checkpoint(
     step: Path,
     config: dict[str, Any],
     state: CheckpointState | None,
-    tokenizer: Path,
+    tokenizer: Tokenizer,
     datasets: Sequence[BlendPart] = (),
     source: SourceFiles | None = None,
 ) -> None:
@@ -123,7 +121,7 @@ def describe_checkpoint(
         step: the step's folder.
         config: the run's resolved configuration.
         state: where the run is; None for weights alone.
-        tokenizer: the run's tokenizer file.
+        tokenizer: the run's.
         datasets: what was trained on, all of one template; their files are not read, so a
             dataset that has moved since the run began costs no save.
         source: files of the Hugging Face model that the tensors descend from.
@@ -132,7 +130,9 @@ def describe_checkpoint(
         yaml.safe_dump(config, stream, sort_keys=False)
     if state is not None:
         write_json(step / STATE, asdict(state))
-    shutil.copyfile(tokenizer, step / TOKENIZER)
+    (step / TOKENIZER).mkdir(exist_ok=True)
+    for name, path in tokenizer.files.items():
+        shutil.copyfile(path, step / TOKENIZER / name)
     keep_source(step, source or {})
     if datasets:
         write_json(
@@ -146,7 +146,7 @@ def describe_checkpoint(
                 for part in datasets
             ],
         )
-        write_json(step / TEMPLATE_FILE, template_wording(datasets[0].manifest.template_object()))
+        write_json(step / TEMPLATE_FILE, datasets[0].manifest.template_object().values())
 
 
 def read_datasets(step: Path) -> list[dict[str, Any]]:
@@ -161,14 +161,14 @@ def read_datasets(step: Path) -> list[dict[str, Any]]:
     return datasets
 
 
-def read_template(step: Path) -> InstructionTemplate | None:
+def read_template(step: Path) -> Template | None:
     """Return the template that a step was trained with; None for a step that was not trained.
 
     Raises:
         InputError: the file is not readable.
     """
     if (step / OLD_DATASET).is_file():
-        return template_of_wording(read_json(step / OLD_DATASET)["template_wording"])
+        return template_of_values(read_json(step / OLD_DATASET)["template_wording"])
     return read_template_beside(step)
 
 
@@ -176,20 +176,33 @@ def read_tokenizer(step: Path) -> Tokenizer:
     """Load the tokenizer of a complete step.
 
     Raises:
-        InputError: it is not the one that the step was saved with.
+        InputError: one of its files is not the one that the step was saved with.
     """
-    tokenizer = load_tokenizer(str(step / TOKENIZER))
-    if tokenizer.sha256 != read_json(step / COMPLETE)["tokenizer_sha256"]:
-        raise InputError(
-            f"{tokenizer.path} is not the tokenizer that {step} was saved with: put that one back"
-        )
-    return tokenizer
+    saved = read_json(step / COMPLETE)
+    files = saved.get("tokenizer_files", {OLD_TOKENIZER: saved["tokenizer_sha256"]})
+    folder = step / TOKENIZER if "tokenizer_files" in saved else step
+    for name, sha256 in files.items():
+        path = folder / name
+        if not path.is_file() or sha256_of_file(path) != sha256:
+            raise InputError(
+                f"{path} is not the tokenizer's file that {step} was saved with: put that one back"
+            )
+    if folder == step:
+        return load_tokenizer(str(step / OLD_TOKENIZER))
+    return load_tokenizer(str(folder), saved["tokenizer_sha256"])
 
 
-def mark_complete(step: Path, number: int) -> None:
-    """Declare a step whole."""
-    hashes = {"step": number, "tokenizer_sha256": sha256_of_file(step / TOKENIZER)}
-    write_json(step / COMPLETE, hashes)
+def mark_complete(step: Path, number: int, tokenizer: Tokenizer) -> None:
+    """Declare a step whole, with the hashes of its tokenizer's files."""
+    files = sorted((step / TOKENIZER).iterdir())
+    write_json(
+        step / COMPLETE,
+        {
+            "step": number,
+            "tokenizer_sha256": tokenizer.sha256,
+            "tokenizer_files": {path.name: sha256_of_file(path) for path in files},
+        },
+    )
 
 
 def remove_older(folder: Path, keep_last: int, keep_every: int = 0) -> None:

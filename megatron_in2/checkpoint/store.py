@@ -31,6 +31,7 @@ from megatron_in2.checkpoint.shard_writer import use_mailbox_for_results, writte
 from megatron_in2.checkpoint.source import SourceFiles
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
+from megatron_in2.tokenizers.base import Tokenizer
 
 # The only sharding of optimizer state that any layout can load.
 _METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -60,7 +61,7 @@ class CheckpointSaver:
     Args:
         folder: checkpoints of the run.
         config: the run's resolved configuration, saved with each step.
-        tokenizer: the run's tokenizer file, saved with each step.
+        tokenizer: the run's; its files are saved with each step.
         datasets: what the run trains on; their manifests and template are saved with each step.
         source: files of the Hugging Face model that the run descends from, saved with each step.
         keep_last: complete steps to keep; 0 keeps all.
@@ -72,7 +73,7 @@ class CheckpointSaver:
         self,
         folder: Path,
         config: dict[str, Any],
-        tokenizer: Path,
+        tokenizer: Tokenizer,
         datasets: Sequence[BlendPart],
         source: SourceFiles,
         keep_last: int,
@@ -139,7 +140,7 @@ class CheckpointSaver:
             describe_checkpoint(
                 step, self._config, state, self._tokenizer, self._datasets, self._source
             )
-            mark_complete(step, state.step)
+            mark_complete(step, state.step, self._tokenizer)
             remove_older(self._folder, self._keep_last, self._keep_every)
 
 

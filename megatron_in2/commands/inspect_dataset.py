@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.mixture:
         return _mixture(options)
     manifest = read_manifest(options.prefix)
-    tokenizer = load_tokenizer(options.tokenizer_model or manifest.tokenizer)
+    tokenizer = load_tokenizer(
+        options.tokenizer_model or manifest.tokenizer, manifest.tokenizer_sha256
+    )
     if options.verify:
         return _verify(options, tokenizer)
     rows = _rows(options, tokenizer) if options.row else {}

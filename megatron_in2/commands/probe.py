@@ -38,7 +38,8 @@ from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 from megatron_in2.evaluation.probing.tasks import TASKS
 from megatron_in2.files import atomic_file
 from megatron_in2.synthesis.config import SynthesisConfig
-from megatron_in2.templates.load import load_template
+from megatron_in2.templates.load import BASE, load_template
+from megatron_in2.templates.wordings import WORDINGS
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 
@@ -66,14 +67,25 @@ def _build_parser() -> CommandParser:
     add("--output", type=Path, required=True, help="folder for the probes")
     parser.add_options(BuildConfig)
     add("--tokenizer-model", default=MISTRAL_V1, help="counts the tokens")
-    add("--template", default="film", help="film, chatml, a YAML file, or an export's directory")
+    add(
+        "--template",
+        default=BASE,
+        help="base (the chat template beside the tokenizer; film where there is none), film, "
+        "chatml, a YAML file, or a directory with a template",
+    )
+    add(
+        "--wording",
+        default="film",
+        metavar=shown_choices(WORDINGS),
+        help="of a user's message inside a base's own chat template",
+    )
     return parser
 
 
 def _build(options: Any) -> None:
     config = config_of(options, BuildConfig)
     tokenizer = load_tokenizer(options.tokenizer_model)
-    template = load_template(options.template)
+    template = load_template(options.template, tokenizer, options.wording)
     written, skipped = build_probes(options.pieces, options.output, config, tokenizer, template)
     print(f"{written:,} {options.task} probes in {options.output}, {skipped} ambiguous skipped")
 

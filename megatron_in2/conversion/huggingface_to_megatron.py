@@ -68,8 +68,8 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
         described: dict[str, Any] = {"model": asdict(config.model)}
         release = family.release(config.model)
         described["converted_from"] = {"folder": source.name, "release": release}
-        describe_checkpoint(step, described, None, tokenizer.path, source=read_source(source))
-        mark_complete(step, 0)
+        describe_checkpoint(step, described, None, tokenizer, source=read_source(source))
+        mark_complete(step, 0, tokenizer)
     warnings = (*_surprises(config, source, set(dtypes.values())), *watch.warnings)
     step = step_folder(output, 0)
     summary = summary_of(config.model)
@@ -81,7 +81,7 @@ def _fitting_tokenizer(source: Path, config: HuggingFaceConfig) -> Tokenizer:
     if tokenizer.vocab_size > config.model.vocab_size:
         raise InputError(
             f"{tokenizer.path} has {tokenizer.vocab_size:,} pieces, config.json says vocab_size="
-            f"{config.model.vocab_size:,}: put the tokenizer.model of the same release there"
+            f"{config.model.vocab_size:,}: put the tokenizer's files of the same release there"
         )
     return tokenizer
 

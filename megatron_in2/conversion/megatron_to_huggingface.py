@@ -32,8 +32,6 @@ from megatron_in2.conversion.read_ahead import read_ahead
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.conversion.watch import Watch
 from megatron_in2.files import atomic_directory, write_json
-from megatron_in2.templates.base import template_wording
-from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import TEMPLATE_FILE
 
 SHARD_BYTES = 5 * 10**9  # Hugging Face's usual shard size
@@ -91,9 +89,9 @@ def export_checkpoint(
             "eos_token_id": tokenizer.eos_id,
         }
         write_huggingface_config(temporary, step, model, specs[0].dtype, fresh)
-        write_tokenizer_files(temporary, tokenizer, template or FILM, model.max_position_embeddings)
+        write_tokenizer_files(temporary, tokenizer, template, model.max_position_embeddings)
         if template is not None:
-            write_json(temporary / TEMPLATE_FILE, template_wording(template))
+            write_json(temporary / TEMPLATE_FILE, template.values())
         (temporary / "README.md").write_text(
             model_card(step, template, tokenizer), encoding="utf-8"
         )

@@ -8,13 +8,17 @@ import yaml
 from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.checkpoint.folder import STATE, read_config, read_datasets, read_model_config
 from megatron_in2.files import read_json
-from megatron_in2.templates.base import InstructionTemplate
-from megatron_in2.templates.chat_template import chat_template_problem
+from megatron_in2.templates.base import Template, Turn
+from megatron_in2.templates.fit import exactness_problem
 from megatron_in2.templates.load import TEMPLATE_FILE
+from megatron_in2.templates.own import OwnTemplate, text_of_parts
+from megatron_in2.templates.rendering import DAY_TOLD
+from megatron_in2.templates.text import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.files import CONFIG
 
 
-def model_card(step: Path, template: InstructionTemplate | None, tokenizer: Tokenizer) -> str:
+def model_card(step: Path, template: Template | None, tokenizer: Tokenizer) -> str:
     """Return the text of ``README.md``, with Hugging Face's header, for an exported step.
 
     Args:
@@ -41,39 +45,47 @@ def model_card(step: Path, template: InstructionTemplate | None, tokenizer: Toke
     return "\n\n".join(parts) + "\n"
 
 
-def _prompts(template: InstructionTemplate | None, tokenizer: Tokenizer) -> list[str]:
+def _prompts(template: Template | None, tokenizer: Tokenizer) -> list[str]:
     """Say how this model is prompted, and what the chat template gives."""
     if template is None:
+        whose = "FILM's; use the one that the base was published with"
+        if CONFIG in tokenizer.files:
+            whose = "the base's own"
         return [
-            "The weights were not trained by megatron_in2. The exported chat template is FILM's; "
-            "use the one that the base was published with."
+            f"The weights were not trained by megatron_in2. The exported chat template is {whose}."
         ]
-    begin, end = tokenizer.piece(tokenizer.bos_id), tokenizer.piece(tokenizer.eos_id)
-    turn = f"{begin}{template.turn('...')} ...{template.answer_end}{end}"
+    turn = _one_turn(template, tokenizer)
     parts = [
         f"Trained with template `{template.name}` (`{TEMPLATE_FILE}`, SHA-256 "
         f"{template.sha256[:12]}). One turn is written:",
         f"```text\n{turn}\n```",
     ]
-    if not tokenizer.splits_at_spaces:
+    if (problem := exactness_problem(template, tokenizer)) is not None:
+        return [
+            *parts,
+            f"`apply_chat_template` does not give all token ids of training: {problem}.",
+        ]
+    if isinstance(template, OwnTemplate):
         parts.append(
-            "Training encoded prompt and answer apart. This tokenizer may join what it reads on "
-            "both sides of the border, so encode them apart as well."
+            "This is the base's own chat template. It was told "
+            f'`date_string="{DAY_TOLD}"` and `enable_thinking=False` in training; give '
+            "`apply_chat_template` the same where it knows these."
         )
-    elif (problem := chat_template_problem(template)) is not None:
-        parts.append(
-            "`apply_chat_template` gives the token ids of training for chats only: in this "
-            f"template {problem}."
-        )
-    else:
-        parts.append(
-            "`apply_chat_template` of the tokenizer beside it gives the token ids of training. A "
-            "prompt with a context is a user's message of this form:"
-        )
-        prompt = template.prompt("{instruction}", "{context}")
-        start, stop = template.user_span(prompt)
-        parts.append(f"```text\n{prompt[start:stop]}\n```")
-    return parts
+    parts.append(
+        "`apply_chat_template` of the tokenizer beside it gives the token ids of training. A "
+        "prompt with a context is a user's message of this form:"
+    )
+    return [*parts, f"```text\n{template.wording.message('{instruction}', '{context}')}\n```"]
+
+
+def _one_turn(template: Template, tokenizer: Tokenizer) -> str:
+    """Return one turn as the chat template of the export renders it."""
+    if not isinstance(template, InstructionTemplate):
+        return text_of_parts(template.parts(None, [Turn("...", "...")]))
+    names = [tokenizer.bos_id, tokenizer.eos_id]
+    begin, end = ("" if index is None else tokenizer.piece(index) for index in names)
+    space = "" if tokenizer.prompt_border == "newline" else " "
+    return f"{begin}{template.turn('...')}{space}...{template.answer_end}{end}"
 
 
 def _block(value: Any) -> str:

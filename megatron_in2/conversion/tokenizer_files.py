@@ -10,32 +10,63 @@ import shutil
 from pathlib import Path
 
 import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
-from tokenizers import AddedToken, decoders, normalizers, processors
+from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import BPE
 
 from megatron_in2.files import write_json
-from megatron_in2.templates.base import InstructionTemplate
-from megatron_in2.templates.chat_template import chat_template
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.film import FILM
+from megatron_in2.templates.own import OwnTemplate
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.files import (
+    CONFIG,
+    TOKENIZER_JSON,
+    TOKENIZER_MODEL,
+    write_chat_template,
+)
+from megatron_in2.tokenizers.huggingface import HuggingFaceTokenizer
 
 
 def write_tokenizer_files(
-    folder: Path, tokenizer: Tokenizer, template: InstructionTemplate, max_tokens: int
+    folder: Path, tokenizer: Tokenizer, template: Template | None, max_tokens: int
 ) -> None:
-    """Write ``tokenizer.model``, ``tokenizer.json`` and ``tokenizer_config.json``.
+    """Write the tokenizer's files of an export.
 
-    A SentencePiece model that is not BPE gets ``tokenizer.model`` alone: ``tokenizers`` has no
-    exact twin for it.
+    Files of a base's directory are copied byte for byte; a chat template of training's takes the
+    place of theirs where it differs. A SentencePiece file gets a ``tokenizer.json`` and a
+    ``tokenizer_config.json`` with the same ids; one that is not BPE is written alone, since
+    ``tokenizers`` has no exact twin for it.
+
+    Args:
+        folder: where they are written.
+        tokenizer: the step's.
+        template: what the step was trained with; None for one that was not trained.
+        max_tokens: the longest input of the model.
     """
-    shutil.copyfile(tokenizer.path, folder / "tokenizer.model")
+    of_a_base = isinstance(tokenizer, HuggingFaceTokenizer) or CONFIG in tokenizer.files
+    if isinstance(tokenizer, HuggingFaceTokenizer) or (template is None and of_a_base):
+        for name, path in tokenizer.files.items():
+            shutil.copyfile(path, folder / name)
+        if template is not None:
+            write_chat_template(folder, template.chat_template(tokenizer))
+        return
+    _write_twin(folder, tokenizer, template or FILM, max_tokens)
+
+
+def _write_twin(folder: Path, tokenizer: Tokenizer, template: Template, max_tokens: int) -> None:
+    shutil.copyfile(tokenizer.path, folder / TOKENIZER_MODEL)
     model = sentencepiece_model.ModelProto()
     model.ParseFromString(tokenizer.path.read_bytes())
     if model.trainer_spec.model_type != sentencepiece_model.TrainerSpec.BPE:
         return
-    _fast_tokenizer(model, tokenizer).save(str(folder / "tokenizer.json"))
+    fast = _fast_tokenizer(model, tokenizer)
+    if isinstance(template, OwnTemplate):
+        _write_runs_as_templates_do(fast, tokenizer)
+    fast.save(str(folder / TOKENIZER_JSON))
+    assert tokenizer.bos_id is not None  # SentencePiece models have one
     write_json(
-        folder / "tokenizer_config.json",
+        folder / CONFIG,
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": tokenizer.piece(tokenizer.bos_id),
@@ -43,7 +74,7 @@ def write_tokenizer_files(
             "unk_token": tokenizer.piece(tokenizer.pad_id),
             "clean_up_tokenization_spaces": False,
             "model_max_length": max_tokens,
-            "chat_template": chat_template(template),
+            "chat_template": template.chat_template(tokenizer),
         },
     )
 
@@ -72,6 +103,7 @@ def _fast_tokenizer(model: "sentencepiece_model.ModelProto", tokenizer: Tokenize
             decoders.Strip(" ", 1, 0),
         ]
     )
+    assert tokenizer.bos_id is not None
     begin = tokenizer.piece(tokenizer.bos_id)
     fast.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A",
@@ -81,6 +113,15 @@ def _fast_tokenizer(model: "sentencepiece_model.ModelProto", tokenizer: Tokenize
     control = (unknown, begin, tokenizer.piece(tokenizer.eos_id))
     fast.add_special_tokens([AddedToken(piece, normalized=False) for piece in control])
     return fast
+
+
+def _write_runs_as_templates_do(fast: FastTokenizer, tokenizer: Tokenizer) -> None:
+    """Take all control pieces for control tokens; a space begins a run once, whoever wrote it."""
+    fast.normalizer = None
+    fast.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=False)
+    fast.add_special_tokens(
+        [AddedToken(piece, normalized=False) for piece in tokenizer.control_ids]
+    )
 
 
 def _merges(

@@ -31,8 +31,9 @@ class Composer:
         self._documents = np.asarray(store.documents)
         self._min_tokens = min_tokens
         self._max_tokens = max_tokens
-        # In a context each segment costs its ids and the newline before the next one.
-        self._costs: Segments = np.asarray(store.lengths) + 1
+        # In a context each segment costs its ids and what comes before the next one.
+        self._line_end_tokens = store.line_end_tokens
+        self._costs: Segments = np.asarray(store.lengths) + self._line_end_tokens
         self._by_cost: Segments = np.argsort(self._costs, kind="stable")
         self._sorted_costs: Segments = self._costs[self._by_cost]
         self._mean_cost = float(self._costs.mean())
@@ -44,7 +45,7 @@ class Composer:
             evidence: segments.
             frame_tokens: tokens of the sample outside its context.
         """
-        return frame_tokens - 1 + int(self._costs[list(evidence)].sum())
+        return frame_tokens - self._line_end_tokens + int(self._costs[list(evidence)].sum())
 
     def fits(self, evidence: Sequence[int], frame_tokens: int) -> bool:
         """Whether evidence can be composed within the longest length."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
+from megatron_in2.templates.load import BASE
+from megatron_in2.templates.wordings import WordingName
 from megatron_in2.tokenizers.load import MISTRAL_V1
 
 CorpusSource = Literal["python", "files", "hub"]
@@ -262,7 +264,12 @@ class SynthesisConfig:
 
     Args:
         writer: who writes questions: extractive (offline, deterministic) | openai | openai-batch.
-        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
+        tokenizer_model: a Hugging Face directory, a tokenizer.json, a SentencePiece file, or
+            mistral-v1.
+        template: under which samples are counted, so that they fit their rows: base (the chat
+            template beside the tokenizer; film where there is none), film, chatml, a file, or a
+            directory with a template. Preprocess with the same.
+        wording: of a user's message inside a base's own chat template: film | plain.
         seed: the same seed and corpus give the same samples.
     """
 
@@ -277,6 +284,8 @@ class SynthesisConfig:
     openai: OpenAIConfig = field(default_factory=OpenAIConfig)
     writer: WriterName = "extractive"
     tokenizer_model: str = MISTRAL_V1
+    template: str = BASE
+    wording: WordingName = "film"
     seed: int = 1234
 
     def validate(self) -> None:

@@ -15,7 +15,8 @@ from megatron_in2.synthesis.config import InstructionsConfig
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.samples import Finished
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.base import Template, Turn
+from megatron_in2.templates.ids import count_tokens
 from megatron_in2.tokenizers.base import Tokenizer
 
 Messages = list[dict[str, str]]
@@ -38,7 +39,7 @@ class InstructionStage:
         config: InstructionsConfig,
         shard: Shard,
         tokenizer: Tokenizer,
-        template: InstructionTemplate,
+        template: Template,
         max_tokens: int,
         seed: int,
     ) -> None:
@@ -120,17 +121,11 @@ class InstructionStage:
 
     def _tokens(self, messages: Messages) -> int:
         """Return the length of the encoded conversation (token rule of the packed data)."""
-        total, system = 1, ""
-        for message in messages:
-            if message["role"] == "system":
-                system = f"{message['content']}\n\n"
-            elif message["role"] == "user":
-                prompt = self._template.turn(system + message["content"])
-                total += len(self._tokenizer.encode(prompt))
-                system = ""
-            else:
-                total += len(self._tokenizer.encode(message["content"])) + 1
-        return total
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        turns = messages[system is not None :]
+        pairs = zip(turns[::2], turns[1::2], strict=True)
+        conversation = [Turn(user["content"], answer["content"]) for user, answer in pairs]
+        return count_tokens(self._template.parts(system, conversation), self._tokenizer)
 
     def _rank(self, identity: str) -> int:
         digest = hashlib.sha256(f"{self._seed}/{identity}".encode()).digest()

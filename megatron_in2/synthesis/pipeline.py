@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
-from megatron_in2.records import QAPair
+from megatron_in2.records import JoinedPart, QAPair
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.asking import Lane, LaneEnd
@@ -31,7 +31,9 @@ from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sampl
 from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
 from megatron_in2.synthesis.writer import Draft, Evidence, QuestionWriter
-from megatron_in2.templates.film import FILM
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.ids import count_tokens
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -98,7 +100,7 @@ def prepare(config: SynthesisConfig, output: Path, options: RunOptions) -> tuple
     """Check what can be checked before any work; return this shard's output and the tokenizer.
 
     Raises:
-        InputError: an unusable setting, an output that exists, or a tokenizer that cannot join.
+        InputError: an unusable setting, or an output that exists.
     """
     config.validate()
     if options.workers < 1:
@@ -107,8 +109,6 @@ def prepare(config: SynthesisConfig, output: Path, options: RunOptions) -> tuple
     if output.exists() and not options.overwrite:
         raise InputError(f"{output} already exists: pass --overwrite or name another output")
     tokenizer = load_tokenizer(config.tokenizer_model)
-    if not tokenizer.joins_exactly:
-        raise InputError(f"{tokenizer.path} cannot join segments exactly: newline is no piece")
     return output, tokenizer
 
 
@@ -166,6 +166,7 @@ class _SynthesisRun:
         self._config = config
         self._options = options
         self._tokenizer = tokenizer
+        self._template = load_template(config.template, tokenizer, config.wording)
         self._store = store
         self._questions = questions
         self._rejects = rejects
@@ -195,6 +196,7 @@ class _SynthesisRun:
                 index,
                 composition,
                 self._config.seed,
+                self._template.sha256,
                 self._options.materialize,
             )
             yield from ordered_map(make, self._asked(), self._options.workers, CHUNK_SAMPLES)
@@ -225,7 +227,12 @@ class _SynthesisRun:
             return
         config, limit = self._config, self._config.composition.max_tokens
         stage = InstructionStage(
-            config.instructions, self._options.shard, self._tokenizer, FILM, limit, config.seed
+            config.instructions,
+            self._options.shard,
+            self._tokenizer,
+            self._template,
+            limit,
+            config.seed,
         )
         for sample in stage.samples(wanted, self._rejects):
             made += 1
@@ -233,11 +240,11 @@ class _SynthesisRun:
         _require_all("instruction", made, wanted, "the instruction data")
 
     def _frame_tokens(self, draft: Draft) -> int:
-        """Tokens of the encoded sample outside its context, the two control ids included."""
-        before, after = FILM.around_context(draft.question)
-        encoder = self._tokenizer
-        prompt = len(encoder.encode(before)) + len(encoder.encode_continuation(after))
-        return 1 + prompt + len(encoder.encode(draft.answer)) + 1
+        """Tokens of the encoded sample outside its context, control tokens included."""
+        before, after = self._template.wording.around_context(draft.question)
+        message = JoinedPart(before, self._store.path, (), after)
+        parts = self._template.parts(None, [Turn(message, draft.answer)])
+        return count_tokens(parts, self._tokenizer)
 
 
 def _require_all(kind: str, made: int, wanted: int, source: str) -> None:

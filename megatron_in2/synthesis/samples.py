@@ -13,6 +13,7 @@ from megatron_in2.synthesis.compose import Composer
 from megatron_in2.synthesis.config import LONG_KINDS, CompositionConfig
 from megatron_in2.synthesis.evidence import generator_for
 from megatron_in2.synthesis.hard_fillers import SimilarSegments
+from megatron_in2.templates.film import FILM
 
 CHUNK_SAMPLES = 64
 
@@ -46,7 +47,12 @@ class Finished:
 
 
 def sample_maker(
-    store_path: Path, index: Path | None, config: CompositionConfig, seed: int, materialize: bool
+    store_path: Path,
+    index: Path | None,
+    config: CompositionConfig,
+    seed: int,
+    template_sha256: str,
+    materialize: bool,
 ) -> Callable[[list[Asked]], list[Finished]]:
     """Open the store in this process and return what turns questions into samples.
 
@@ -55,16 +61,21 @@ def sample_maker(
         index: of similar segments, for hard fillers.
         config: the composition.
         seed: of the run.
+        template_sha256: of the template under which samples are counted.
         materialize: write contexts as text.
     """
     store = SegmentStore(store_path)
     maker = _SampleMaker(store, None if index is None else SimilarSegments(index), config, seed)
-    write = _as_text if materialize else _as_recipe
+    # A recipe states its length; where it names no template, that is FILM's.
+    counted = {} if template_sha256 == FILM.sha256 else {"template_sha256": template_sha256}
 
     def make(batch: list[Asked]) -> list[Finished]:
         finished = []
         for recipe in map(maker.recipe, batch):
-            line = json.dumps(write(recipe, store), ensure_ascii=False) + "\n"
+            record = (
+                _as_text(recipe, store) if materialize else {**_as_recipe(recipe, store), **counted}
+            )
+            line = json.dumps(record, ensure_ascii=False) + "\n"
             finished.append(Finished(line, recipe.kind, recipe.n_tokens, _position(recipe)))
         return finished
 

@@ -14,15 +14,15 @@ def split_into_segments(
     empty list). A line is never cut, so a segment may be much longer than ``min_tokens``.
 
     Returns:
-        (text, ids) of each segment, ids as a continuation behind a newline; the lines' ids are
-        joined, not encoded again.
+        (text, ids) of each segment, ids as ``tokenizer.encode_lines`` gives them; the lines' ids
+        are joined, not encoded again, where that is exact.
     """
     lines = [line for line in document.text.split("\n") if line.strip()]
     groups: list[tuple[list[str], list[int]]] = []
     pending: tuple[list[str], list[int]] = ([], [])
-    for line, ids in zip(lines, tokenizer.encode_continuations(lines), strict=True):
+    for line, ids in zip(lines, tokenizer.encode_lines(lines), strict=True):
         if pending[0]:
-            pending[1].append(tokenizer.newline_id)
+            pending[1].extend(tokenizer.line_end)
         pending[0].append(line)
         pending[1].extend(ids)
         if len(pending[1]) >= min_tokens:
@@ -32,7 +32,15 @@ def split_into_segments(
         if groups:
             last_lines, last_ids = groups[-1]
             last_lines.extend(pending[0])
-            last_ids.extend([tokenizer.newline_id, *pending[1]])
+            last_ids.extend([*tokenizer.line_end, *pending[1]])
         else:
             groups.append(pending)
-    return [("\n".join(group_lines), ids) for group_lines, ids in groups]
+    return [_segment(group_lines, ids, tokenizer) for group_lines, ids in groups]
+
+
+def _segment(lines: list[str], ids: list[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """Return a segment's text and ids; lines that cannot be encoded apart are encoded together."""
+    text = "\n".join(lines)
+    if not all(map(tokenizer.joins_behind_newline, lines[1:])):
+        (ids,) = tokenizer.encode_lines([text])
+    return text, ids

@@ -1,39 +1,32 @@
-"""What a template is: the wordings of a prompt, and the text that ends an answer."""
+"""What a template is, whatever its kind: how a conversation becomes the parts of a sample."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from megatron_in2.files import sha256_of_text
+from megatron_in2.errors import InputError
+from megatron_in2.records import ContextPart, Follows, JoinedPart, Part, SamplePart
+from megatron_in2.tokenizers.base import Tokenizer
 
-PLACEHOLDERS = {
-    "with_context": ("{context}", "{instruction}"),
-    "without_context": ("{instruction}",),
-    "chat": ("{instruction}",),
-    "chat_with_system": ("{system}", "{instruction}"),
-}  # the placeholders that each wording holds, in the order in which they are filled
+
+class ConversationError(InputError):
+    """A conversation that a template cannot write."""
 
 
 @dataclass(frozen=True)
-class InstructionTemplate:
-    """Prompts of one turn, up to and with what precedes the answer.
+class Wording:
+    """How a user's message is made of an instruction and, perhaps, a context.
 
-    ``with_context`` has the fields {context} and {instruction}, the context on lines of its
-    own; ``without_context`` has {instruction}; ``chat`` has {instruction} and adds nothing else;
-    ``chat_with_system`` is the first turn of a chat that has a {system} message too.
-    ``answer_end`` is text that closes every answer, trained on with it. ``markers`` are the tags
-    that structure a prompt: a user's own text that holds one is counted and reported.
+    ``with_context`` has the fields {context}, on lines of its own, and {instruction};
+    ``without_context`` has {instruction}.
     """
 
     name: str
     with_context: str
     without_context: str
-    chat: str
-    chat_with_system: str
-    answer_end: str = ""
-    markers: tuple[str, ...] = ()
 
-    def prompt(self, instruction: str, context: str | None) -> str:
-        """Return the prompt for an instruction, with or without a context."""
+    def message(self, instruction: str, context: str | None) -> str:
+        """Return the user's message for an instruction, with or without a context."""
         if context is None:
             return self.without_context.replace("{instruction}", instruction)
         before, after = self.around_context(instruction)
@@ -44,42 +37,71 @@ class InstructionTemplate:
         before, after = self.with_context.split("{context}")
         return before, after.replace("{instruction}", instruction)
 
-    def turn(self, user: str, system: str | None = None) -> str:
-        """Return the bare chat prompt for one user turn, the first with a system message or not."""
-        if system is None:
-            return self.chat.replace("{instruction}", user)
-        before, after = self.chat_with_system.split("{instruction}")
-        return before.replace("{system}", system) + user + after
+
+@dataclass(frozen=True)
+class Turn:
+    """A user's message and the answer to it.
+
+    Args:
+        message: text; or the parts of a message around a context that is not one text.
+        answer: what the assistant says.
+        learn: whether the answer is trained on.
+        attempt: what the assistant said before the answer; never trained on.
+    """
+
+    message: str | JoinedPart | ContextPart
+    answer: str
+    learn: bool = True
+    attempt: str | None = None
+
+
+class Template(Protocol):
+    """How conversations are written, for training, for an export, for probes and benchmarks."""
 
     @property
-    def user_marks(self) -> tuple[str, str]:
-        """What a chat prompt has before and after the user's message."""
-        before, after = self.chat.split("{instruction}")
-        return before, after
+    def name(self) -> str: ...
 
-    def user_span(self, prompt: str) -> tuple[int, int]:
-        """Return where, in a prompt of this template, the user's message starts and ends.
+    @property
+    def wording(self) -> Wording:
+        """How a user's message is made of an instruction and a context."""
 
-        The message is what a chat API is sent: the prompt without the marks of a turn.
-        """
-        before, after = self.user_marks
-        return len(before), len(prompt) - len(after)
+    @property
+    def end_token(self) -> str:
+        """The control token that ends every answer, by its name or role; it is trained on."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Tags that structure a prompt as text: a user's own text that holds one is counted."""
 
     @property
     def sha256(self) -> str:
-        """A hash of the wording, by which datasets and checkpoints tell templates apart."""
-        wording = (
-            *(getattr(self, name) for name in PLACEHOLDERS),
-            self.answer_end,
-        )
-        return sha256_of_text("\0".join(wording))
+        """A hash by which datasets and checkpoints tell templates apart."""
+
+    def values(self) -> dict[str, Any]:
+        """Return the template as plain JSON values, as manifests and template files hold it."""
+
+    def parts(self, system: str | None, turns: Sequence[Turn]) -> tuple[SamplePart, ...]:
+        """Return the parts of a conversation that ends with an answer.
+
+        Raises:
+            ConversationError: the template cannot write it.
+        """
+
+    def prompt_text(self, message: str) -> str:
+        """Return the prompt for one user's message as text, begin-of-sequence left out."""
+
+    def user_span(self, prompt: str) -> tuple[int, int]:
+        """Return where, in a prompt of this template, the user's message starts and ends."""
+
+    def chat_template(self, tokenizer: Tokenizer) -> str:
+        """Return the Jinja chat template of an export with this tokenizer."""
 
 
-def template_wording(template: InstructionTemplate) -> dict[str, Any]:
-    """Return a template's fields as plain JSON values, as a template file holds them."""
-    return {**asdict(template), "markers": list(template.markers)}
-
-
-def template_of_wording(wording: dict[str, Any]) -> InstructionTemplate:
-    """Return the template whose fields :func:`template_wording` gave."""
-    return InstructionTemplate(**{**wording, "markers": tuple(wording["markers"])})
+def wrapped(
+    message: str | JoinedPart | ContextPart, before: str, after: str, follows: Follows
+) -> Part | JoinedPart | ContextPart:
+    """Return the part of a user's message with the marks around it; it is not trained on."""
+    if isinstance(message, str):
+        return Part(before + message + after, learn=False, follows=follows)
+    before, after = before + message.before, message.after + after
+    return replace(message, before=before, after=after, follows=follows)

@@ -1,4 +1,4 @@
-"""The chat template of an export: the Jinja text that writes what a template writes.
+"""The Jinja chat template of a template whose marks are text.
 
 transformers renders a conversation to one text and tokenises it, while training encodes each
 prompt and each answer by itself, with SentencePiece's dummy prefix. Both give the same ids where
@@ -6,25 +6,27 @@ the chat template writes one space before an answer, which becomes the answer's 
 and where no piece of the vocabulary reaches across that space.
 """
 
-from megatron_in2.templates.base import InstructionTemplate
 
-_SPACES = (" ", "▁")  # SentencePiece writes the second for the first
+def text_chat_template(
+    user_marks: tuple[str, str],
+    first_marks: tuple[str, str, str],
+    answer_end: str,
+    answer_space: str,
+) -> str:
+    """Return a chat template for an optional system message and alternating turns.
 
-
-def chat_template(template: InstructionTemplate) -> str:
-    """Return the Jinja chat template that renders conversations as a template writes them.
-
-    It takes an optional system message, then user and assistant messages in turn.
+    Args:
+        user_marks: what is written before and after a user's message.
+        first_marks: what is written before, between and after a system message and the first
+            user's message.
+        answer_end: what is written behind an answer, before the end-of-sequence token.
+        answer_space: what is written before an answer: a space for a dummy prefix, or nothing.
     """
-    before_user, after_user = template.user_marks
-    before_system, rest = template.chat_with_system.split("{system}")
-    between, after_first = rest.split("{instruction}")
-    user = f"{literal(before_user)} + turn['content'] + {literal(after_user)}"
-    first = (
-        f"{literal(before_system)} + system + {literal(between)} + turn['content']"
-        f" + {literal(after_first)}"
-    )
-    answer = f"' ' + turn['content'] + {literal(template.answer_end)} + eos_token"
+    before_user, after_user = map(literal, user_marks)
+    before_system, between, after_first = map(literal, first_marks)
+    user = f"{before_user} + turn['content'] + {after_user}"
+    first = f"{before_system} + system + {between} + turn['content'] + {after_first}"
+    answer = f"{literal(answer_space)} + turn['content'] + {literal(answer_end)} + eos_token"
     return (
         "{{ bos_token }}"
         "{% if messages[0]['role'] == 'system' %}"
@@ -47,26 +49,3 @@ def literal(text: str) -> str:
     Jinja reads the escapes of Python; a raw line break in its source would be normalised.
     """
     return ascii(text)
-
-
-def chat_template_problem(template: InstructionTemplate) -> str | None:
-    """Say why no chat template gives the trained ids of a template's prompts, with the remedy.
-
-    Returns:
-        One line, or None where the chat template is exact.
-    """
-    for name in ("with_context", "without_context", "chat", "chat_with_system"):
-        if getattr(template, name).endswith(_SPACES):
-            return (
-                f"{name!r} must not end in a space, which the tokenizer would join with the one "
-                "before the answer: remove it (answers get a space of their own)"
-            )
-    before, after = template.user_marks
-    for name in ("with_context", "without_context"):
-        wording: str = getattr(template, name)
-        if not (wording.startswith(before) and wording.endswith(after)):
-            return (
-                f"{name!r} must start with {before!r} and end with {after!r}, as 'chat' does: a "
-                "chat template writes these marks around every user's message"
-            )
-    return None

@@ -1,6 +1,6 @@
 """ChatML, written as text: its marks are ordinary text, not control tokens."""
 
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.text import InstructionTemplate
 
 CHATML = InstructionTemplate(
     name="chatml",

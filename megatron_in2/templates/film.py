@@ -4,7 +4,7 @@ The wording is a format: FILM checkpoints and the published probes depend on eve
 (arXiv 2404.16811, github.com/microsoft/FILM).
 """
 
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.text import InstructionTemplate
 
 FILM = InstructionTemplate(
     name="film",

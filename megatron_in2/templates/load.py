@@ -6,39 +6,67 @@ from typing import Any
 
 import yaml
 
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json
-from megatron_in2.templates.base import PLACEHOLDERS, InstructionTemplate, template_of_wording
-from megatron_in2.templates.chat_template import chat_template_problem
+from megatron_in2.templates.base import Template, Wording
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.own import OwnTemplate, own_template
+from megatron_in2.templates.text import (
+    PLACEHOLDERS,
+    InstructionTemplate,
+    chat_template_problem,
+    template_of_wording,
+)
+from megatron_in2.templates.wordings import WORDINGS, WordingName
+from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.files import read_chat_template
+from megatron_in2.tokenizers.load import load_tokenizer
 
 TEMPLATES = {template.name: template for template in (FILM, CHATML)}
+BASE = "base"
 TEMPLATE_FILE = "instruction_template.json"  # in checkpoints and exports
 
 
-def load_template(name: str) -> InstructionTemplate:
+def load_template(
+    name: str, tokenizer: Tokenizer | None = None, wording: WordingName = "film"
+) -> Template:
     """Load a template.
 
     Args:
-        name: ``film``, ``chatml``, a YAML or JSON file of a template's fields, or a directory
-            with ``instruction_template.json``, which checkpoints and exports have.
+        name: ``base``: the chat template beside the tokenizer, or FILM's where there is none;
+            ``film``, ``chatml``, a YAML or JSON file of a template's fields; or a directory: a
+            checkpoint or an export with ``instruction_template.json``, else a base.
+        tokenizer: the run's; ``base`` needs it.
+        wording: of a user's message inside a base's own chat template. Other templates have
+            wordings of their own.
 
     Raises:
-        InputError: no such template, or a wording that cannot be used.
+        InputError: no such template, or one that cannot be used.
     """
+    if wording not in WORDINGS:
+        raise wrong_choice(as_option("wording", wording), tuple(WORDINGS))
+    template = _loaded(name, tokenizer, WORDINGS[wording])
+    if wording == "plain" and isinstance(template, InstructionTemplate):
+        raise InputError(
+            f"--wording plain: template {template.name} has a wording of its own: use it with the "
+            "chat template of a base (--template base, a --tokenizer-model directory that has one)"
+        )
+    return template
+
+
+def _loaded(name: str, tokenizer: Tokenizer | None, wording: Wording) -> Template:
+    if name == BASE:
+        assert tokenizer is not None, "the base's own template is beside its tokenizer"
+        return own_template(tokenizer, wording) or FILM
     if name in TEMPLATES:
         return TEMPLATES[name]
     path = Path(name)
     if path.is_dir():
-        path = path / TEMPLATE_FILE
-        if not path.is_file():
-            raise InputError(
-                f"template {name}: the directory holds no {TEMPLATE_FILE}: name the template that "
-                f"the model was trained with ({', '.join(TEMPLATES)} or a file)"
-            )
+        return _template_in(path, wording)
     if not path.is_file():
-        known = ", ".join(TEMPLATES)
+        known = ", ".join((BASE, *TEMPLATES))
         raise InputError(f"template {name}: use {known} or name a YAML file or an export")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -47,7 +75,33 @@ def load_template(name: str) -> InstructionTemplate:
     return _checked(values, path)
 
 
-def read_template_beside(folder: Path) -> InstructionTemplate | None:
+def _template_in(folder: Path, wording: Wording) -> Template:
+    """Return the template that a model in a folder was trained with, or its base's own."""
+    found = read_template_beside(folder)
+    if found is None and read_chat_template(folder) is not None:
+        found = own_template(load_tokenizer(str(folder)), wording)
+    if found is None:
+        raise InputError(
+            f"template {folder}: the directory holds no {TEMPLATE_FILE} and no chat template: name "
+            f"the template that the model was trained with ({', '.join(TEMPLATES)} or a file)"
+        )
+    return found
+
+
+def template_of_values(values: dict[str, Any]) -> Template:
+    """Return the template whose :meth:`Template.values` these are."""
+    if "chat_template" not in values:
+        return template_of_wording(values)
+    return OwnTemplate(
+        source=values["chat_template"],
+        tokens=tuple(sorted(values["tokens"].items())),
+        control=tuple(values["control"]),
+        wording=Wording(**values["wording"]),
+        name=values["name"],
+    )
+
+
+def read_template_beside(folder: Path) -> Template | None:
     """Return the template that a checkpoint or an export carries, or None where it carries none.
 
     Wordings of older versions are taken as they are: what was trained cannot be changed.
@@ -59,8 +113,8 @@ def read_template_beside(folder: Path) -> InstructionTemplate | None:
     if not path.is_file():
         return None
     try:
-        return template_of_wording(read_json(path))
-    except (KeyError, TypeError) as error:
+        return template_of_values(read_json(path))
+    except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a template: {error}") from error
 
 

@@ -11,18 +11,27 @@ import sentencepiece.sentencepiece_model_pb2 as sentencepiece_model
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_file
+from megatron_in2.records import Follows
+from megatron_in2.tokenizers.base import Border, TextEncoder
+from megatron_in2.tokenizers.files import TOKENIZER_MODEL, tokenizer_files
+from megatron_in2.tokenizers.library_encoder import LibraryEncoder
+from megatron_in2.tokenizers.word_cache import SPACE, WordEncoder
 
-SPACE = "▁"  # what SentencePiece writes for a space; the character itself encodes like a space
+_KINDS = sentencepiece_model.ModelProto.SentencePiece
 
 
 class SentencePieceTokenizer:
     """A SentencePiece model.
 
-    Each call of :meth:`encode` adds SentencePiece's own dummy prefix and no control ids; text
-    that looks like ``<s>`` or ``</s>`` is encoded as text.
+    A text that is encoded by itself gets SentencePiece's own dummy prefix; one that goes on behind
+    text does not. Behind a control token it does unless it begins with a space, which a chat
+    template may write for it: so ``[INST]`` is followed by the same ids with and without that
+    space, those of mistral-common. No call adds control ids; text that looks like ``<s>`` or
+    ``</s>`` is encoded as text.
 
     Args:
-        path: the SentencePiece model file.
+        path: the SentencePiece model file; files of the tokenizer beside a ``tokenizer.model``
+            belong to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,10 +41,16 @@ class SentencePieceTokenizer:
             self._model.Load(str(path))
         except (OSError, RuntimeError) as error:
             raise InputError(f"{path} is not a SentencePiece model") from error
-        if self.bos_id < 0 or self.eos_id < 0:
+        if self._model.bos_id() < 0 or self.eos_id < 0:
             raise InputError(f"{path} has no begin- or end-of-sequence piece")
-        # What "\n" encodes to, the dummy prefix included: every continuation starts behind it.
+        # What "\n" encodes to, the dummy prefix included: every continuation comes behind it.
         self._newline_prefix: list[int] = self._model.Encode("\n")
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The model as ``tokenizer.model``, and what is beside a file of that name."""
+        beside = tokenizer_files(self.path.parent) if self.path.name == TOKENIZER_MODEL else {}
+        return {**beside, TOKENIZER_MODEL: self.path}
 
     @cached_property
     def sha256(self) -> str:
@@ -62,10 +77,22 @@ class SentencePieceTokenizer:
         """Fills packed rows. Never trained on or attended to, so any id works; here <unk>."""
         return max(int(self._model.unk_id()), 0)
 
+    @cached_property
+    def control_ids(self) -> dict[str, int]:
+        """The model's control pieces and <unk>."""
+        control = (_KINDS.CONTROL, _KINDS.UNKNOWN)
+        pieces = enumerate(self._proto.pieces)
+        return {piece.piece: index for index, piece in pieces if piece.type in control}
+
     @property
     def newline_id(self) -> int:
         """The id of a newline inside text."""
         return self._newline_prefix[-1]
+
+    @property
+    def line_end(self) -> tuple[int, ...]:
+        """A newline, which is an id of its own."""
+        return (self.newline_id,)
 
     @cached_property
     def joins_exactly(self) -> bool:
@@ -77,6 +104,10 @@ class SentencePieceTokenizer:
         if len(self._newline_prefix) != 2:
             return False
         return not any("\n" in piece and piece != "\n" for piece in self.merged_pieces)
+
+    def joins_behind_newline(self, text: str) -> bool:
+        """Whether a text can be encoded apart from the line before it: any can, or none."""
+        return self.joins_exactly
 
     @cached_property
     def splits_at_spaces(self) -> bool:
@@ -99,11 +130,15 @@ class SentencePieceTokenizer:
             and not any(SPACE in piece.lstrip(SPACE) for piece in self.merged_pieces)
         )
 
+    @property
+    def prompt_border(self) -> Border:
+        """A space, where words can be encoded apart."""
+        return "space" if self.splits_at_spaces else "unknown"
+
     @cached_property
     def merged_pieces(self) -> list[str]:
         """The pieces that text can turn into: not control ids, <unk> and single bytes."""
-        kinds = sentencepiece_model.ModelProto.SentencePiece
-        textual = (kinds.NORMAL, kinds.USER_DEFINED)
+        textual = (_KINDS.NORMAL, _KINDS.USER_DEFINED)
         return [piece.piece for piece in self._proto.pieces if piece.type in textual]
 
     @cached_property
@@ -113,19 +148,27 @@ class SentencePieceTokenizer:
         model.ParseFromString(self.path.read_bytes())
         return model
 
-    def encode(self, text: str) -> list[int]:
-        """Encode a text by itself."""
-        return self._model.Encode(text)  # type: ignore[no-any-return]
+    def dummy_prefix(self, text: str, follows: Follows) -> str:
+        """Return the space that SentencePiece puts before a text."""
+        if follows == "control":
+            return "" if text.startswith((" ", SPACE)) else " "
+        return " " if follows == "nothing" else ""
 
-    def encode_continuation(self, text: str) -> list[int]:
-        """Encode a text as it would be encoded behind a newline."""
+    def encode(self, text: str, follows: Follows = "nothing") -> list[int]:
+        """Encode a text, by itself or as it is encoded behind text or a control token."""
+        if follows == "nothing" or (text and self.dummy_prefix(text, follows)):
+            return self._model.Encode(text)  # type: ignore[no-any-return]
         return self._model.Encode("\n" + text)[len(self._newline_prefix) :]  # type: ignore[no-any-return]
 
-    def encode_continuations(self, texts: list[str]) -> list[list[int]]:
-        """Encode many texts behind a newline, on several threads."""
+    def encode_lines(self, lines: list[str]) -> list[list[int]]:
+        """Encode many lines behind a newline, their own newline left out, on several threads."""
         skipped = len(self._newline_prefix)
-        encoded = self._model.Encode(["\n" + text for text in texts], num_threads=-1)
+        encoded = self._model.Encode(["\n" + line for line in lines], num_threads=-1)
         return [ids[skipped:] for ids in encoded]
+
+    def text_encoder(self) -> TextEncoder:
+        """Return an encoder that looks words up, where words can be encoded apart."""
+        return WordEncoder(self) if self.splits_at_spaces else LibraryEncoder(self)
 
     def decode(self, ids: list[int] | npt.NDArray[np.integer]) -> str:
         """Decode ids to text; control ids vanish."""

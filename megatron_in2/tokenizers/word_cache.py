@@ -9,110 +9,104 @@ the new ones among these by runs of letters, digits or marks; what is new there 
 import itertools
 import re
 import string
-from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
-from megatron_in2.tokenizers.base import Tokenizer, token_dtype
-from megatron_in2.tokenizers.sentencepiece import SPACE
+from megatron_in2.records import Follows
+from megatron_in2.tokenizers.base import token_dtype
+from megatron_in2.tokenizers.dictionary import MAX_CHARACTERS, Dictionary
 
-MAX_CHARACTERS = 8_000_000  # a dictionary holds as keys, 150 MB at worst; then it starts anew
+SPACE = "▁"  # what SentencePiece writes for a space; the character itself encodes like a space
 
 # A word with the spaces before it, spaces with no word behind, or a newline.
 _SPACED_WORD = re.compile(rf"[ {SPACE}]*[^ {SPACE}\n]+|[ {SPACE}]+|\n")
 
 
+class SplitsAtSpaces(Protocol):
+    """A tokenizer whose ids of a text are the ids of its words, each encoded by itself.
+
+    A newline is an id of its own.
+    """
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def newline_id(self) -> int: ...
+
+    @property
+    def merged_pieces(self) -> list[str]:
+        """The pieces that text can turn into: no control tokens and no single bytes."""
+
+    def dummy_prefix(self, text: str, follows: Follows) -> str:
+        """Return the space that encoding puts before a text, or nothing."""
+
+    def encode(self, text: str, follows: Follows = "nothing") -> list[int]: ...
+
+
 class WordEncoder:
-    """Encodes texts to the bytes of their ids; falls back to whole texts where words do not do.
+    """Encodes texts to the bytes of their ids.
 
     Args:
-        tokenizer: any SentencePiece model.
+        tokenizer: one that splits at spaces.
         max_characters: bound of each dictionary.
     """
 
-    def __init__(self, tokenizer: Tokenizer, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, tokenizer: SplitsAtSpaces, max_characters: int = MAX_CHARACTERS) -> None:
         self._tokenizer = tokenizer
-        self.dtype = np.dtype(token_dtype(tokenizer.vocab_size))
-        self._continuation: Callable[[str], bytes] = self._tokenised
-        if tokenizer.splits_at_spaces:
-            newline = np.array(tokenizer.newline_id, self.dtype)
-            runs = _Dictionary(run_pattern(tokenizer), self._tokenised, newline, max_characters)
-            words = _Dictionary(_SPACED_WORD, runs.encode, newline, max_characters)
-            self._continuation = words.encode
-            self._longest = max(map(len, tokenizer.merged_pieces))
+        self.dtype: np.dtype[Any] = np.dtype(token_dtype(tokenizer.vocab_size))
+        self._newline = np.array(tokenizer.newline_id, self.dtype)
+        self._run_pattern = run_pattern(tokenizer.merged_pieces)
+        self._runs = Dictionary(self._encode_runs, max_characters)
+        self._words = Dictionary(self._encode_words, max_characters)
+        self._longest = max(map(len, tokenizer.merged_pieces))
 
     def least_tokens(self, characters: int) -> int:
-        """Return how many tokens a text of so many characters has at least; 0 if not known."""
-        return characters // self._longest if self._tokenizer.splits_at_spaces else 0
+        """Return how many tokens a text of so many characters has at least."""
+        return characters // self._longest
 
-    def encode(self, text: str) -> bytes:
-        """Encode a text by itself, SentencePiece's dummy prefix before it."""
-        if self._tokenizer.splits_at_spaces:
-            return self._continuation(f" {text}") if text else b""
-        return np.array(self._tokenizer.encode(text), self.dtype).tobytes()
+    def encode(self, text: str, follows: Follows = "nothing") -> bytes:
+        """Encode a text, by itself or behind something."""
+        if not text:
+            return b""
+        spaced = self._tokenizer.dummy_prefix(text, follows) + text
+        return self._words.encode(_SPACED_WORD.findall(spaced))
 
-    def encode_continuation(self, text: str) -> bytes:
-        """Encode a text as it would be encoded behind a newline."""
-        return self._continuation(text)
+    def _encode_words(self, words: list[str]) -> list[bytes]:
+        return [self._runs.encode(self._run_pattern.findall(word)) for word in words]
 
-    def _tokenised(self, text: str) -> bytes:
-        return np.array(self._tokenizer.encode_continuation(text), self.dtype).tobytes()
-
-
-class _Dictionary:
-    """Cuts texts by a pattern and looks the cuttings up; ``encode_new`` gives what is not there."""
-
-    def __init__(
-        self,
-        pattern: re.Pattern[str],
-        encode_new: Callable[[str], bytes],
-        newline: np.ndarray[tuple[()], np.dtype[np.integer]],
-        max_characters: int,
-    ) -> None:
-        self._pattern = pattern
-        self._encode_new = encode_new
-        self._newline = newline
-        self._max_characters = max_characters
-        self._known: dict[str, bytes] = {}
-        self._characters = 0
-
-    def encode(self, text: str) -> bytes:
-        cuttings = self._pattern.findall(text)
-        if missing := set(cuttings).difference(self._known):
-            self._learn(missing, cuttings)
-        return b"".join(map(self._known.__getitem__, cuttings))
-
-    def _learn(self, missing: set[str], cuttings: list[str]) -> None:
-        """Encode new cuttings in one go: newlines keep them apart, as no merge crosses one."""
-        if self._characters + sum(map(len, missing)) > self._max_characters:
-            self._known.clear()
-            self._characters = 0
-            missing = set(cuttings)
-        self._characters += sum(map(len, missing))
-        self._known["\n"] = self._newline.tobytes()
-        plain = sorted(missing - {"\n"})
-        if not plain:
-            return
-        raw, dtype = self._encode_new("\n".join(plain)), self._newline.dtype
-        breaks = np.flatnonzero(np.frombuffer(raw, dtype) == self._newline) * dtype.itemsize
-        starts = [0, *(breaks + dtype.itemsize).tolist()]
-        ends = [*breaks.tolist(), len(raw)]
-        for cutting, start, end in zip(plain, starts, ends, strict=True):
-            self._known[cutting] = raw[start:end]
+    def _encode_runs(self, runs: list[str]) -> list[bytes]:
+        """Tokenise runs in one go: newlines keep them apart, as no merge crosses one."""
+        plain = [run for run in runs if run != "\n"]
+        ids = np.array(self._tokenizer.encode("\n".join(plain), follows="text"), self.dtype)
+        ends = np.flatnonzero(ids == self._newline)
+        encoded = [each.tobytes() for each in _split(ids, ends)] if plain else []
+        known = dict(zip(plain, encoded, strict=True)) | {"\n": self._newline.tobytes()}
+        return [known[run] for run in runs]
 
 
-def run_pattern(tokenizer: Tokenizer) -> re.Pattern[str]:
+def _split(ids: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+    """Return what is before, between and behind the ids at some places."""
+    starts = [0, *(ends + 1).tolist()]
+    return [ids[a:b] for a, b in zip(starts, [*ends.tolist(), len(ids)], strict=True)]
+
+
+def run_pattern(merged_pieces: list[str]) -> re.Pattern[str]:
     r"""Return what matches the runs into which any text may be cut, one after the other.
 
     A run is letters, marks or some digits, with the spaces before it; or spaces alone; or a
     newline. Marks are ASCII punctuation and every character that some piece holds beside a mark:
     in a model that merges letters with marks letters become marks, and the cuts are at spaces and
-    newlines only. Expects :attr:`Tokenizer.splits_at_spaces`.
+    newlines only.
+
+    Args:
+        merged_pieces: of a tokenizer that splits at spaces.
     """
-    bodies = [piece.lstrip(SPACE) for piece in tokenizer.merged_pieces]
+    bodies = [piece.lstrip(SPACE) for piece in merged_pieces]
     digits = set(string.digits)
-    digits_stand_alone = not any(digits & set(body) for body in bodies if len(body) > 1)
-    marks = set(string.punctuation) | (set() if digits_stand_alone else digits)
+    digits_alone = not any(digits & set(body) for body in bodies if len(body) > 1)
+    marks = set(string.punctuation) | (set() if digits_alone else digits)
     neighbours = {pair for body in bodies for pair in itertools.pairwise(body)}
     while tied := {
         other

@@ -32,8 +32,8 @@ class DataConfig:
         validation: prefix of the packed validation dataset; empty for none.
         probe: prefix of a packed probe dataset; empty for none. Its answers' loss by evidence
             position is measured in the same way.
-        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1; must be
-            the tokenizer of the datasets.
+        tokenizer_model: a Hugging Face directory, a tokenizer.json, a SentencePiece file, or
+            mistral-v1; must be the tokenizer of the datasets.
         seq_length: row length in tokens; must be that of the datasets.
     """
 

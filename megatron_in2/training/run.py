@@ -72,7 +72,7 @@ def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
     return CheckpointSaver(
         Path(config.checkpoint.dir),
         asdict(config),
-        inputs.tokenizer.path,
+        inputs.tokenizer,
         inputs.datasets,
         source_of_step(start) if start else {},
         config.checkpoint.keep_last,

@@ -48,9 +48,9 @@ def folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
     for number in (1, 20, 3):
         step = step_folder(tmp_path, number)
         step.mkdir()
-        describe_checkpoint(step, CONFIG, STATE, small_tokenizer.path)
+        describe_checkpoint(step, CONFIG, STATE, small_tokenizer)
         if number != 3:
-            mark_complete(step, number)
+            mark_complete(step, number, small_tokenizer)
     step_folder(tmp_path, 100).mkdir()
     return tmp_path
 
@@ -114,8 +114,11 @@ def test_unusable_config(folder: Path, text: str, message: str) -> None:
 def test_tokenizer_must_be_the_saved_one(folder: Path, tokenizer: Tokenizer) -> None:
     step = step_folder(folder, 20)
     assert read_tokenizer(step).vocab_size == 1003
-    (step / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())
-    with pytest.raises(InputError, match="is not the tokenizer that"):
+    (step / "tokenizer" / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())
+    with pytest.raises(InputError, match="is not the tokenizer's file that"):
+        read_tokenizer(step)
+    (step / "tokenizer" / "tokenizer.model").unlink()
+    with pytest.raises(InputError, match="put that one back"):
         read_tokenizer(step)
 
 

@@ -14,6 +14,7 @@ from megatron_in2.checkpoint.folder import (
     mark_complete,
     read_config,
     read_model_config,
+    read_tokenizer,
 )
 from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.model.build import build_model
@@ -31,10 +32,10 @@ def main() -> None:
         model.load_state_dict(loaded["model"])
         dist_checkpointing.save({"model": weights(model)}, str(output))
         if world.is_main:
-            tokenizer = step / "tokenizer.model"
+            tokenizer = read_tokenizer(step)
             source = source_of_step(step)
             describe_checkpoint(output, read_config(step), None, tokenizer, source=source)
-            mark_complete(output, 0)
+            mark_complete(output, 0, tokenizer)
 
 
 def weights(model: torch.nn.Module) -> dict[str, object]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -23,9 +24,14 @@ from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.files import read_json
-from megatron_in2.templates.base import InstructionTemplate, template_wording
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.ids import part_ids
 from megatron_in2.templates.load import load_template, read_template_beside
+from megatron_in2.templates.text import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
+from tests.bases import VERSIONS, write_mistral, write_own_template
+from tests.chat_templates import LLAMA_31, MISTRAL_V1
 from tests.conftest import ROOT
 
 KEPT = ROOT / "tests" / "version1"
@@ -88,7 +94,7 @@ def packed(
         conversation(4, "Be kind.\n", 3),
     ]
     (folder / "x.jsonl").write_text("".join(json.dumps(record) + "\n" for record, _ in pairs))
-    (folder / "template.json").write_text(json.dumps(template_wording(template)))
+    (folder / "template.json").write_text(json.dumps(template.values()))
     config = PreprocessConfig(
         input=[folder / "x.jsonl"],
         output_prefix=folder / "rows",
@@ -116,8 +122,10 @@ def checkpoint(
         (step / name).unlink()
     manifest = PackedDataset(prefix).manifest
     blend = [BlendPart(0.7, prefix, manifest), BlendPart(0.3, Path("moved"), manifest)]
-    describe_checkpoint(step, config, None, KEPT / "tokenizer.model", blend)
-    mark_complete(step, 2)
+    (step / "tokenizer.model").unlink()
+    tokenizer = load_tokenizer(str(KEPT / "tokenizer.model"))
+    describe_checkpoint(step, config, None, tokenizer, blend)
+    mark_complete(step, 2, tokenizer)
     return step
 
 
@@ -209,3 +217,69 @@ def test_an_old_checkpoint_exports_the_template_of_its_only_manifest(
     else:
         prompt = tokenizer.apply_chat_template([message("user", "Hi")], tokenize=False)
         assert prompt == "<s>[INST] Hi [/INST]"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Messages]]:
+    """A base of the kept tokenizer with Mistral v0.2's chat template, and rows packed with it."""
+    folder = tmp_path_factory.mktemp("own")
+    base = write_mistral(folder / "base", KEPT / "tokenizer.model", MISTRAL_V1)
+    pairs = [conversation(1, None, 1), conversation(2, "Be brief.", 2)]
+    (folder / "x.jsonl").write_text("".join(json.dumps(record) + "\n" for record, _ in pairs))
+    preprocess(PreprocessConfig([folder / "x.jsonl"], folder / "rows", str(base), 512))
+    return base, folder / "rows", [messages for _, messages in pairs]
+
+
+def test_a_bases_own_template_is_exported(
+    own: tuple[Path, Path, list[Messages]], tmp_path: Path
+) -> None:
+    base, prefix, conversations = own
+    step = tmp_path / "run" / "iter_0000002"
+    shutil.copytree(KEPT / "checkpoints" / step.name, step)
+    for name in ("dataset.json", "complete.json", "tokenizer.model"):
+        (step / name).unlink()
+    config = yaml.safe_load((step / "config.yaml").read_text())
+    tokenizer, manifest = load_tokenizer(str(base)), PackedDataset(prefix).manifest
+    describe_checkpoint(step, config, None, tokenizer, [BlendPart(1.0, prefix, manifest)])
+    mark_complete(step, 2, tokenizer)
+    export_checkpoint(step, tmp_path / "out")
+    template = load_template(str(base))
+    assert read_template(step) == read_template_beside(tmp_path / "out") == template
+    data = PackedDataset(prefix)
+    lengths = [int(length) for length in data[0].records["length"] if length]
+    packed, start = [], 0
+    for length, padded in zip(lengths, -(-np.array(lengths) // 16) * 16, strict=True):
+        packed.append(data[0].tokens[start : start + length].tolist())
+        start += padded
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert sorted(rendered_ids(exported, each) for each in conversations) == sorted(packed)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "<s>[INST] ... [/INST] ...</s>" in card
+    assert 'date_string="26 Jul 2024"' in card
+
+
+@pytest.mark.parametrize("version", ["v1", "v3", "v7"])
+def test_a_sentencepiece_base_is_exported_with_the_ids_of_its_own_template(
+    version: str, tmp_path: Path
+) -> None:
+    base = write_mistral(tmp_path / "base", *VERSIONS[version])
+    tokenizer, template = load_tokenizer(str(base)), load_template(str(base))
+    (tmp_path / "out").mkdir()
+    write_tokenizer_files(tmp_path / "out", tokenizer, template, 512)
+    exported = AutoTokenizer.from_pretrained(tmp_path / "out")
+    for _, messages in (conversation(1, None, 1), conversation(2, None, 3)):
+        turns = [
+            Turn(asked["content"], said["content"])
+            for asked, said in zip(messages[::2], messages[1::2], strict=True)
+        ]
+        expected = part_ids(template.parts(None, turns), tokenizer)
+        assert rendered_ids(exported, messages) == expected
+
+
+def test_a_bases_files_are_exported_as_they_are(llama3: Path, tmp_path: Path) -> None:
+    base = write_own_template(llama3, tmp_path / "base", LLAMA_31)
+    (tmp_path / "out").mkdir()
+    write_tokenizer_files(tmp_path / "out", load_tokenizer(str(base)), load_template(str(base)), 9)
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in base.iterdir()}
+    assert set(written) == {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}

@@ -127,8 +127,7 @@ def test_extra_state_beside_the_weights_is_passed_over(tmp_path: Path, step: Pat
         for name in [name for name in state if name.endswith("_extra_state")]:
             state[name] = replace(state[name], data=scales)
         dist_checkpointing.save({"model": state}, str(folder))
-        for name in ("config.yaml", "tokenizer.model", "complete.json"):
-            shutil.copyfile(step / name, folder / name)
+        copy_description(step, folder)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.zero_()
@@ -161,8 +160,13 @@ def save_as(
             for (key, layer), tensor in tensors.items()
         }
         dist_checkpointing.save({"model": state}, str(folder))
-    for name in ("config.yaml", "tokenizer.model", "complete.json"):
-        shutil.copyfile(like / name, folder / name)
+    copy_description(like, folder)
+
+
+def copy_description(step: Path, folder: Path) -> None:
+    for name in ("config.yaml", "complete.json"):
+        shutil.copyfile(step / name, folder / name)
+    shutil.copytree(step / "tokenizer", folder / "tokenizer")
 
 
 def refused(step: Path, message: str) -> None:

@@ -35,5 +35,5 @@ def test_segments_hold_every_line_once(
     kept = [line for line in text.split("\n") if line.strip()]
     assert "\n".join(text for text, _ in segments) == "\n".join(kept)
     for text, ids in segments:
-        assert ids == tokenizer.encode_continuation(text)
+        assert ids == tokenizer.encode(text, "text")
         assert len(ids) >= min_tokens or len(segments) == 1

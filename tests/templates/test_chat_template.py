@@ -8,10 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from megatron_in2.templates.base import InstructionTemplate
-from megatron_in2.templates.chat_template import chat_template, chat_template_problem, literal
+from megatron_in2.templates.chat_template import literal
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.text import InstructionTemplate, chat_template_problem
+from megatron_in2.tokenizers.base import Tokenizer
 
 ODD = InstructionTemplate(
     name="odd",
@@ -25,15 +26,17 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
 
 @cache
-def compiled(template: InstructionTemplate) -> jinja2.Template:
+def compiled(template: InstructionTemplate, tokenizer: Tokenizer) -> jinja2.Template:
     """Compile as transformers does: its environment trims blocks."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(chat_template(template))
+    return environment.from_string(template.chat_template(tokenizer))
 
 
-def rendered(template: InstructionTemplate, messages: list[tuple[str, str]]) -> str:
+def rendered(
+    template: InstructionTemplate, tokenizer: Tokenizer, messages: list[tuple[str, str]]
+) -> str:
     values = [{"role": role, "content": content} for role, content in messages]
-    return compiled(template).render(messages=values, bos_token="<s>", eos_token="</s>")
+    return compiled(template, tokenizer).render(messages=values, bos_token="<s>", eos_token="</s>")
 
 
 @pytest.mark.parametrize("template", [FILM, CHATML, ODD], ids=lambda each: each.name)
@@ -41,7 +44,7 @@ def rendered(template: InstructionTemplate, messages: list[tuple[str, str]]) -> 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=5), system=st.none() | TEXTS)
 @example(texts=["{{ user }}", "{% if %}", "'"], system="{system} {instruction}")
 def test_any_conversation(
-    template: InstructionTemplate, texts: list[str], system: str | None
+    small_tokenizer: Tokenizer, template: InstructionTemplate, texts: list[str], system: str | None
 ) -> None:
     messages = [(["user", "assistant"][i % 2], text) for i, text in enumerate(texts)]
     expected = "<s>"
@@ -51,7 +54,7 @@ def test_any_conversation(
         else:
             expected += f" {text}{template.answer_end}</s>"
     head = [] if system is None else [("system", system)]
-    assert rendered(template, head + messages) == expected
+    assert rendered(template, small_tokenizer, head + messages) == expected
 
 
 @settings(deadline=None)

@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from megatron_in2.errors import InputError
-from megatron_in2.templates.base import template_wording
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import TEMPLATE_FILE, load_template, read_template_beside
@@ -30,9 +29,11 @@ def test_prompt_without_context() -> None:
 
 
 def test_around_context_is_the_prompt_cut_open() -> None:
-    before, after = FILM.around_context("Why {context}?")
+    before, after = FILM.wording.around_context("Why {context}?")
     assert before.endswith("### Context:\n")
-    assert before + "TEXT" + after == FILM.prompt("Why {context}?", "TEXT")
+    message = before + "TEXT" + after
+    assert message == FILM.wording.message("Why {context}?", "TEXT")
+    assert FILM.prompt_text(message) == FILM.prompt("Why {context}?", "TEXT")
 
 
 def test_chat_turn() -> None:
@@ -49,7 +50,7 @@ def test_a_system_message_comes_before_the_first_turn() -> None:
 
 def test_a_template_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(template_wording(CHATML)))
+    path.write_text(yaml.safe_dump(CHATML.values()))
     assert load_template(str(path)) == CHATML
     assert load_template("film") is FILM
 
@@ -73,7 +74,7 @@ def test_templates_that_cannot_be_used(
     tmp_path: Path, change: dict[str, object], complaint: str
 ) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({**template_wording(FILM), **change}))
+    path.write_text(yaml.safe_dump({**FILM.values(), **change}))
     with pytest.raises(InputError, match=re.escape(complaint)):
         load_template(str(path))
 
@@ -92,7 +93,7 @@ def test_files_that_are_no_template(tmp_path: Path, content: str) -> None:
 
 def test_the_template_beside_a_model(tmp_path: Path) -> None:
     assert read_template_beside(tmp_path) is None
-    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(template_wording(CHATML)))
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(CHATML.values()))
     assert read_template_beside(tmp_path) == load_template(str(tmp_path)) == CHATML
     (tmp_path / TEMPLATE_FILE).write_text('{"name": "x"}')
     with pytest.raises(InputError, match="is not a template"):

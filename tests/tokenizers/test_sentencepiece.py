@@ -54,7 +54,7 @@ def test_joining_is_exact_for_any_text(tokenizer: Tokenizer, pieces: list[str]) 
     joined = list(tokenizer.encode("Context:\n"))
     for index, piece in enumerate(pieces):
         joined += [tokenizer.newline_id] if index else []
-        joined += tokenizer.encode_continuation(piece)
+        joined += tokenizer.encode(piece, "text")
     assert joined == direct.encode("Context:\n" + "\n".join(pieces))
 
 
@@ -66,7 +66,7 @@ def test_joining_is_exact_for_real_pieces(tokenizer: Tokenizer, pieces: Path) ->
         chosen = chance.sample(functions, 5)
         ids = tokenizer.encode(chosen[0])
         for piece in chosen[1:]:
-            ids = [*ids, tokenizer.newline_id, *tokenizer.encode_continuation(piece)]
+            ids = [*ids, tokenizer.newline_id, *tokenizer.encode(piece, "text")]
         assert ids == tokenizer.encode("\n".join(chosen))
 
 

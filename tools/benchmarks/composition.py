@@ -27,6 +27,7 @@ from megatron_in2.synthesis.python_texts import python_texts
 from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, sample_maker
 from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.synthesis.workers import iter_chunks
+from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.load import load_tokenizer
 
 DEMAND_PER_MINUTE = 100_000
@@ -81,7 +82,7 @@ def _compose(store: SegmentStore, samples: int, output: Path) -> float:
     evidence = np.random.default_rng(1).integers(0, len(store), samples)
     asked = (Asked(f"fine_grained/{i}", "fine_grained", (int(i),), QA, 90) for i in evidence)
     started = time.process_time()
-    make = sample_maker(store.path, None, CompositionConfig(), 1, materialize=False)
+    make = sample_maker(store.path, None, CompositionConfig(), 1, FILM.sha256, materialize=False)
     with open(output, "w", encoding="utf-8") as stream:
         for batch in iter_chunks(asked, CHUNK_SAMPLES):
             stream.writelines(sample.line for sample in make(batch))

@@ -1,16 +1,19 @@
 #!/usr/bin/env python3
-r"""Speed of preprocess_in2.py, compared with SentencePiece alone and a Megatron-style preprocessor.
+r"""Speed of preprocess_in2.py, compared with the tokenizer's library and a Megatron-style peer.
 
 Examples:
     python tools/benchmarks/preprocessing.py text --corpus DIR ... --megabytes 100 --workers 2
     python tools/benchmarks/preprocessing.py recipes --corpus DIR ... --samples 2000
+    python tools/benchmarks/preprocessing.py text --corpus DIR ... --tokenizer-model BASE \
+        --template chatml
     python tools/benchmarks/preprocessing.py open
     python tools/benchmarks/preprocessing.py memory --corpus DIR ... --samples 1000000
 
-"text" and "recipes" run three things on the same samples, one after the other: SentencePiece
-alone on texts already in memory; a peer with the shape of Megatron-LM's preprocess_data.py (a
-process pool, SentencePiece, IndexedDatasetBuilder; no mask, no packing), from JSON to files; ours,
-from JSON to files. Ids are compared. On a shared machine, compare the ratios.
+"text" and "recipes" run three things on the same samples, one after the other: the tokenizer's
+library alone (SentencePiece, or tokenizers in batches) on texts already in memory; a peer with the
+shape of Megatron-LM's preprocess_data.py (a process pool, the library, IndexedDatasetBuilder; no
+mask, no packing), from JSON to files; ours, from JSON to files. Ids are compared. On a shared
+machine, compare the ratios. The template is one whose marks are text.
 """
 
 import itertools
@@ -28,17 +31,22 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
+import tokenizers
 
 from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.data.packed.manifest import Manifest
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.errors import InputError
-from megatron_in2.records import Document, id_hash
+from megatron_in2.records import Document, JoinedPart, id_hash
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.synthesis.segments import split_into_segments
+from megatron_in2.templates.base import Turn
 from megatron_in2.templates.film import FILM
-from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.templates.ids import count_tokens
+from megatron_in2.templates.load import load_template
+from megatron_in2.templates.text import InstructionTemplate
+from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 SUFFIXES = {".txt", ".md", ".rst", ".py", ".jsonl", ".html"}
@@ -58,7 +66,12 @@ def main() -> None:
     add("--peer-samples", type=int, default=200, help="recipes: samples of the slow peers")
     add("--workers", type=int, default=2, help="processes of each competitor")
     add("--folder", default=None, help="where the files are written")
+    add("--tokenizer-model", default=MISTRAL_V1, help="a base's directory, or a SentencePiece file")
+    add("--template", default="film", help="of the samples")
     options = parser.read()
+    os.environ["RAYON_NUM_THREADS"] = str(
+        options.workers
+    )  # read when tokenizers starts its threads
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         _BENCHMARKS[options.what](options, Path(folder))
 
@@ -79,11 +92,11 @@ def _text(options: Any, folder: Path) -> None:
     print(f"{count:,} samples, {total / 1e6:.0f} M characters of text")
     if total < options.megabytes * 1_000_000:
         print(f"the corpus holds less than {options.megabytes} MB: a shorter steady state")
-    _compare(path, options.workers, folder, LONG_ROW, count, None)
+    _compare(path, options, folder, LONG_ROW, count, None)
 
 
 def _recipes(options: Any, folder: Path) -> None:
-    tokenizer = load_tokenizer(MISTRAL_V1)
+    tokenizer = load_tokenizer(options.tokenizer_model)
     store, seconds = _store(options.corpus, tokenizer, folder / "store")
     print(
         f"segments tokenised once: {store.lengths.sum():,} tokens in {seconds:.1f} s, "
@@ -91,36 +104,39 @@ def _recipes(options: Any, folder: Path) -> None:
     )
     path = folder / "recipes.jsonl"
     _write_recipes(path, store, tokenizer, options.samples, lambda _: ROW)
-    _compare(path, options.workers, folder, ROW, options.peer_samples, store)
+    _compare(path, options, folder, ROW, options.peer_samples, store)
 
 
 def _compare(
     path: Path,
-    workers: int,
+    options: Any,
     folder: Path,
     row: int,
     peer_samples: int,
     store: SegmentStore | None,
 ) -> None:
+    workers, template = options.workers, load_template(options.template)
+    assert isinstance(template, InstructionTemplate), "of the kind whose marks are text"
     texts = folder / "texts.jsonl"  # the peers read the samples' whole text
     hashes = []
     with open(path, encoding="utf-8") as lines, open(texts, "w", encoding="utf-8") as stream:
         for line in itertools.islice(lines, peer_samples):
             record = json.loads(line)
             context = record.get("context") or "\n".join(map(store.text, record["segments"]))  # type: ignore[union-attr]
-            text = [FILM.prompt(record["question"], context), record["answer"]]
+            message = template.wording.message(record["question"], context)
+            text = [template.prompt_text(message), record["answer"] + template.answer_end]
             stream.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
             hashes.append(id_hash(record["id"]))
-    model = sentencepiece.SentencePieceProcessor(model_file=str(load_tokenizer(MISTRAL_V1).path))
+    encode = _library(options.tokenizer_model, workers)
     with open(texts, encoding="utf-8") as lines:
         parts = [part for line in lines for part in json.loads(line)["text"]]
-    alone = _timed(lambda: sum(map(len, model.encode(parts, num_threads=workers))))
+    alone = _timed(lambda: sum(map(len, encode(parts))))
     parts.clear()
-    peer = _timed(lambda: _peer(texts, folder / "peer", workers))
-    ours = _timed(lambda: _ours(path, folder / "ours", workers, row))
+    peer = _timed(lambda: _peer(texts, folder / "peer", options))
+    ours = _timed(lambda: _ours(path, folder / "ours", options, row))
     _disk_speed(folder, ours)
     for name, (tokens, seconds, cpu) in (
-        (f"SentencePiece alone, {workers} threads", alone),
+        (f"library alone, {workers} threads", alone),
         (f"peer, {workers} processes", peer),
         (f"ours, {workers} workers", ours),
     ):
@@ -132,13 +148,13 @@ def _compare(
         )
     expected = dict(zip(hashes, _peer_ids(folder / "peer"), strict=True))
     same = _ids_by_sample(folder / "ours", expected) == expected
-    print("ids are identical to SentencePiece's" if same else "IDS DIFFER")
+    print("ids are identical to the library's" if same else "IDS DIFFER")
     if not same:
         sys.exit(1)
 
 
 def _ratios(rate: float, alone: float, peer: float) -> str:
-    return f"{rate / alone:.2f} x SentencePiece, {rate / peer:.2f} x peer"
+    return f"{rate / alone:.2f} x library, {rate / peer:.2f} x peer"
 
 
 def _timed(run: Callable[[], int]) -> tuple[int, float, float]:
@@ -153,28 +169,49 @@ def _cpu_seconds() -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-_model: sentencepiece.SentencePieceProcessor
+def _library(tokenizer_model: str, threads: int) -> Callable[[list[str]], list[list[int]]]:
+    """Return what encodes texts with the tokenizer's own library, on several threads."""
+    path = load_tokenizer(tokenizer_model).path
+    if path.suffix != ".json":
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        return lambda texts: model.encode(texts, num_threads=threads)
+    library = tokenizers.Tokenizer.from_file(str(path))
+    library.encode_special_tokens = True
+
+    def encode(texts: list[str]) -> list[list[int]]:
+        return [each.ids for each in library.encode_batch_fast(texts, add_special_tokens=False)]
+
+    return encode
 
 
-def _start_peer(path: str) -> None:
-    global _model
-    _model = sentencepiece.SentencePieceProcessor(model_file=path)
+_encode: Callable[[list[str]], list[list[int]]]
+_frame: tuple[list[int], list[int]]  # begin- and end-of-sequence
+
+
+def _start_peer(tokenizer_model: str) -> None:
+    global _encode, _frame
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    tokenizer = load_tokenizer(tokenizer_model)
+    _encode = _library(tokenizer_model, 1)
+    _frame = ([] if tokenizer.bos_id is None else [tokenizer.bos_id], [tokenizer.eos_id])
 
 
 def _encode_peer(line: str) -> list[int]:
-    prompt, answer = json.loads(line)["text"]
-    return [1, *_model.encode(prompt), *_model.encode(answer), 2]
+    prompt, answer = _encode(json.loads(line)["text"])
+    return [*_frame[0], *prompt, *answer, *_frame[1]]
 
 
-def _peer(texts: Path, prefix: Path, workers: int) -> int:
+def _peer(texts: Path, prefix: Path, options: Any) -> int:
     import torch
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
     tokens = 0
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", np.uint16)
-    arguments = (str(load_tokenizer(MISTRAL_V1).path),)
+    dtype = token_dtype(load_tokenizer(options.tokenizer_model).vocab_size)
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype)
+    arguments = (options.tokenizer_model,)
+    context = multiprocessing.get_context("spawn")
     with (
-        multiprocessing.get_context("spawn").Pool(workers, _start_peer, arguments) as pool,
+        context.Pool(options.workers, _start_peer, arguments) as pool,
         open(texts, encoding="utf-8") as lines,
     ):
         for ids in pool.imap(_encode_peer, lines, 32):
@@ -184,8 +221,16 @@ def _peer(texts: Path, prefix: Path, workers: int) -> int:
     return tokens
 
 
-def _ours(path: Path, prefix: Path, workers: int, row: int) -> int:
-    config = PreprocessConfig([path], prefix, MISTRAL_V1, row, overlong="drop", workers=workers)
+def _ours(path: Path, prefix: Path, options: Any, row: int) -> int:
+    config = PreprocessConfig(
+        [path],
+        prefix,
+        options.tokenizer_model,
+        row,
+        template=options.template,
+        overlong="drop",
+        workers=options.workers,
+    )
     manifest: Manifest = preprocess(config)["train"]
     if manifest.dropped:
         raise InputError(f"{manifest.dropped} dropped: the comparison would not be of all samples")
@@ -270,10 +315,10 @@ def _write_recipes(
     count: int,
     target: Callable[[np.random.Generator], int],
 ) -> None:
-    chance, costs = np.random.default_rng(0), np.asarray(store.lengths) + 1
-    before, after = FILM.around_context("What is told?")
-    frame = 1 + len(tokenizer.encode(before)) + len(tokenizer.encode_continuation(after))
-    frame += len(tokenizer.encode("Nothing.")) + 1
+    chance, costs = np.random.default_rng(0), np.asarray(store.lengths) + store.line_end_tokens
+    before, after = FILM.wording.around_context("What is told?")
+    turn = Turn(JoinedPart(before, store.path, (), after), "Nothing.")
+    frame = count_tokens(FILM.parts(None, [turn]), tokenizer)
     small = np.flatnonzero(costs < 1000)
     with open(path, "w", encoding="utf-8") as stream:
         for index in range(count):

@@ -13,10 +13,12 @@ from megatron_in2.data.packed.row_files import index_bytes, sequence_lengths
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file
 from megatron_in2.progress import progress_bar
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.ids import part_ids
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
 BLOCK_TOKENS = 1 << 22  # read at a time
-MARK_TOKENS = 2  # last ids of a prompt that tell that an answer follows
+MARK_TOKENS = 2  # last ids of a prompt, at most, that tell that an answer follows
 
 
 @dataclass
@@ -153,7 +155,8 @@ class _Contents:
         )
         samples = true > 0
         heads, tails = starts[samples], (starts + true - 1)[samples]
-        findings.expect((tokens[heads] == manifest.bos_id).all(), f"{where} a sample lacks <s>")
+        if manifest.bos_id is not None:
+            findings.expect((tokens[heads] == manifest.bos_id).all(), f"{where} a sample lacks <s>")
         findings.expect(not mask[heads].any(), f"{where} a sample's first token is trained on")
         findings.expect((tokens[tails] == manifest.eos_id).all(), f"{where} a sample lacks </s>")
         learnt = np.add.reduceat(mask.astype(np.int64), starts)
@@ -195,5 +198,13 @@ def _inside(
 
 
 def _prompt_end(manifest: Manifest, tokenizer: Tokenizer) -> npt.NDArray[np.int64]:
-    """Return the last ids of every prompt of the dataset's template."""
-    return np.array(tokenizer.encode(manifest.template_object().turn("a"))[-MARK_TOKENS:])
+    """Return the last ids of every prompt of the dataset's template, whatever is asked."""
+    one, other = (_prompt_ids(manifest, tokenizer, message)[::-1] for message in ("a", "1."))
+    same = [left == right for left, right in zip(one, other, strict=False)]
+    size = min(MARK_TOKENS, [*same, False].index(False))
+    return np.array(one[: max(size, 1)][::-1])
+
+
+def _prompt_ids(manifest: Manifest, tokenizer: Tokenizer, message: str) -> list[int]:
+    *prompt, _, _ = manifest.template_object().parts(None, [Turn(message, "b")])
+    return part_ids(prompt, tokenizer)

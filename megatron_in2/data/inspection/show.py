@@ -62,7 +62,7 @@ def view_row(row: "Row", manifest: Manifest, tokenizer: Tokenizer) -> list[Sampl
 def _runs(row: "Row", start: int, end: int, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
     """Yield (text, learnt) of the runs of one sample; control ids show as their pieces."""
     tokens, mask = row.tokens[start:end], row.loss_mask[start:end]
-    control = np.isin(tokens, (tokenizer.bos_id, tokenizer.eos_id))
+    control = np.isin(tokens, list(tokenizer.control_ids.values()))
     changes = (np.diff(mask.astype(np.int8)) != 0) | control[1:] | control[:-1]
     borders = [0, *(np.flatnonzero(changes) + 1).tolist(), end - start]
     for first, last in itertools.pairwise(borders):

@@ -17,7 +17,8 @@ import numpy as np
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
-from megatron_in2.templates.base import InstructionTemplate, template_of_wording
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.load import template_of_values
 
 FORMAT_VERSION = 3
 READABLE_VERSIONS = (2, 3)
@@ -60,7 +61,7 @@ class Manifest:
         tokenizer: what the tokenizer was called, and its hash and size follow.
         tokenizer_sha256: hash of the tokenizer's model file.
         vocab_size: ids are below it.
-        bos_id: begins every sample.
+        bos_id: begins every sample; None where the tokenizer has none.
         eos_id: ends every learnt turn.
         pad_id: fills samples and rows.
         template: name of the instruction template, and its hash and fields follow.
@@ -96,7 +97,7 @@ class Manifest:
     tokenizer: str
     tokenizer_sha256: str
     vocab_size: int
-    bos_id: int
+    bos_id: int | None
     eos_id: int
     pad_id: int
     template: str
@@ -130,9 +131,9 @@ class Manifest:
         """Return this manifest with its seal."""
         return replace(self, seal=_seal(asdict(self)))
 
-    def template_object(self) -> InstructionTemplate:
+    def template_object(self) -> Template:
         """Return the template whose wording the manifest holds."""
-        return template_of_wording(self.template_wording)
+        return template_of_values(self.template_wording)
 
     @property
     def packing_efficiency(self) -> float:

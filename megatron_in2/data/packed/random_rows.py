@@ -6,7 +6,6 @@ import numpy as np
 
 from megatron_in2.data.packed.manifest import ROW_RECORD, SAMPLE_RECORD, Manifest, write_manifest
 from megatron_in2.data.packed.row_files import RowFiles, Sequences
-from megatron_in2.templates.base import template_wording
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 from megatron_in2.tokenizers.load import MISTRAL_V1
@@ -71,7 +70,7 @@ def write_random_rows(
             pad_id=tokenizer.pad_id,
             template=template.name,
             template_sha256=template.sha256,
-            template_wording=template_wording(template),
+            template_wording=template.values(),
             design="answer",
             seq_length=seq_length,
             pad_multiple=int(np.gcd.reduce(sample_lengths)),

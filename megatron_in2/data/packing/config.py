@@ -10,6 +10,8 @@ from megatron_in2.data.packing.designs import GENERIC_SYSTEM, DesignName
 from megatron_in2.errors import InputError
 from megatron_in2.files import MAX_LINE_BYTES
 from megatron_in2.shards import Shard
+from megatron_in2.templates.load import BASE
+from megatron_in2.templates.wordings import WordingName
 
 Overlong = Literal["error", "drop", "truncate-context"]
 OnError = Literal["stop", "skip"]
@@ -23,9 +25,12 @@ class PreprocessConfig:
     Args:
         input: sample files (JSON lines, .gz, .zst, parquet): text, chat, parts, recipe samples.
         output_prefix: prefix P of the dataset's files; validation goes to P + _valid.
-        tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1.
+        tokenizer_model: a Hugging Face directory, a tokenizer.json, a SentencePiece file, or
+            mistral-v1.
         seq_length: row length in tokens.
-        template: film, chatml, or a YAML file of one's own.
+        template: base (the chat template beside the tokenizer; film where there is none), film,
+            chatml, a YAML file of one's own, or a directory with a template.
+        wording: of a user's message inside a base's own chat template: film | plain.
         design: which parts are learnt: answer | prompt-erasing | partial-answer-masking |
             all-assistant-turns.
         generic_system: what prompt-erasing puts in the place of a system message.
@@ -52,7 +57,8 @@ class PreprocessConfig:
     output_prefix: Path
     tokenizer_model: str
     seq_length: int
-    template: str = "film"
+    template: str = BASE
+    wording: WordingName = "film"
     design: DesignName = "answer"
     generic_system: str = GENERIC_SYSTEM
     pad_multiple: int = 16

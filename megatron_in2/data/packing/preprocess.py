@@ -29,7 +29,9 @@ from megatron_in2.data.packing.workers import EncodeOptions
 from megatron_in2.data.packing.writer import Packing, counts_of, write_rows
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_text
-from megatron_in2.templates.base import InstructionTemplate, template_wording
+from megatron_in2.templates.base import Template
+from megatron_in2.templates.fit import require_fit
+from megatron_in2.templates.ids import end_id
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -69,7 +71,8 @@ class _PackingRun:
     def __init__(self, config: PreprocessConfig) -> None:
         self._config = config
         self._tokenizer = load_tokenizer(config.tokenizer_model)
-        self._template = load_template(config.template)
+        self._template = load_template(config.template, self._tokenizer, config.wording)
+        require_fit(self._template, self._tokenizer)
         self._stores = CheckedStores(self._tokenizer)
         self._inputs = {str(path): content_of(path) for path in config.input}
         fingerprint = _fingerprint(config, self._tokenizer, self._template, self._inputs)
@@ -179,11 +182,11 @@ class _PackingRun:
             tokenizer_sha256=tokenizer.sha256,
             vocab_size=tokenizer.vocab_size,
             bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
+            eos_id=end_id(template, tokenizer),
             pad_id=tokenizer.pad_id,
             template=template.name,
             template_sha256=template.sha256,
-            template_wording=template_wording(template),
+            template_wording=template.values(),
             design=config.design,
             seq_length=config.seq_length,
             pad_multiple=config.pad_multiple,
@@ -203,7 +206,7 @@ class _PackingRun:
 def _fingerprint(
     config: PreprocessConfig,
     tokenizer: Tokenizer,
-    template: InstructionTemplate,
+    template: Template,
     inputs: dict[str, dict[str, Any]],
 ) -> str:
     """Return a hash of all that the output depends on, but for the segment stores."""

@@ -2,7 +2,7 @@
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,17 @@ from megatron_in2.data.packed.manifest import PADDING_KIND
 from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM, Design
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
-from megatron_in2.records import ContextPart, JoinedPart, Part, Sample, slot_position
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.records import (
+    BEGIN_OF_SEQUENCE,
+    ContextPart,
+    ControlPart,
+    JoinedPart,
+    Part,
+    Sample,
+    SamplePart,
+    slot_position,
+)
+from megatron_in2.templates.base import ConversationError, Template, Turn
 from megatron_in2.templates.film import FILM
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
@@ -20,7 +29,7 @@ _QA = ("id", "kind", "question", "answer", "evidence", "attempt")
 KNOWN_FIELDS = {
     "parts": frozenset(("id", "kind", "parts")),
     "messages": frozenset(("id", "kind", "messages")),
-    "segments": frozenset((*_QA, "store", "segments", "n_tokens")),
+    "segments": frozenset((*_QA, "store", "segments", "n_tokens", "template_sha256")),
     "question": frozenset((*_QA, "context")),
 }
 PART_FIELDS = frozenset(("text", "learn"))
@@ -40,7 +49,7 @@ class SampleError(InputError):
         return SampleError, (str(self), self.reason)
 
 
-def read_samples(path: Path, template: InstructionTemplate) -> Iterator[tuple[str, Sample]]:
+def read_samples(path: Path, template: Template) -> Iterator[tuple[str, Sample]]:
     """Yield (``FILE:LINE``, sample) for every line of a samples file, learnt as ``answer`` does.
 
     Raises:
@@ -59,15 +68,14 @@ class SampleReader:
 
     def __init__(
         self,
-        template: InstructionTemplate,
+        template: Template,
         design: Design = DESIGNS["answer"],
         generic_system: str = GENERIC_SYSTEM,
     ) -> None:
         self._template = template
+        self._wording = template.wording
         self._design = design
         self._generic_system = generic_system
-        # A recipe states its length under the template and design of its synthesis.
-        self._states_length = template.sha256 == FILM.sha256
         self._forms = {
             "parts": self._parts_sample,
             "messages": self._chat_sample,
@@ -94,7 +102,10 @@ class SampleReader:
             )
         fields = _Fields(record, where)
         self._note_unknown(fields, KNOWN_FIELDS[form])
-        return self._forms[form](fields, folder)
+        try:
+            return self._forms[form](fields, folder)
+        except ConversationError as error:
+            raise SampleError(f"{where}: {error}", "chat template") from error
 
     def _text_sample(self, fields: "_Fields", folder: Path) -> Sample:
         context = fields.content("context") if fields.has("context") else None
@@ -102,16 +113,14 @@ class SampleReader:
         spans = fields.spans("evidence", len(context)) if context else ()
         position = middle_position(spans[0], len(context)) if context and spans else None
         self._note_markers(question, context or "")
-        prompt: Part | ContextPart
-        if context is None:
-            prompt = Part(self._template.prompt(question, None), learn=False)
-        else:
-            before, after = self._template.around_context(question)
-            prompt = ContextPart(before, context, after, spans)
+        message: str | ContextPart = self._wording.message(question, None)
+        if context is not None:
+            before, after = self._wording.around_context(question)
+            message = ContextPart(before, context, after, spans)
         return Sample(
             id=fields.text("id"),
             kind=fields.kind(),
-            parts=(prompt, *self._answer(fields)),
+            parts=self._template.parts(None, [self._turn(message, fields)]),
             evidence_position=position,
         )
 
@@ -121,14 +130,17 @@ class SampleReader:
         if max(evidence) >= len(segments):
             raise fields.error("evidence", f"slot {max(evidence)} is beyond the segments")
         self._note_markers(question)
-        before, after = self._template.around_context(question)
+        before, after = self._wording.around_context(question)
         store = folder / fields.text("store")
+        # A recipe states its length under the template and the design of its synthesis.
+        counted = fields.get("template_sha256", str, required=False) or FILM.sha256
         stated = fields.get("n_tokens", int, required=False)
-        is_stated = self._states_length and not self._uses_attempt(fields)
+        is_stated = counted == self._template.sha256 and not self._uses_attempt(fields)
+        message = JoinedPart(before, store, segments, after, evidence)
         return Sample(
             id=identity,
             kind=fields.kind(),
-            parts=(JoinedPart(before, store, segments, after, evidence), *self._answer(fields)),
+            parts=self._template.parts(None, [self._turn(message, fields)]),
             evidence_position=slot_position(identity, min(evidence), len(segments)),
             stated_tokens=stated if is_stated else None,
         )
@@ -136,51 +148,51 @@ class SampleReader:
     def _uses_attempt(self, fields: "_Fields") -> bool:
         return self._design.has_attempt and fields.has("attempt")
 
-    def _answer(self, fields: "_Fields") -> Iterable[Part]:
+    def _turn(self, message: str | JoinedPart | ContextPart, fields: "_Fields") -> Turn:
+        attempt = None
         if self._uses_attempt(fields):
-            yield Part(fields.text("attempt"), learn=False)
+            attempt = fields.text("attempt")
         elif self._design.has_attempt:
             self.notes["samples without an attempt: their whole answer is learnt"] += 1
         elif fields.has("attempt"):
             self.notes[f"samples with an attempt, which design {self._design.name} leaves out"] += 1
-        answer = fields.text("answer") + self._template.answer_end
-        yield Part(answer, learn=True, ends_turn=True)
+        return Turn(message, fields.text("answer"), attempt=attempt)
 
     def _chat_sample(self, fields: "_Fields", folder: Path) -> Sample:
-        parts: list[Part] = []
+        turns: list[Turn] = []
         system: str | None = None
-        expected = "user"
+        user: str | None = None
         if fields.has("attempt"):
             raise fields.error("attempt", "has no meaning in a chat: write the sample as parts")
         for message in fields.objects("messages"):
             self._note_unknown(message, MESSAGE_FIELDS)
             role, content = message.text("role"), message.text("content")
-            if role == "system" and not parts and system is None:
+            expected = "user" if user is None else "assistant"
+            if role == "system" and not turns and system is None and user is None:
                 system = self._generic_system if self._design.erases_system else content
             elif role != expected:
                 raise message.error("role", f"is {role!r} where {expected!r} is expected")
-            elif role == "user":
+            elif user is None:
                 self._note_markers(content)
-                parts.append(Part(self._template.turn(content, system), learn=False))
-                system, expected = None, "assistant"
+                user = content
             else:
                 train = message.get("train", bool, required=False)
                 learn = train is not False or self._design.learns_every_turn
-                parts.append(Part(content + self._template.answer_end, learn, ends_turn=True))
-                expected = "user"
-        if expected != "user" or not parts:
+                turns.append(Turn(user, content, learn))
+                user = None
+        if user is not None or not turns:
             raise fields.error("messages", "must end with an assistant turn")
-        return Sample(fields.text("id"), fields.kind("chat"), tuple(parts))
+        parts = self._template.parts(system, turns)
+        return Sample(fields.text("id"), fields.kind("chat"), parts)
 
     def _parts_sample(self, fields: "_Fields", folder: Path) -> Sample:
         objects = fields.objects("parts")
         for part in objects:
             self._note_unknown(part, PART_FIELDS)
-        parts = tuple(
-            Part(part.part_text(), part.get("learn", bool), ends_turn=index == len(objects) - 1)
-            for index, part in enumerate(objects)
-        )
-        return Sample(fields.text("id"), fields.kind("parts"), parts)
+        texts = [Part(part.part_text(), part.get("learn", bool)) for part in objects]
+        parts: list[SamplePart] = [ControlPart(BEGIN_OF_SEQUENCE), *texts]
+        parts.append(ControlPart(self._template.end_token, texts[-1].learn))
+        return Sample(fields.text("id"), fields.kind("parts"), tuple(parts))
 
     def _note_unknown(self, fields: "_Fields", known: frozenset[str]) -> None:
         for name in fields.unknown(known):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_in2.data.packing.samples import middle_position
-from megatron_in2.records import ContextPart, JoinedPart, Part, Sample, id_hash, slot_position
+from megatron_in2.records import ContextPart, JoinedPart, Sample, id_hash, slot_position
 from megatron_in2.segment_store import SegmentStore
 
 
@@ -42,36 +42,42 @@ def shortened(
     sample: Sample,
     excess: int,
     open_store: Callable[[JoinedPart], SegmentStore],
-    count_tokens: Callable[[str], int],
+    count_line: Callable[[str], int],
 ) -> Sample | None:
     """Cut at least ``excess`` tokens of fillers from a sample's context.
 
     A recipe loses segments; a text loses lines that hold no evidence.
 
     Args:
-        sample: one whose first part holds the context.
+        sample: one of whose parts holds the context.
         excess: tokens that must go.
         open_store: opens a recipe's segment store.
-        count_tokens: counts the tokens of a line behind a newline.
+        count_line: counts the tokens of a line, its newline included.
 
     Returns:
         The shorter sample, or None where it has no context, its evidence is not known, or its
         fillers do not suffice.
     """
-    part = sample.parts[0]
-    if isinstance(part, Part) or not part.evidence:
+    kinds = (JoinedPart, ContextPart)
+    contexts = [i for i, part in enumerate(sample.parts) if isinstance(part, kinds)]
+    if not contexts:
+        return None
+    place = contexts[0]
+    part = sample.parts[place]
+    assert isinstance(part, JoinedPart | ContextPart)
+    if not part.evidence:
         return None
     cut: tuple[JoinedPart | ContextPart, float] | None
     if isinstance(part, JoinedPart):
         cut = _shorter_recipe(sample.id, part, excess, open_store(part))
     else:
-        cut = _shorter_text(sample.id, part, excess, count_tokens)
+        cut = _shorter_text(sample.id, part, excess, count_line)
     if cut is None:
         return None
     short, position = cut
     return replace(
         sample,
-        parts=(short, *sample.parts[1:]),
+        parts=(*sample.parts[:place], short, *sample.parts[place + 1 :]),
         evidence_position=position,
         stated_tokens=None,
     )
@@ -80,7 +86,7 @@ def shortened(
 def _shorter_recipe(
     identity: str, part: JoinedPart, excess: int, store: SegmentStore
 ) -> tuple[JoinedPart, float] | None:
-    costs = store.lengths[np.array(part.segments)] + 1
+    costs = store.lengths[np.array(part.segments)] + store.line_end_tokens
     kept = kept_slots(costs, set(part.evidence), excess, id_hash(identity))
     if kept is None:
         return None
@@ -90,7 +96,7 @@ def _shorter_recipe(
 
 
 def _shorter_text(
-    identity: str, part: ContextPart, excess: int, count_tokens: Callable[[str], int]
+    identity: str, part: ContextPart, excess: int, count_line: Callable[[str], int]
 ) -> tuple[ContextPart, float] | None:
     lines = part.context.split("\n")
     starts = list(itertools.accumulate((len(line) + 1 for line in lines), initial=0))
@@ -101,7 +107,7 @@ def _shorter_text(
         for first, last in zip(first_lines, last_lines, strict=True)
         for line in range(first, last + 1)
     }
-    costs = np.array([count_tokens(line) + 1 for line in lines], np.int64)
+    costs = np.array([count_line(line) for line in lines], np.int64)
     kept = kept_slots(costs, held, excess, id_hash(identity))
     if kept is None:
         return None

@@ -12,7 +12,7 @@ from megatron_in2.data.packing.encode import CompactSample, SampleEncoder
 from megatron_in2.data.packing.inputs import Chunk
 from megatron_in2.data.packing.samples import SampleError, SampleReader
 from megatron_in2.errors import InputError
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.base import Template
 from megatron_in2.tokenizers.load import load_tokenizer
 
 AHEAD = 2  # chunks a worker may be ahead of the packer; this bounds the memory
@@ -23,7 +23,7 @@ class EncodeOptions:
     """What a worker needs to know; small enough to send."""
 
     tokenizer_model: str
-    template: InstructionTemplate
+    template: Template
     design: Design
     generic_system: str
     seq_length: int

@@ -10,9 +10,11 @@ from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
-from megatron_in2.templates.load import load_template, read_template_beside
+from megatron_in2.templates.load import BASE, load_template, read_template_beside
+from megatron_in2.tokenizers.files import read_chat_template
+from megatron_in2.tokenizers.load import load_tokenizer
 
 TASK_FILES = Path(__file__).parent / "harness"
 SHOTS = {"mmlu": 5}  # of the harness' own tasks; the others take none, our files name theirs
@@ -32,7 +34,8 @@ class HarnessConfig:
         limit: samples of each task; 0 takes all.
         batch_size: samples at a time.
         template: writes the prompts of our tasks: film, chatml, a YAML file, an export's
-            directory; empty takes the one beside the model, or FILM's where there is none.
+            directory, or base: the model's own chat template; empty takes the one that the model
+            was trained with, else its own, or FILM's where it has none.
     """
 
     model: Path
@@ -90,15 +93,18 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
     return scores, not_run
 
 
-def model_template(config: HarnessConfig) -> InstructionTemplate:
+def model_template(config: HarnessConfig) -> Template:
     """Return the template that a run's prompts are written with.
 
     Raises:
         InputError: there is no template of the name given.
     """
-    if config.template:
+    if config.template and config.template != BASE:
         return load_template(config.template)
-    return read_template_beside(config.model) or FILM
+    found = None if config.template else read_template_beside(config.model)
+    if found is None and read_chat_template(config.model) is not None:
+        found = load_template(BASE, load_tokenizer(str(config.model)))
+    return found or FILM
 
 
 def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
 
-_template: ContextVar[InstructionTemplate] = ContextVar("template", default=FILM)
+_template: ContextVar[Template] = ContextVar("template", default=FILM)
 
 
 @contextmanager
-def prompting_with(template: InstructionTemplate) -> Iterator[None]:
+def prompting_with(template: Template) -> Iterator[None]:
     """Have prompts written with a template inside the block; FILM's is used outside of one."""
     token = _template.set(template)
     try:
@@ -24,6 +24,7 @@ def prompting_with(template: InstructionTemplate) -> Iterator[None]:
         _template.reset(token)
 
 
-def current_template() -> InstructionTemplate:
-    """Return the template that prompts are written with now."""
-    return _template.get()
+def write_prompt(instruction: str, context: str | None = None) -> str:
+    """Return the prompt for an instruction, with or without a context, as text."""
+    template = _template.get()
+    return template.prompt_text(template.wording.message(instruction, context))

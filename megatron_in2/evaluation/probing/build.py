@@ -12,7 +12,8 @@ from megatron_in2.evaluation.probing.associations import ASSOCIATIONS, NAMES, le
 from megatron_in2.evaluation.probing.tasks import ProbeTask, TaskName, Unit, find_task, read_units
 from megatron_in2.files import atomic_file
 from megatron_in2.progress import progress_bar
-from megatron_in2.templates.base import InstructionTemplate
+from megatron_in2.templates.base import Template, Turn
+from megatron_in2.templates.ids import count_tokens
 from megatron_in2.tokenizers.base import Tokenizer
 
 
@@ -62,7 +63,7 @@ def build_probes(
     output: Path,
     config: BuildConfig,
     tokenizer: Tokenizer,
-    template: InstructionTemplate,
+    template: Template,
 ) -> tuple[int, int]:
     """Write ``output/TASK.jsonl``, one probe a line in the published form.
 
@@ -98,7 +99,8 @@ def build_probes(
                 if asked is None:
                     skipped += 1
                     continue
-                prompt = template.prompt(asked.question, asked.context)
+                message = template.wording.message(asked.question, asked.context)
+                prompt = template.prompt_text(message)
                 probe = {
                     "prompt": prompt,
                     "completion": asked.answer,
@@ -120,11 +122,12 @@ def _fill(
     task: ProbeTask,
     config: BuildConfig,
     tokenizer: Tokenizer,
-    template: InstructionTemplate,
+    template: Template,
 ) -> list[Unit]:
     """Take units in order while the longest question about them still fits."""
     chosen: list[Unit] = []
-    tokens = 1 + len(tokenizer.encode(template.prompt("", "")))
+    *prompt, _, _ = template.parts(None, [Turn(template.wording.message("", ""), "answer")])
+    tokens = count_tokens(prompt, tokenizer)
     if task.name == "association":
         tokens += _longest_association(tokenizer)
     longest = 0

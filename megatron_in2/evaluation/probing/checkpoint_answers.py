@@ -17,11 +17,18 @@ import torch
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.lines import Line
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.film import FILM
+from megatron_in2.templates.ids import end_id, part_ids
+from megatron_in2.templates.load import read_template_beside
+from megatron_in2.templates.own import OwnTemplate, own_template
+from megatron_in2.templates.wordings import WORDINGS
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
 _LARGEST_GROUP = 64  # probes encoded ahead; by then the prefix's price is spread thin
 _WORTH_SHARING = 0.5  # of a prompt
+_NO_ANSWER = "?"  # in the place of an answer that a probe does not have
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class CheckpointAnswerer:
     forced) and ``answer_tokens``.
 
     Args:
-        folder: the checkpoint, its SentencePiece model with it.
+        folder: the checkpoint, its tokenizer's files with it.
         batch_size: probes answered at a time.
         share_prefix: compute what neighbouring prompts have in common only once.
 
@@ -61,6 +68,8 @@ class CheckpointAnswerer:
         self.batch_size = batch_size
         self.share_prefix = share_prefix
         self.model, self.tokenizer = _load(folder)
+        self.template = read_template_beside(folder) or _own_template(self.tokenizer)
+        self.end_id = end_id(self.template or FILM, self.tokenizer)
         self.identity = {"weights": _fingerprint(folder), "max_new_tokens": max_new_tokens}
 
     def answer(self, probes: list[Line]) -> Iterator[dict[str, Any]]:
@@ -80,10 +89,7 @@ class CheckpointAnswerer:
 
     def _encode(self, probe: Line) -> _Encoded:
         where, record = probe
-        prompt = [self.tokenizer.bos_id, *self.tokenizer.encode(record["prompt"])]
-        answer: list[int] = []
-        if isinstance(record.get("completion"), str):
-            answer = [*self.tokenizer.encode(record["completion"]), self.tokenizer.eos_id]
+        prompt, answer = self._ids(where, record)
         longest = self.model.config.max_position_embeddings
         needed = len(prompt) + max(len(answer), self.max_new_tokens)
         if needed > longest:
@@ -92,6 +98,35 @@ class CheckpointAnswerer:
                 "build shorter probes"
             )
         return _Encoded(np.array(prompt), np.array(answer, dtype=np.int64))
+
+    def _ids(self, where: str, record: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Return the ids of prompt and answer, as training has them.
+
+        Raises:
+            InputError: the prompt has control tokens that this model's template does not write.
+        """
+        completion, user = record.get("completion"), record.get("user")
+        prompt: str = record["prompt"]
+        start, end = user if isinstance(user, list) else (0, len(prompt))
+        if isinstance(self.template, OwnTemplate):
+            if self.template.prompt_text(prompt[start:end]) == prompt:
+                answer = completion if isinstance(completion, str) else _NO_ANSWER
+                *asked, said, stop = self.template.parts(None, [Turn(prompt[start:end], answer)])
+                answer_ids = part_ids((said, stop), self.tokenizer)
+                has_answer = isinstance(completion, str)
+                return part_ids(asked, self.tokenizer), answer_ids if has_answer else []
+            marks = prompt[:start] + prompt[end:]
+            if token := next((each for each in self.tokenizer.control_ids if each in marks), None):
+                raise InputError(
+                    f"{where}: the prompt has the control token {token}, but is not written as the "
+                    f"template of {self.folder} does: build the probes with --template "
+                    f"{self.folder}"
+                )
+        begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
+        answer_ids = []
+        if isinstance(completion, str):
+            answer_ids = [*self.tokenizer.encode(completion), self.tokenizer.eos_id]
+        return [*begin, *self.tokenizer.encode(prompt)], answer_ids
 
     def _groups(self, encoded: Iterator[_Encoded]) -> Iterator[tuple[int, list[_Encoded]]]:
         """Gather neighbours that share a prefix worth it.
@@ -155,7 +190,7 @@ class CheckpointAnswerer:
             past_key_values=_copied(cache, len(batch)),
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.tokenizer.eos_id,
+            eos_token_id=self.end_id,
             pad_token_id=self.tokenizer.eos_id,
         )
         return [self.tokenizer.decode(row) for row in output[:, width:].tolist()]
@@ -190,6 +225,14 @@ def _fingerprint(folder: Path) -> dict[str, list[int]]:
     """Tell weights apart without reading gigabytes: each file's size and time."""
     files = sorted(itertools.chain(folder.glob("*.safetensors"), folder.glob("*.bin")))
     return {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+
+
+def _own_template(tokenizer: Tokenizer) -> OwnTemplate | None:
+    """Return the model's own chat template; None where probes cannot be written with it."""
+    try:
+        return own_template(tokenizer, WORDINGS["plain"])
+    except InputError:
+        return None
 
 
 def _load(folder: Path) -> tuple[Any, Tokenizer]:

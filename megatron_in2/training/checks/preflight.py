@@ -64,7 +64,8 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
         raise InputError("checkpoint.dir is empty: name a directory to save in")
     if config.logging.wandb_project:
         require_wandb(config.logging.wandb_project)
-    tokenizer = load_tokenizer(config.data.tokenizer_model)
+    manifests = [read_manifest(prefix) for _, prefix in blend]
+    tokenizer = load_tokenizer(config.data.tokenizer_model, manifests[0].tokenizer_sha256)
     datasets = tuple(
         BlendPart(weight, prefix, _checked_dataset("data.train", str(prefix), config, tokenizer))
         for weight, prefix in blend

@@ -164,15 +164,15 @@ def test_thousands_of_random_joins_equal_the_whole_text(
 ) -> None:
     pieces = [line for text in texts for line in text.split("\n") if line.strip()]
     pieces += ["日本語 текст", "a  b", "\tcode()", "🙂 e\u0301", " ends ", "▁", "<s> </s>"]
-    segments = list(zip(pieces, tokenizer.encode_continuations(pieces), strict=True))
+    segments = list(zip(pieces, tokenizer.encode_lines(pieces), strict=True))
     store = write_store(tmp_path / "store", [("d", segments)], tokenizer)
     direct = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
     chance = np.random.default_rng(0)
-    before = FILM.around_context("Q")[0]
+    before = FILM.prompt("Q", "\0").split("\0")[0]
     start = direct.encode(before)
     for _ in range(3000):
         chosen = chance.integers(0, len(pieces), chance.integers(1, 9))
-        joined = np.frombuffer(store.join_bytes(chosen, tokenizer.newline_id), np.uint16)
+        joined = np.frombuffer(store.join_bytes(chosen, tokenizer.line_end), np.uint16)
         assert store.joined_length(chosen) == len(joined)
         whole = direct.encode(before + "\n".join(pieces[index] for index in chosen))
         assert [*start, *joined.tolist()] == whole
@@ -242,7 +242,7 @@ def test_truncation_of_recipes_keeps_evidence_and_question(
         evidence = [store.text(record["segments"][slot]) for slot in record["evidence"]]
         positions = [text.find(segment) for segment in evidence]
         if len(encoded.tokens) <= 700:
-            assert text.endswith(FILM.around_context(record["question"])[1])
+            assert text.endswith(FILM.prompt(record["question"], "\0").split("\0")[1])
             assert min(positions) >= 0
             assert positions == sorted(positions)
             assert 0 <= encoded.evidence_position <= 1
@@ -273,11 +273,11 @@ def test_truncation_of_texts_keeps_the_lines_with_evidence(
     limit = len(whole.tokens) - 5
     short = SampleEncoder(tokenizer, max_tokens=limit).encode(sample)
     if len(short.tokens) == len(whole.tokens):  # the fillers do not suffice
-        assert sum(len(tokenizer.encode_continuation(line)) + 1 for line in lines) < 5
+        assert sum(len(tokenizer.encode(line, "text")) + 1 for line in lines) < 5
         return
     assert len(short.tokens) <= limit
     text = tokenizer.decode(short.tokens[short.loss_mask == 0])
-    before, after = FILM.around_context("Q?")
+    before, after = FILM.prompt("Q?", "\0").split("\0")
     body = text.removeprefix(before).removesuffix(after)
     assert "THE needle\nspans two" in body
     assert (text.startswith(before), text.endswith(after)) == (True, True)

@@ -107,8 +107,7 @@ class World:
 
     def write_store(self, version: int) -> None:
         texts = [f"{WORDS[version]} is {what}." for what in ("old", "new", "far")]
-        encode = self.tokenizer.encode_continuation
-        segments = [(text, encode(text)) for text in texts]
+        segments = list(zip(texts, self.tokenizer.encode_lines(texts), strict=True))
         write_store(self.folder / "segments", [("a", segments)], self.tokenizer)
         self.store_version = version
 

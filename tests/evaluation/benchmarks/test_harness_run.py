@@ -16,7 +16,6 @@ from megatron_in2.evaluation.benchmarks.harness_run import (
 )
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.report import ModelScores, benchmark_table
-from megatron_in2.templates.base import template_wording
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import TEMPLATE_FILE
@@ -90,7 +89,7 @@ def test_prompts_to_the_byte(data: Path) -> None:
 def test_prompts_are_written_with_the_models_template(data: Path, tmp_path: Path) -> None:
     config = HarnessConfig(tmp_path, [])
     assert model_template(config) == FILM
-    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(template_wording(CHATML)))
+    (tmp_path / TEMPLATE_FILE).write_text(json.dumps(CHATML.values()))
     assert model_template(config) == CHATML
     assert model_template(replace(config, template="film")) == FILM
     film = {name: _prompt(name, data) for name in ("csqa", "narrativeqa", "gsm8k")}

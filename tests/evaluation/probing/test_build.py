@@ -9,9 +9,9 @@ from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
 from megatron_in2.evaluation.probing.endpoint_answers import user_message
 from megatron_in2.evaluation.probing.tasks import TASKS, find_task, read_units
-from megatron_in2.templates.base import InstructionTemplate
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.text import InstructionTemplate
 from megatron_in2.tokenizers.base import Tokenizer
 
 TOKENS = 4000
@@ -34,7 +34,7 @@ def built(pieces: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer: Tok
 def test_published_pieces(built: Path, pieces: Path, name: str, tokenizer: Tokenizer) -> None:
     task = find_task(name)
     units = {unit.piece: unit for unit in read_units(pieces, task)}
-    before, _ = FILM.around_context("")
+    before, _ = FILM.prompt("", "\0").split("\0")
     asked = 0
     for probe in _probes(built, name):
         body = probe["prompt"][len(before) :]

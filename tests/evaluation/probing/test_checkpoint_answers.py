@@ -13,7 +13,13 @@ from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswere
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 from megatron_in2.files import read_json_lines
+from megatron_in2.templates.base import Turn
+from megatron_in2.templates.ids import end_id, part_ids
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
+from tests.bases import write_own_template
+from tests.chat_templates import LLAMA_31
 
 SENTENCES = [f"Entry {n} tells of matter {n % 7}." for n in range(40)]
 
@@ -147,3 +153,48 @@ def test_folders_that_are_no_checkpoint(tiny_model: Path, tmp_path: Path) -> Non
     for numbers in ((0, 1), (8, 0)):
         with pytest.raises(InputError, match="give 1 or more"):
             CheckpointAnswerer(tiny_model, *numbers)
+
+
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory: pytest.TempPathFactory, llama3: Path) -> Path:
+    """A model whose base has a chat template of its own, with control tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("own")
+    write_own_template(llama3, folder, LLAMA_31)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=load_tokenizer(str(folder)).vocab_size,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_probes_are_encoded_as_the_model_was_trained(own_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    tokenizer, template = load_tokenizer(str(own_model)), load_template(str(own_model))
+    message = template.wording.message("Who ran?", "Bob sat.<|eot_id|>\nAnn ran.")
+    prompt = template.prompt_text(message)
+    probe = {"prompt": prompt, "completion": "Ann.", "user": list(template.user_span(prompt))}
+    parts = template.parts(None, [Turn(message, "Ann.")])
+    ids = part_ids(parts, tokenizer)
+    assert ids.count(end_id(template, tokenizer)) == 3  # not the one in the context
+    answer = part_ids(parts[-2:], tokenizer)
+    model = AutoModelForCausalLM.from_pretrained(own_model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    places = range(len(ids) - len(answer) - 1, len(ids) - 1)
+    expected = sum(float(logits[place, ids[place + 1]]) for place in places)
+    answerer = CheckpointAnswerer(own_model, max_new_tokens=2)
+    (prediction,) = answerer.answer([("p:1", probe)])
+    assert prediction["answer_tokens"] == len(answer)
+    assert prediction["answer_log_likelihood"] == pytest.approx(expected, rel=1e-5)
+    probe["prompt"] = prompt.replace("Today Date", "The Date")
+    with pytest.raises(InputError, match=r"p:1: the prompt has the control token <\|"):
+        list(answerer.answer([("p:1", {**probe, "user": [v - 2 for v in probe["user"]]})]))

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from megatron_in2.evaluation.benchmarks import metrics
-from megatron_in2.evaluation.benchmarks.prompting import current_template
+from megatron_in2.evaluation.benchmarks.prompting import write_prompt
 
 Document = dict[str, Any]
 
@@ -13,7 +13,7 @@ def _long_prompt(document: Document, instruction: str) -> str:
     """Put LongBench's context and question into the template; summaries ask no question."""
     question = document.get("question", document.get("input", ""))
     asked = instruction.format(question=question).strip()
-    return current_template().prompt(asked, document["context"])
+    return write_prompt(asked, document["context"])
 
 
 _SHORT_ANSWER = "Answer the question based on the {source}. Give only a short answer."
@@ -64,12 +64,12 @@ def choice_prompt(document: Document) -> str:
         f"Answer the following question.\nQuestion: {document['question']}\n"
         f"Candidates:\n{candidates}Choose one answer from {' / '.join(choices['label'])}."
     )
-    return f"{current_template().prompt(instruction, None)}\nThe answer is"
+    return f"{write_prompt(instruction)}\nThe answer is"
 
 
 def with_template(documents: Any) -> Any:
     """Add what comes before and after the examples and the question: the template, cut open."""
-    head, tail = current_template().prompt("\0", None).split("\0")
+    head, tail = write_prompt("\0").split("\0")
     return documents.map(lambda _: {"template_head": head, "template_tail": tail})
 
 
