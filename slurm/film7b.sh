@@ -199,10 +199,10 @@ run_alone() {
 
 # A base in Hugging Face's form is imported once; the run and its restarts then start from that.
 if [ -n "${IN2_BASE:-}" ] && [ ! -e "$init" ]; then
-    say "importing $IN2_BASE"
+    log "importing $IN2_BASE"
     run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" || {
         code=$?
-        say "the import failed with exit code $code: nothing was started, nothing is requeued" >&2
+        log "the import failed with exit code $code: nothing was started, nothing is requeued" >&2
         exit "$code"
     }
 fi

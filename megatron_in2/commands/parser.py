@@ -1,5 +1,6 @@
 """What every command shares: its options, its subcommands, and how it ends."""
 
+import argparse
 import ast
 import os
 import re
@@ -156,6 +157,10 @@ def _refused(message: str) -> InputError:
 class _Formatter(jsonargparse.DefaultHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        # jsonargparse shows the types of plain options only as Python prints them.
+        return super()._expand_help(action).replace("type: <class 'Path'>", "type: path")
 
 
 @dataclass(frozen=True)

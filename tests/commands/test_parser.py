@@ -54,6 +54,7 @@ def test_every_tool_has_help_with_an_example(tool: str, run_here: RunTool) -> No
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: python tools/{tool}.py")
     assert f"    python tools/{tool}.py" in result.stdout
+    assert "<class" not in result.stdout
 
 
 @pytest.mark.parametrize("tool", TOOLS)
