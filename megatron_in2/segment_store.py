@@ -52,6 +52,7 @@ class SegmentStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._latest_line: tuple[int, dict[str, str]] | None = None
         if not (path / "store.json").is_file():
             raise InputError(f"segment store {path} does not exist or is incomplete")
         self.manifest: dict[str, Any] = _checked_manifest(path, read_json(path / "store.json"))
@@ -223,11 +224,17 @@ class SegmentStore:
         """Return the id of the document that a segment is cut from."""
         return self._line(segment)["document"]
 
+    @cached_property
+    def _text_bytes(self) -> npt.NDArray[np.uint8]:
+        """The bytes of text.jsonl, memory-mapped."""
+        return np.memmap(self.path / "text.jsonl", np.uint8, "r").view(np.ndarray)
+
     def _line(self, segment: int) -> dict[str, str]:
-        with open(self.path / "text.jsonl", "rb") as stream:
-            stream.seek(int(self._text_offsets[segment]))
-            line: dict[str, str] = json.loads(stream.readline())
-            return line
+        latest = self._latest_line
+        if latest is None or latest[0] != segment:
+            start, end = self._text_offsets[segment : segment + 2].tolist()
+            latest = self._latest_line = segment, json.loads(self._text_bytes[start:end].tobytes())
+        return latest[1]
 
 
 def _checked_manifest(path: Path, values: Any) -> dict[str, Any]:

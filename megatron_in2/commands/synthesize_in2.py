@@ -4,6 +4,8 @@ Examples:
     %(prog)s --config megatron_in2/quickstart/synthesis.yaml \
         --output runs/samples.jsonl
     OPENAI_API_KEY=... %(prog)s --config configs/in2_film.yaml \
+        --output data/in2.jsonl --pilot 200
+    OPENAI_API_KEY=... %(prog)s --config configs/in2_film.yaml \
         --output data/in2.jsonl --shard 3 --num-shards 16 --max-cost 500
 
 Ctrl-C and SIGTERM end a run after the replies under way have arrived; a second one ends it at once.
@@ -15,16 +17,17 @@ the journal is asked for again. A shard's output is named X.00003-of-00016.jsonl
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
 from megatron_in2.commands.parser import CommandParser, called_as, config_of, run_command
-from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, InputError
 from megatron_in2.processes import exit_at_once, heeded_signals
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.estimate import Estimate, estimate_run
+from megatron_in2.synthesis.pilot import SHOWN_SAMPLES, Pilot, run_pilot
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 
 
@@ -36,15 +39,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--shard", type=int, default=0, help="which part of the work to do, from 0")
     add("--num-shards", type=int, default=1, help="parts that the work is divided in")
     add("--dry-run", action="store_true", help="estimate tokens and price without a call")
+    add(
+        "--pilot",
+        type=int,
+        help="ask so many questions only; show what becomes of them, and prices",
+    )
     options = parser.read(arguments)
     config = config_of(options, SynthesisConfig)
     run = config_of(options, RunOptions, shard=Shard(options.shard, options.num_shards))
+    if options.dry_run and options.pilot is not None:
+        raise InputError("--dry-run calls nobody and --pilot does: give one of them")
     if options.dry_run:
         _print_estimate(estimate_run(config, options.output, run))
         return 0
+    return _stoppable(lambda: _run(config, options.output, run, options.pilot))
+
+
+def _run(config: SynthesisConfig, output: Path, run: RunOptions, pilot: int | None) -> None:
+    if pilot is None:
+        _print_tally(synthesize(config, output, run))
+    else:
+        _print_pilot(run_pilot(config, output, run, pilot))
+
+
+def _stoppable(work: Callable[[], None]) -> int:
+    """Do paid work; a stop signal ends it in an orderly way. Return the exit code."""
     earlier = {number: signal.signal(number, _stop) for number in heeded_signals()}
     try:
-        _print_tally(synthesize(config, options.output, run))
+        work()
     except _StoppedError as stopped:
         print(f"{called_as()}: stopped by {stopped}: run again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_REQUEUE
@@ -80,6 +102,22 @@ def _print_tally(tally: Tally) -> None:
             f"may have cost ${tally.calls['possible_cost']:.4f} more"
         )
     print(f"{tally.output} is complete")
+
+
+def _print_pilot(pilot: Pilot) -> None:
+    for kind in pilot.kinds:
+        for sample in kind.samples[: -(-SHOWN_SAMPLES // len(pilot.kinds))]:
+            print(f"--- {sample.id}\n{sample.evidence}")
+            print(f"QUESTION: {sample.question}\n  ANSWER: {sample.answer}\n")
+    for kind in pilot.kinds:
+        share = f"{kind.accepted / kind.asked:.0%}" if kind.asked else "-"
+        print(f"{kind.kind:>14} {kind.accepted:>9,} of {kind.asked:,} questions accepted ({share})")
+        for reason, count in kind.dropped.most_common():
+            print(f"{'dropped':>14} {count:>9,} {reason}")
+    for name, price in pilot.prices.items():
+        print(f"{name:>14} {'$' + format(price, ',.2f'):>9} for all samples of the mixture")
+    if pilot.prices:
+        print(f"{'whole':>14} {'$' + format(sum(pilot.prices.values()), ',.2f'):>9}")
 
 
 def _print_estimate(estimate: Estimate) -> None:

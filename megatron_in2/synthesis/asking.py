@@ -64,10 +64,14 @@ class LaneEnd:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of one question: ``reason`` to drop it, or None."""
+    """What became of one question: ``reason`` to drop it, or None.
+
+    ``key`` is the hash that it shares with questions that differ in case and punctuation only.
+    """
 
     draft: Draft
     reason: str | None
+    key: int
     frame_tokens: int = 0
 
 
@@ -122,7 +126,7 @@ class Asker:
         has_space: Callable[[], bool],
     ) -> None:
         self._writer = writer
-        self._config = config
+        self._config = config if writer.gives_quotes else replace(config, citations=False)
         self._admit = admit
         self._rejects = rejects
         self._hand_on = hand_on
@@ -213,7 +217,7 @@ class Asker:
             state.dropped += 1
         else:
             self._progress.update()
-            if self._config.duplicate_questions and self._came_before(verdict.draft, self._arrived):
+            if self._config.duplicate_questions and self._came_before(verdict.key, self._arrived):
                 reason = "question asked before"
         self._show_cost()
         try:
@@ -228,7 +232,7 @@ class Asker:
             frame_tokens, reason = self._admit(evidence, draft)
         if reason is None:
             reason = await first_paid_problem(draft, evidence, self._config, self._writer)
-        return Verdict(draft, reason, frame_tokens)
+        return Verdict(draft, reason, id_hash(question_key(draft.question)), frame_tokens)
 
     def _hand_on_ready(self, states: deque[_LaneState]) -> bool:
         """Hand on what is settled behind nothing unsettled; return whether there was any."""
@@ -263,7 +267,7 @@ class Asker:
         if (
             reason is None
             and self._config.duplicate_questions
-            and self._came_before(draft, self._accepted)
+            and self._came_before(verdict.key, self._accepted)
         ):
             reason = "question asked before"
             state.dropped += 1
@@ -277,8 +281,7 @@ class Asker:
         return None
 
     @staticmethod
-    def _came_before(draft: Draft, before: set[int]) -> bool:
-        key = id_hash(question_key(draft.question))
+    def _came_before(key: int, before: set[int]) -> bool:
         if key in before:
             return True
         before.add(key)

@@ -51,6 +51,31 @@ class Composer:
         """Whether evidence can be composed within the longest length."""
         return self.needed_tokens(evidence, frame_tokens) <= self._max_tokens
 
+    def original_text(
+        self, evidence: Sequence[int], frame_tokens: int
+    ) -> tuple[list[int], list[int], int]:
+        """Put evidence that :meth:`fits` in the document that it comes from.
+
+        Args:
+            evidence: consecutive segments of one document.
+            frame_tokens: tokens of the sample outside its context.
+
+        Returns:
+            (segments in order, slots of the evidence, tokens of the encoded sample). The segments
+            are the whole document, or as much of it around the evidence as fits.
+        """
+        own = int(self._documents[evidence[0]])
+        start, end = np.searchsorted(self._documents, [own, own + 1]).tolist()
+        low, high = evidence[0], evidence[-1] + 1
+        length, grows = self.needed_tokens(evidence, frame_tokens), True
+        while grows:
+            grows = False
+            for segment in (low - 1, high):
+                if start <= segment < end and length + self._costs[segment] <= self._max_tokens:
+                    length += int(self._costs[segment])
+                    low, high, grows = min(low, segment), max(high, segment + 1), True
+        return list(range(low, high)), [segment - low for segment in evidence], length
+
     def compose(
         self,
         evidence: Sequence[int],

@@ -16,9 +16,9 @@ CorpusSource = Literal["python", "files", "hub"]
 InstructionsSource = Literal["files", "hub"]
 WriterName = Literal["extractive", "openai", "openai-batch"]
 Fillers = Literal["random", "hard"]
+InstructionWording = Literal["film", "chat"]
 LONG_KINDS = ("fine_grained", "integration")
-EVIDENCE_KINDS = (*LONG_KINDS, "short")  # made from the corpus
-KINDS = (*EVIDENCE_KINDS, "instruction")
+KINDS = (*LONG_KINDS, "short", "instruction")
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,12 @@ class SegmentConfig:
 
     Args:
         min_tokens: a segment grows by whole lines until it has this many tokens (paper: 128).
+        max_tokens: a longer segment is cut, at the ends of sentences if it has any; 0 never cuts
+            a line (paper).
     """
 
     min_tokens: int = 128
+    max_tokens: int = 512
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class MixtureConfig:
         total: 0: the fields below are counts; else they are shares of this many samples.
         fine_grained: one segment is the evidence of a long context (paper: 1.1 M).
         integration: all segments of one document are the evidence (paper: 300 K).
-        short: the document itself is the context (paper: 150 K).
+        short: questions of both types whose context is their original text (paper: 150 K).
         instruction: general chat data, see ``instructions`` (paper: 200 K of OpenOrca).
     """
 
@@ -147,6 +150,13 @@ class MixtureConfig:
         return counts
 
 
+def short_questions(counts: dict[str, int]) -> dict[str, int]:
+    """Divide the ``short`` samples among the long kinds, in proportion to their own counts."""
+    short, long = counts["short"], sum(counts[kind] for kind in LONG_KINDS)
+    integration = round(short * counts["integration"] / long) if long else 0
+    return {"fine_grained": short - integration, "integration": integration}
+
+
 @dataclass(frozen=True)
 class InstructionsConfig:
     """Where general instruction data comes from.
@@ -161,6 +171,9 @@ class InstructionsConfig:
         system_field: else: field of the system prompt, which may be absent or empty.
         question_field: else: field of the user's turn.
         response_field: else: field of the assistant's turn.
+        wording: of records without ``messages_field``: film (FILM's wording for an instruction
+            without context; the system prompt, if any, comes before the question) | chat (turns
+            of their own, as prompt erasing needs them).
     """
 
     source: InstructionsSource = "hub"
@@ -172,6 +185,7 @@ class InstructionsConfig:
     system_field: str = "system_prompt"
     question_field: str = "question"
     response_field: str = "response"
+    wording: InstructionWording = "film"
 
 
 @dataclass(frozen=True)
@@ -183,7 +197,7 @@ class FilterConfig:
         max_copied_words: drop answers that copy a longer run of words from the evidence; 0: off.
         duplicate_questions: drop a question that was asked before in this shard.
         citations: drop integration answers whose quotes are not in the cited pieces, or that
-            cite fewer than two pieces.
+            cite fewer than two pieces; off where the prompt asks for no quotes.
         closed_book: ask the writer without the context; drop what it answers rightly.
         closed_book_f1: token F1 with the answer from which on closed-book counts as right.
         verify: ask the writer whether the evidence supports the answer; drop what it does not.
@@ -327,6 +341,12 @@ class SynthesisConfig:
         ):
             if value < 1:
                 raise InputError(f"{name}={value}: must be 1 or more")
+        segments = self.segments
+        if segments.max_tokens and segments.max_tokens < 2 * segments.min_tokens:
+            raise InputError(
+                f"segments.max_tokens={segments.max_tokens}: must be at least twice "
+                f"segments.min_tokens={segments.min_tokens}, or 0 for no limit"
+            )
         for name, share in (
             ("composition.hard_share", composition.hard_share),
             ("near_duplicates.threshold", self.near_duplicates.threshold),

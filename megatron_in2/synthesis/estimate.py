@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import EVIDENCE_KINDS, SynthesisConfig
+from megatron_in2.synthesis.config import LONG_KINDS, SynthesisConfig, short_questions
 from megatron_in2.synthesis.evidence import EvidenceWalk
 from megatron_in2.synthesis.llm.journal import Journal, JournalSummary
 from megatron_in2.synthesis.llm.prompts import load_prompts
@@ -56,8 +56,11 @@ def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> 
         requests_of = RequestMaker(config.openai, load_prompts(config.openai.prompts), tokenizer)
         walk = EvidenceWalk(store, config.composition.max_tokens, config.seed)
         requests, prompt_tokens = 0, 0
-        for kind in EVIDENCE_KINDS:
-            wanted = options.shard.part_of(config.mixture.counts()[kind])
+        parts = {
+            kind: options.shard.part_of(count) for kind, count in config.mixture.counts().items()
+        }
+        for kind in LONG_KINDS:
+            wanted = parts[kind] + short_questions(parts)[kind]
             usable = (each for each in walk.candidates(kind) if isinstance(each, Evidence))
             sampled = list(itertools.islice(usable, min(wanted, SAMPLED_PROMPTS)))
             if sampled:

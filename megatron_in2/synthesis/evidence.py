@@ -43,17 +43,29 @@ class EvidenceWalk:
 
         Each unit comes once; those too long, or of too few segments, are unusable.
         """
-        order = generator_for(self._seed, kind, "order").permutation(self.count(kind))
-        for unit in order:
+        for unit in self._order(kind):
             segments = self._segments(kind, int(unit))
             identity = self._identity(kind, segments)
             if (reason := self._problem(kind, segments)) is not None:
                 yield Unusable(identity, kind, reason)
                 continue
             texts = tuple(self._store.text(segment) for segment in segments)
-            if kind == "short":
-                texts = ("\n".join(texts),)
             yield Evidence(identity, kind, segments, texts)
+
+    def _order(self, kind: str) -> npt.NDArray[np.int64]:
+        """Return all units in random order.
+
+        Of segments, one random segment of every document comes first, as in the paper's
+        Algorithm 1; only when all documents have had their turn does a second one follow.
+        """
+        order = generator_for(self._seed, kind, "order").permutation(self.count(kind))
+        if kind != "fine_grained":
+            return order
+        by_document = np.argsort(self._store.documents[order], kind="stable")
+        documents = self._store.documents[order[by_document]]
+        turn = np.empty_like(order)
+        turn[by_document] = np.arange(len(order)) - self._first[documents]
+        return order[np.argsort(turn, kind="stable")]
 
     def _segments(self, kind: str, unit: int) -> tuple[int, ...]:
         if kind == "fine_grained":
@@ -69,7 +81,7 @@ class EvidenceWalk:
         return f"{kind}/{document}/{place}"
 
     def _problem(self, kind: str, segments: tuple[int, ...]) -> str | None:
-        tokens = int(self._store.lengths[list(segments)].sum())
+        tokens = sum(int(self._store.lengths[segment]) for segment in segments)
         if kind == "integration":
             if len(segments) < 2:
                 return "document has one segment"

@@ -24,6 +24,7 @@ class ExtractiveWriter:
 
     window = 64
     is_paid = False
+    gives_quotes = True
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -47,6 +48,9 @@ class ExtractiveWriter:
         return any(draft.answer in text for text in texts)
 
     def cost(self) -> float | None:
+        return None
+
+    def used_cost(self) -> float | None:
         return None
 
     def calls(self) -> dict[str, Any] | None:

@@ -27,10 +27,9 @@ def first_problem(draft: Draft, evidence: Evidence, config: FilterConfig) -> str
         return draft.problem
     if config.context_phrases and speaks_of_context(draft):
         return "speaks of the context"
-    if config.max_copied_words:
-        copied = longest_copied_run(draft.answer, evidence.texts)
-        if copied > config.max_copied_words:
-            return "answer copied from the evidence"
+    most = config.max_copied_words
+    if most and copies_more(draft.answer, evidence.texts, most):
+        return "answer copied from the evidence"
     if config.citations and evidence.kind == "integration" and not cites_rightly(draft, evidence):
         return "evidence lacks what the answer cites"
     return None
@@ -54,17 +53,14 @@ def speaks_of_context(draft: Draft) -> bool:
     return any(_CONTEXT_PHRASE.search(text) for text in (draft.question, draft.answer))
 
 
-def longest_copied_run(answer: str, texts: tuple[str, ...]) -> int:
-    """Return the length in words of the longest run of the answer that one text contains."""
+def copies_more(answer: str, texts: tuple[str, ...], most: int) -> bool:
+    """Whether a run of more than ``most`` words of the answer occurs in one of the texts."""
     words = _words(answer)
+    if len(words) <= most:
+        return False
     sources = [f" {' '.join(_words(text))} " for text in texts]
-    longest, start = 0, 0
-    # A window that only grows: each word is the end of a run once.
-    for end in range(1, len(words) + 1):
-        while start < end and not _occurs_in(words[start:end], sources):
-            start += 1
-        longest = max(longest, end - start)
-    return longest
+    runs = (words[start : start + most + 1] for start in range(len(words) - most))
+    return any(f" {' '.join(run)} " in source for run in runs for source in sources)
 
 
 def cites_rightly(draft: Draft, evidence: Evidence) -> bool:
@@ -91,11 +87,6 @@ def token_f1(first: str, second: str) -> float:
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
-
-
-def _occurs_in(words: list[str], sources: list[str]) -> bool:
-    run = f" {' '.join(words)} "
-    return any(run in source for source in sources)
 
 
 def _folded(text: str) -> str:

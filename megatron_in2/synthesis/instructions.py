@@ -5,6 +5,7 @@ import heapq
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,31 @@ from megatron_in2.templates.ids import count_tokens
 from megatron_in2.tokenizers.base import Tokenizer
 
 Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Conversation:
+    """One record: ``is_chat`` if its turns stay turns, else one instruction with its answer."""
+
+    where: str
+    id: str
+    messages: Messages
+    is_chat: bool
+
+    @property
+    def instruction(self) -> str:
+        """The system prompt, if any, and the question."""
+        return "\n\n".join(message["content"] for message in self.messages[:-1])
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1]["content"]
+
+    def fields(self) -> dict[str, object]:
+        """Return the sample's own fields."""
+        if self.is_chat:
+            return {"messages": self.messages}
+        return {"question": self.instruction, "answer": self.answer}
 
 
 class InstructionStage:
@@ -61,39 +87,48 @@ class InstructionStage:
         smallest: list[tuple[int, int]] = []  # (minus rank, minus place): the largest rank first
         ranks: set[int] = set()
         bar = progress_bar(self._conversations(), desc="instructions", unit=" records")
-        for place, (where, identity, messages) in enumerate(bar):
-            rank = self._rank(identity)
+        for place, conversation in enumerate(bar):
+            rank = self._rank(conversation.id)
             if len(smallest) == wanted and rank > -smallest[0][0]:
                 continue
-            if (reason := self._problem(rank, ranks, messages)) is not None:
-                rejects.drop(f"instruction/{identity}", f"instruction: {reason}", where=where)
+            if (reason := self._problem(rank, ranks, conversation)) is not None:
+                rejects.drop(
+                    f"instruction/{conversation.id}",
+                    f"instruction: {reason}",
+                    where=conversation.where,
+                )
                 continue
             ranks.add(rank)
             heapq.heappush(smallest, (-rank, -place))
             if len(smallest) > wanted:
                 ranks.remove(-heapq.heappop(smallest)[0])
         chosen = {-place for _, place in smallest}
-        for place, (_, identity, messages) in enumerate(self._conversations()):
+        for place, conversation in enumerate(self._conversations()):
             if place in chosen:
-                sample = {"id": f"instruction/{identity}", "kind": "instruction"}
-                line = json.dumps({**sample, "messages": messages}, ensure_ascii=False) + "\n"
-                yield Finished(line, "instruction", self._tokens(messages), None)
+                record = {
+                    "id": f"instruction/{conversation.id}",
+                    "kind": "instruction",
+                    **conversation.fields(),
+                }
+                line = json.dumps(record, ensure_ascii=False) + "\n"
+                yield Finished(line, "instruction", self._tokens(conversation), None)
 
-    def _problem(self, rank: int, ranks: set[int], messages: Messages) -> str | None:
+    def _problem(self, rank: int, ranks: set[int], conversation: _Conversation) -> str | None:
         if rank in ranks:
             return "exact duplicate"
-        if not all(message["content"].strip() for message in messages):
+        if not all(message["content"].strip() for message in conversation.messages):
             return "empty turn"
-        return "too long" if self._tokens(messages) > self._max_tokens else None
+        return "too long" if self._tokens(conversation) > self._max_tokens else None
 
-    def _conversations(self) -> Iterator[tuple[str, str, Messages]]:
-        """Yield (place, id, messages) of this shard's records."""
+    def _conversations(self) -> Iterator[_Conversation]:
+        """Yield this shard's records."""
+        field = self._config.messages_field
         for where, record in self._records():
             messages = self._messages(where, record)
-            text = json.dumps(messages)
-            identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+            identity = hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16]
             if self._shard.holds(identity):
-                yield where, identity, messages
+                is_chat = record.get(field) is not None or self._config.wording == "chat"
+                yield _Conversation(where, identity, messages, is_chat)
 
     def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
         config = self._config
@@ -119,13 +154,18 @@ class InstructionStage:
             messages.insert(0, {"role": "system", "content": system})
         return _checked_messages(messages, where, ", ".join(fields))
 
-    def _tokens(self, messages: Messages) -> int:
+    def _tokens(self, conversation: _Conversation) -> int:
         """Return the length of the encoded conversation (token rule of the packed data)."""
-        system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        turns = messages[system is not None :]
-        pairs = zip(turns[::2], turns[1::2], strict=True)
-        conversation = [Turn(user["content"], answer["content"]) for user, answer in pairs]
-        return count_tokens(self._template.parts(system, conversation), self._tokenizer)
+        if conversation.is_chat:
+            messages = conversation.messages
+            system = messages[0]["content"] if messages[0]["role"] == "system" else None
+            said = messages[system is not None :]
+            pairs = zip(said[::2], said[1::2], strict=True)
+            turns = [Turn(user["content"], answer["content"]) for user, answer in pairs]
+        else:
+            message = self._template.wording.message(conversation.instruction, None)
+            system, turns = None, [Turn(message, conversation.answer)]
+        return count_tokens(self._template.parts(system, turns), self._tokenizer)
 
     def _rank(self, identity: str) -> int:
         digest = hashlib.sha256(f"{self._seed}/{identity}".encode()).digest()

@@ -18,7 +18,12 @@ from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.asking import Lane, LaneEnd
 from megatron_in2.synthesis.compose import Composer
-from megatron_in2.synthesis.config import EVIDENCE_KINDS, SynthesisConfig
+from megatron_in2.synthesis.config import (
+    LONG_KINDS,
+    CompositionConfig,
+    SynthesisConfig,
+    short_questions,
+)
 from megatron_in2.synthesis.evidence import EvidenceWalk
 from megatron_in2.synthesis.extractive import ExtractiveWriter
 from megatron_in2.synthesis.hard_fillers import build_index
@@ -31,7 +36,7 @@ from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sampl
 from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
 from megatron_in2.synthesis.writer import Draft, Evidence, QuestionWriter
-from megatron_in2.templates.base import Turn
+from megatron_in2.templates.base import Template, Turn
 from megatron_in2.templates.ids import count_tokens
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
@@ -150,6 +155,42 @@ def only_run(output: Path) -> Iterator[None]:
         yield
 
 
+class Admission:
+    """Tells whether a question and its evidence fit into the longest context.
+
+    Args:
+        template: of the samples.
+        tokenizer: of the samples.
+        store: the segments.
+        config: the composition.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        tokenizer: Tokenizer,
+        store: SegmentStore,
+        config: CompositionConfig,
+    ) -> None:
+        self._template = template
+        self._tokenizer = tokenizer
+        self._store = store
+        self._composer = Composer(store, config.min_tokens, config.max_tokens)
+
+    def __call__(self, evidence: Evidence, draft: Draft) -> tuple[int, str | None]:
+        """Return the tokens of a question's frame, and a reason to drop it or None."""
+        frame = self._frame_tokens(draft)
+        fits = self._composer.fits(evidence.segments, frame)
+        return frame, None if fits else "evidence too long"
+
+    def _frame_tokens(self, draft: Draft) -> int:
+        """Tokens of the encoded sample outside its context, control tokens included."""
+        before, after = self._template.wording.around_context(draft.question)
+        message = JoinedPart(before, self._store.path, (), after)
+        parts = self._template.parts(None, [Turn(message, draft.answer)])
+        return count_tokens(parts, self._tokenizer)
+
+
 class _SynthesisRun:
     """The stages of one run, wired: evidence -> questions -> samples."""
 
@@ -168,13 +209,14 @@ class _SynthesisRun:
         self._tokenizer = tokenizer
         self._template = load_template(config.template, tokenizer, config.wording)
         self._store = store
-        self._questions = questions
+        self._stage = questions
         self._rejects = rejects
         self._walk = EvidenceWalk(store, limits.max_tokens, config.seed)
-        self._composer = Composer(store, limits.min_tokens, limits.max_tokens)
+        self._admit = Admission(self._template, tokenizer, store, limits)
         self._wanted = {
             kind: options.shard.part_of(count) for kind, count in config.mixture.counts().items()
         }
+        self._short = short_questions(self._wanted)
 
     def samples(self) -> Iterator[Finished]:
         """Yield samples kind by kind.
@@ -182,8 +224,8 @@ class _SynthesisRun:
         Raises:
             InputError: the corpus or the instruction data is too small for the number asked for.
         """
-        for kind in EVIDENCE_KINDS:  # known before the first question is paid for
-            _require_all(kind, self._walk.count(kind), self._wanted[kind], "the corpus")
+        for kind in LONG_KINDS:  # known before the first question is paid for
+            self._require_all(kind, self._walk.count(kind))
         composition = self._config.composition
         prefix = f".{self._store.path.name}.hard.partial-"  # cleared by the next run, too
         with TemporaryDirectory(prefix=prefix, dir=self._store.path.parent) as folder:
@@ -202,24 +244,39 @@ class _SynthesisRun:
             yield from ordered_map(make, self._asked(), self._options.workers, CHUNK_SAMPLES)
         yield from self._instructions()
 
+    def _questions(self, kind: str) -> int:
+        return self._wanted[kind] + self._short[kind]
+
+    def _require_all(self, kind: str, made: int) -> None:
+        if made < (wanted := self._questions(kind)):
+            raise InputError(
+                f"the corpus yields {made} {kind} questions at most, mixture.{kind} and its part "
+                f"of mixture.short ask for {wanted}: add text or lower them"
+            )
+
     def _asked(self) -> Iterator[Asked]:
         lanes = [
-            Lane(kind, self._walk.candidates(kind), self._wanted[kind]) for kind in EVIDENCE_KINDS
+            Lane(kind, self._walk.candidates(kind), self._questions(kind)) for kind in LONG_KINDS
         ]
-        made: Counter[str] = Counter()
-        for each in self._questions.questions(lanes, self._admit, self._rejects):
+        accepted: Counter[str] = Counter()
+        for each in self._stage.questions(lanes, self._admit, self._rejects):
             if isinstance(each, LaneEnd):
-                _require_all(each.kind, made[each.kind], self._wanted[each.kind], "the corpus")
+                self._require_all(each.kind, accepted[each.kind])
                 continue
             evidence, qa = each.evidence, QAPair(each.draft.question, each.draft.answer)
-            made[evidence.kind] += 1
-            yield Asked(evidence.id, evidence.kind, evidence.segments, qa, each.frame_tokens)
+            identity, kind = evidence.id, evidence.kind
+            if self._is_short(kind, accepted[kind]):
+                identity, kind = f"short/{identity}", "short"
+            accepted[evidence.kind] += 1
+            yield Asked(identity, kind, evidence.segments, qa, each.frame_tokens)
 
-    def _admit(self, evidence: Evidence, draft: Draft) -> tuple[int, str | None]:
-        """Return the tokens of a question's frame, and a reason to drop it or None."""
-        frame = self._frame_tokens(draft)
-        fits = self._composer.fits(evidence.segments, frame)
-        return frame, None if fits else "evidence too long"
+    def _is_short(self, kind: str, number: int) -> bool:
+        """Whether a kind's accepted question of this number, from 0, has its text as context.
+
+        They are spread evenly over the kind's questions.
+        """
+        short, questions = self._short[kind], self._questions(kind)
+        return (number + 1) * short // questions > number * short // questions
 
     def _instructions(self) -> Iterator[Finished]:
         wanted, made = self._wanted["instruction"], 0
@@ -237,19 +294,8 @@ class _SynthesisRun:
         for sample in stage.samples(wanted, self._rejects):
             made += 1
             yield sample
-        _require_all("instruction", made, wanted, "the instruction data")
-
-    def _frame_tokens(self, draft: Draft) -> int:
-        """Tokens of the encoded sample outside its context, control tokens included."""
-        before, after = self._template.wording.around_context(draft.question)
-        message = JoinedPart(before, self._store.path, (), after)
-        parts = self._template.parts(None, [Turn(message, draft.answer)])
-        return count_tokens(parts, self._tokenizer)
-
-
-def _require_all(kind: str, made: int, wanted: int, source: str) -> None:
-    if made < wanted:
-        raise InputError(
-            f"{source} yields {made} {kind} samples at most, mixture.{kind} asks for {wanted}: "
-            "add text or lower it"
-        )
+        if made < wanted:
+            raise InputError(
+                f"the instruction data yields {made} samples at most, mixture.instruction asks for "
+                f"{wanted}: add data or lower it"
+            )

@@ -17,6 +17,7 @@ class RejectWatch:
     def __init__(self, most: float) -> None:
         self._most = most
         self._latest: deque[str | None] = deque(maxlen=WINDOW)
+        self._dropped = 0  # of the latest
 
     def note(self, reason: str | None) -> None:
         """Take note of a reply: why it is dropped, or None.
@@ -24,14 +25,15 @@ class RejectWatch:
         Raises:
             InputError: too many of the last replies are.
         """
+        if len(self._latest) == WINDOW:
+            self._dropped -= self._latest[0] is not None
         self._latest.append(reason)
-        if len(self._latest) < WINDOW or self._most >= 1:
-            return
-        reasons = Counter(reason for reason in self._latest if reason is not None)
-        if reasons.total() > self._most * WINDOW:
+        self._dropped += reason is not None
+        if len(self._latest) == WINDOW and self._dropped > self._most * WINDOW:
+            reasons = Counter(reason for reason in self._latest if reason is not None)
             shares = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
             raise InputError(
-                f"{reasons.total()} of the last {WINDOW} replies were dropped ({shares}): the "
+                f"{self._dropped} of the last {WINDOW} replies were dropped ({shares}): the "
                 "likely cause is the prompt (openai.prompts) or the model, not the corpus; answers "
                 "are kept; change the prompt, or raise filters.stop_share, and run again"
             )

@@ -100,10 +100,9 @@ class _SampleMaker:
 
     def recipe(self, asked: Asked) -> Recipe:
         evidence, frame = asked.segments, asked.frame_tokens
-        if asked.kind not in LONG_KINDS:
-            length = self._composer.needed_tokens(evidence, frame)
-            slots = tuple(range(len(evidence)))
-            return Recipe(asked.id, asked.kind, evidence, slots, asked.qa, length)
+        if asked.kind == "short":
+            segments, found, length = self._composer.original_text(evidence, frame)
+            return Recipe(asked.id, asked.kind, tuple(segments), tuple(found), asked.qa, length)
         similar = None
         if self._similar is not None:
             texts = [asked.qa.question, *map(self._store.text, evidence)]

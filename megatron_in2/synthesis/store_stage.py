@@ -17,7 +17,7 @@ from megatron_in2.progress import progress_bar
 from megatron_in2.records import Document
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.shards import Shard
-from megatron_in2.synthesis.config import SynthesisConfig
+from megatron_in2.synthesis.config import SegmentConfig, SynthesisConfig
 from megatron_in2.synthesis.corpus import read_corpus
 from megatron_in2.synthesis.decontamination import read_evaluation_texts, without_overlap
 from megatron_in2.synthesis.near_duplicates import without_near_duplicates
@@ -62,7 +62,7 @@ def build_store(
         rejects = Rejects(stream)
         documents = _kept_documents(config, shard, rejects)
         segmented = ordered_map(
-            partial(_cutter, config.tokenizer_model, config.segments.min_tokens),
+            partial(_cutter, config.tokenizer_model, config.segments),
             progress_bar(documents, desc="segments", unit=" documents"),
             workers,
             CHUNK_DOCUMENTS,
@@ -97,13 +97,16 @@ def _kept_documents(config: SynthesisConfig, shard: Shard, rejects: Rejects) -> 
 
 
 def _cutter(
-    tokenizer_model: str, min_tokens: int
+    tokenizer_model: str, config: SegmentConfig
 ) -> Callable[[list[Document]], list[tuple[str, Segments]]]:
     tokenizer = load_tokenizer(tokenizer_model)
 
     def cut(documents: list[Document]) -> list[tuple[str, Segments]]:
         return [
-            (document.id, split_into_segments(document, tokenizer, min_tokens))
+            (
+                document.id,
+                split_into_segments(document, tokenizer, config.min_tokens, config.max_tokens),
+            )
             for document in documents
         ]
 

@@ -62,6 +62,7 @@ class QuestionWriter(Protocol):
 
     window: int  # how many pieces of evidence are worth working on at a time
     is_paid: bool  # whether a reply that is dropped is money lost
+    gives_quotes: bool  # whether integration questions come with quotes of their evidence
 
     async def write(self, evidence: Evidence) -> Draft:
         """Ask one question; for integration one that needs two or more of the texts."""
@@ -74,6 +75,9 @@ class QuestionWriter(Protocol):
 
     def cost(self) -> float | None:
         """US dollars spent so far; None where writing costs nothing."""
+
+    def used_cost(self) -> float | None:
+        """US dollars that the replies used in this run have cost, also if an earlier run paid."""
 
     def calls(self) -> dict[str, Any] | None:
         """Counts and costs of all paid calls; None where there are none."""

@@ -11,9 +11,9 @@ replies.
 
 Options, beside those of ``State.fault``: ``delay``, ``hold``, ``slow`` (share, seconds) of replies;
 ``status_for`` (word in the prompt -> HTTP status), ``always`` (status of all); ``poison`` (share of
-replies that break readers), ``bad`` (share of replies of no use); ``no_usage``; ``no_schema`` and
-``schema_refused_after`` (requests); ``wants_completion_tokens``; ``echo_key``; for batches
-``file_limit`` (bytes), ``queue_limit`` (batches at once), ``lost_lines`` (share).
+replies that break readers), ``bad`` (share of useless replies); ``no_quotes``, ``no_usage``;
+``no_schema`` and ``schema_refused_after`` (requests); ``wants_completion_tokens``; ``echo_key``;
+for batches ``file_limit`` (bytes), ``queue_limit`` (batches at once), ``lost_lines`` (share).
 """
 
 import contextlib
@@ -105,6 +105,8 @@ def answer_to(payload: dict[str, Any], options: dict[str, Any]) -> dict[str, Any
         return {"content": json.dumps(pair)}
     words = _opening(prompt)
     pair = {"question": f"What is told of <{words}> here?", "answer": f"It is told of {words}."}
+    if options.get("no_quotes"):
+        return {"content": f"{pair['question']}\n\n### Answer ###:\n{pair['answer']}"}
     pieces = re.findall(r"^Piece \d+:\n(.+)$", prompt, re.MULTILINE)
     if pieces:
         chosen = chance.sample(range(len(pieces)), 2)

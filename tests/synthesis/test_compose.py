@@ -65,6 +65,28 @@ def test_contexts_keep_their_bounds_and_hold_no_segment_twice(store: SegmentStor
         assert all(store.documents[s] != store.documents[evidence[0]] for s in strangers)
 
 
+def test_an_original_text_is_the_document_or_what_fits_around_the_evidence(
+    store: SegmentStore,
+) -> None:
+    counts = np.bincount(store.documents)
+    document = int(np.argmax(counts))
+    own = np.flatnonzero(store.documents == document).tolist()
+    assert len(own) > 8
+    whole = Composer(store, 10, 100_000)
+    assert whole.original_text(own, FRAME)[:2] == (own, list(range(len(own))))
+    all_tokens = whole.needed_tokens(own, FRAME)
+    for number, evidence in enumerate(own):
+        assert whole.original_text([evidence], FRAME) == (own, [number], all_tokens)
+        narrow = Composer(store, 10, all_tokens // 2)
+        segments, slots, length = narrow.original_text([evidence], FRAME)
+        assert [segments[slot] for slot in slots] == [evidence]
+        assert segments == own[own.index(segments[0]) :][: len(segments)]  # nothing left out
+        assert length == narrow.needed_tokens(segments, FRAME) <= all_tokens // 2
+        beside = [s for s in (segments[0] - 1, segments[-1] + 1) if s in own]
+        assert beside
+        assert all(length + int(store.lengths[s]) + 1 > all_tokens // 2 for s in beside)
+
+
 def test_evidence_that_is_too_long_does_not_fit(store: SegmentStore) -> None:
     longest = int(np.argmax(store.lengths))
     composer = Composer(store, 10, int(store.lengths[longest]) + FRAME - 1)

@@ -14,7 +14,9 @@ from megatron_in2.synthesis.config import (
     InstructionsConfig,
     MixtureConfig,
     OpenAIConfig,
+    SegmentConfig,
     SynthesisConfig,
+    short_questions,
 )
 from megatron_in2.synthesis.llm.prompts import (
     FIELDS,
@@ -41,6 +43,8 @@ def test_the_paper_s_mixture() -> None:
         "instruction": 200_000,
     }
     assert sum(counts.values()) == 1_750_000
+    assert (options.segments.min_tokens, options.segments.max_tokens) == (128, 0)
+    assert short_questions(counts) == {"fine_grained": 117_857, "integration": 32_143}
     assert (options.composition.min_tokens, options.composition.max_tokens) == (4096, 32768)
     assert load_price(options.openai.model, None, batch=True).input == 5.0
 
@@ -82,6 +86,10 @@ def test_shares_become_counts() -> None:
         ({"mixture": MixtureConfig(short=math.inf)}, r"mixture\.short=inf: must be a finite"),
         ({"mixture": MixtureConfig(total=-5)}, r"mixture"),
         ({"mixture": MixtureConfig(0, 0, 0, 0, 0)}, "all kinds are 0"),
+        (
+            {"segments": SegmentConfig(128, 200)},
+            r"segments\.max_tokens=200: must be at least twice segments\.min_tokens=128",
+        ),
         ({"seed": -1}, "seed=-1: must not be < 0"),
         (
             {

@@ -183,6 +183,7 @@ def test_a_run_that_is_asked_to_stop_keeps_every_reply(
         outcomes = {row[0] for row in _journal(output, "SELECT DISTINCT outcome FROM attempts")}
         assert outcomes <= {"answered", "refused"}
         assert answers == server.stats()["billed"] == already + CONCURRENCY
+        assert output.with_name("x.jsonl.rejects.jsonl").exists()
         assert not output.exists()
     _complete(config, output)
     stats = server.stats()

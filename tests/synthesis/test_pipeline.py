@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from megatron_in2.data.packing.encode import SampleEncoder
@@ -22,6 +24,7 @@ from megatron_in2.synthesis.config import (
     SegmentConfig,
     SynthesisConfig,
 )
+from megatron_in2.synthesis.evidence import EvidenceWalk
 from megatron_in2.synthesis.pipeline import RunOptions, synthesize
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
@@ -78,12 +81,53 @@ def test_the_evidence_is_in_its_slots_and_fillers_are_others(output: Path) -> No
         evidence = [record["segments"][slot] for slot in record["evidence"]]
         own = {int(store.documents[segment]) for segment in evidence}
         assert len(own) == 1
+        if record["kind"] == "short":
+            continue
         fillers = set(record["segments"]) - set(evidence)
         assert len(record["segments"]) == len(set(record["segments"]))
         assert not own & {int(store.documents[segment]) for segment in fillers}
         text = " ".join("\n".join(store.text(segment) for segment in sorted(evidence)).split())
         if record["kind"] == "fine_grained":
             assert record["answer"] in text
+
+
+def test_short_samples_have_the_text_of_their_question_as_context(output: Path) -> None:
+    store = SegmentStore(output.with_name("samples.jsonl.segments"))
+    documents = np.asarray(store.documents)
+    short = [record for record in _records(output) if record["kind"] == "short"]
+    types = Counter(record["id"].split("/")[1] for record in short)
+    assert types == {"fine_grained": 36, "integration": 4}  # as the long ones: 400 to 40
+    for record in short:
+        own = np.flatnonzero(documents == documents[record["segments"][0]])
+        if record["segments"] != own.tolist():  # too long: what fits around the evidence
+            assert store.lengths[own].sum() + len(own) + 40 > 2000
+            assert set(np.diff(record["segments"])) <= {1}
+        if "integration" in record["id"]:
+            assert len(record["evidence"]) == len(record["segments"]) > 1
+        else:
+            (slot,) = record["evidence"]
+            text = " ".join(store.text(record["segments"][slot]).split())
+            assert record["answer"] in text
+    long = {record["id"] for record in _records(output)} - {record["id"] for record in short}
+    assert not long & {record["id"].removeprefix("short/") for record in short}
+    # Spread over the run, so that a part of it holds its part of them.
+    places = [i for i, record in enumerate(_records(output)) if record in short]
+    assert max(np.diff(places)) <= 13
+
+
+def test_every_document_is_asked_about_before_any_is_asked_about_twice(output: Path) -> None:
+    store = SegmentStore(output.with_name("samples.jsonl.segments"))
+    walk = EvidenceWalk(store, 2000, 1)
+    evidence = list(walk.candidates("fine_grained"))
+    documents = [each.id.split("/")[1] for each in evidence]
+    count = len(set(documents))
+    assert 200 < count < len(evidence) == len(store) == len({each.id for each in evidence})
+    assert len(set(documents[:count])) == count
+    first = np.array([int(each.id.split("/")[2]) for each in evidence[:count]])
+    assert (first > 0).sum() > 20  # a random segment of each, not the first one
+    assert [e.id for e in EvidenceWalk(store, 2000, 1).candidates("fine_grained")] == [
+        e.id for e in evidence
+    ]
 
 
 def test_lengths_and_positions_are_even(output: Path) -> None:
@@ -117,7 +161,7 @@ def test_materialized_texts_encode_to_the_same_ids(
         assert first.loss_mask.tolist() == second.loss_mask.tolist()
 
 
-def test_an_output_that_stands_is_kept(config: SynthesisConfig, output: Path) -> None:
+def test_an_existing_output_is_kept(config: SynthesisConfig, output: Path) -> None:
     before = output.read_bytes()
     with pytest.raises(InputError, match="already exists"):
         synthesize(config, output)
@@ -157,7 +201,7 @@ def test_a_corpus_too_small_is_refused(config: SynthesisConfig, tmp_path: Path) 
     with pytest.raises(InputError, match="holds no text"):
         synthesize(empty, tmp_path / "x.jsonl")
     greedy = replace(config, mixture=MixtureConfig(fine_grained=10**6))
-    with pytest.raises(InputError, match=r"mixture\.fine_grained asks for 1000000"):
+    with pytest.raises(InputError, match=r"mixture\.short ask for 1115385"):
         synthesize(greedy, tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
 
@@ -240,7 +284,7 @@ def _mean_overlap(path: Path) -> float:
     return sum(shares) / len(shares)
 
 
-def test_a_standing_store_is_used_again(config: SynthesisConfig, tmp_path: Path) -> None:
+def test_a_finished_store_is_used_again(config: SynthesisConfig, tmp_path: Path) -> None:
     output = tmp_path / "x.jsonl"
     synthesize(config, output)
     store = tmp_path / "x.jsonl.segments" / "store.json"

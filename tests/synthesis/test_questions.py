@@ -23,6 +23,7 @@ class _Writer:
     """Answers out of order; some answers are bad, and one breaks the run."""
 
     is_paid = True
+    gives_quotes = True
 
     def __init__(
         self, window: int, breaks_at: int | None = None, bad: int = 5, slow: int | None = None

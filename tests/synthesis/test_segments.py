@@ -1,5 +1,6 @@
 """The paper's Algorithm 1, its short-text hole guarded, ids joined exactly."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -8,8 +9,10 @@ from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.tokenizers.base import Tokenizer
 
 
-def _split(text: str, tokenizer: Tokenizer, min_tokens: int) -> list[tuple[str, list[int]]]:
-    return split_into_segments(Document("id", text), tokenizer, min_tokens)
+def _split(
+    text: str, tokenizer: Tokenizer, min_tokens: int, max_tokens: int = 0
+) -> list[tuple[str, list[int]]]:
+    return split_into_segments(Document("id", text), tokenizer, min_tokens, max_tokens)
 
 
 def test_lines_are_gathered_and_the_rest_joins_the_last(tokenizer: Tokenizer) -> None:
@@ -37,3 +40,49 @@ def test_segments_hold_every_line_once(
     for text, ids in segments:
         assert ids == tokenizer.encode(text, "text")
         assert len(ids) >= min_tokens or len(segments) == 1
+
+
+@pytest.mark.parametrize(
+    ("sentence", "between"),
+    [
+        ("The river rises in the hills and meets the sea.", " "),
+        ("这条河发源于山区，流入大海。", ""),
+    ],
+)
+def test_a_long_line_is_cut_at_sentences(tokenizer: Tokenizer, sentence: str, between: str) -> None:
+    line = between.join([sentence] * 40)
+    (whole,) = _split(line, tokenizer, 20)
+    parts = _split(line, tokenizer, 20, 80)
+    assert len(whole[1]) > 400
+    assert len(parts) > 5
+    for text, ids in parts:
+        assert not text.replace(sentence, "").strip()
+        assert 20 <= len(ids) <= 80
+
+
+def test_without_sentences_words_are_cut_and_without_words_characters(
+    tokenizer: Tokenizer,
+) -> None:
+    words = [text for text, _ in _split("river " * 300, tokenizer, 20, 80)]
+    assert {word for text in words for word in text.split()} == {"river"}
+    characters = _split("xyzw" * 500, tokenizer, 20, 80)
+    assert "".join(text for text, _ in characters) == "xyzw" * 500
+    assert all(len(ids) <= 80 for _, ids in characters)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    text=st.text(st.sampled_from("ab. \n。？é😀"), min_size=1, max_size=400),
+    min_tokens=st.integers(1, 20),
+)
+def test_cuts_lose_nothing_and_leave_short_segments_alone(
+    tokenizer: Tokenizer, text: str, min_tokens: int
+) -> None:
+    whole = _split(text, tokenizer, min_tokens)
+    parts = _split(text, tokenizer, min_tokens, 40)
+    assert "".join("".join(part for part, _ in parts).split()) == "".join(text.split())
+    for part, ids in parts:
+        assert len(ids) <= 40
+        assert ids == tokenizer.encode_continuation(part)
+    for segment in whole:
+        assert len(segment[1]) > 40 or segment in parts

@@ -14,6 +14,7 @@ from megatron_in2.synthesis.llm.batch_api import BatchApi
 from megatron_in2.synthesis.llm.calls import JournalledCalls
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.endpoint import ChatEndpoint
+from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import Redactor
 from megatron_in2.synthesis.llm.journal import Journal
 from megatron_in2.synthesis.llm.journal_upgrade import FROM_VERSION_1
@@ -41,18 +42,20 @@ class LanguageModelWriter:
 
     def __init__(self, requests: RequestMaker, calls: JournalledCalls, ledger: Ledger) -> None:
         self.window = calls.window
+        self.gives_quotes = requests.prompts.asks_for_quotes("integration")
         self._requests = requests
         self._calls = calls
         self._ledger = ledger
+        self._used_cost = 0.0
 
     async def write(self, evidence: Evidence) -> Draft:
-        reply = await self._calls.ask(question_request(self._requests, evidence))
+        reply = await self._ask(question_request(self._requests, evidence))
         if reply.problem:
             return Draft(problem=reply.problem, reply=reply.text[:SHOWN_CHARACTERS])
         return read_draft(reply.text)
 
     async def answer_from_memory(self, question: str) -> str | None:
-        reply = await self._calls.ask(self._requests.make("closed_book", question=question))
+        reply = await self._ask(self._requests.make("closed_book", question=question))
         text = reply.text.strip()
         return None if reply.problem or text.strip(".").upper() == "UNKNOWN" else text
 
@@ -63,8 +66,16 @@ class LanguageModelWriter:
             question=draft.question,
             answer=draft.answer,
         )
-        reply = await self._calls.ask(request)
+        reply = await self._ask(request)
         return (read_object(reply.text) or {}).get("supported") is True
+
+    async def _ask(self, request: Request) -> Reply:
+        reply = await self._calls.ask(request)
+        self._used_cost += reply.cost
+        return reply
+
+    def used_cost(self) -> float | None:
+        return self._used_cost
 
     def cost(self) -> float | None:
         return self._ledger.spent
