@@ -83,6 +83,6 @@ def test_cuts_lose_nothing_and_leave_short_segments_alone(
     assert "".join("".join(part for part, _ in parts).split()) == "".join(text.split())
     for part, ids in parts:
         assert len(ids) <= 40
-        assert ids == tokenizer.encode_continuation(part)
+        assert [ids] == tokenizer.encode_lines([part])
     for segment in whole:
         assert len(segment[1]) > 40 or segment in parts

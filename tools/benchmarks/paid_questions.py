@@ -48,6 +48,7 @@ from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.synthesis.workers import iter_chunks
 from megatron_in2.synthesis.writer import Evidence
+from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.load import load_tokenizer
 
 HERE = Path(__file__).parent
@@ -183,7 +184,8 @@ def _restart(folder: Path, answers: int) -> None:
     started, asked = time.process_time(), 0
     with QuestionStage(build_writer(config, tokenizer, output, None), config.filters) as stage:
         lane = Lane("fine_grained", walk.candidates("fine_grained"), answers)
-        admit = Admission(tokenizer, store, config.composition)
+        template = load_template(config.template, tokenizer, config.wording)
+        admit = Admission(template, tokenizer, store, config.composition)
         for _ in stage.questions([lane], admit, Rejects(io.StringIO())):
             asked += 1
     seconds = time.process_time() - started
