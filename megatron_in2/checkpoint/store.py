@@ -27,7 +27,7 @@ from megatron_in2.checkpoint.folder import (
     step_folder,
 )
 from megatron_in2.checkpoint.save_errors import explained
-from megatron_in2.checkpoint.shard_writer import use_mailbox_for_results, written_here
+from megatron_in2.checkpoint.shard_writer import ShardWriter
 from megatron_in2.checkpoint.source import SourceFiles
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
@@ -87,7 +87,7 @@ class CheckpointSaver:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
-        use_mailbox_for_results()
+        self._writer = ShardWriter()
         self._queue = AsyncCallsQueue()
         self._under_way = folder  # the step that is being saved
 
@@ -116,7 +116,7 @@ class CheckpointSaver:
                 async_sharded_save=True,
             )
             request.add_finalize_fn(partial(self._complete, step, state))
-            self._queue.schedule_async_request(written_here(request))
+            self._queue.schedule_async_request(self._writer.take_over(request))
         if not self._asynchronous:
             self.wait()
         return step
@@ -135,11 +135,16 @@ class CheckpointSaver:
             time.sleep(_POLL_SECONDS)
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
-        if dist.get_rank() == 0:
+        is_main = dist.get_rank() == 0
+        sums: list[Any] | None = [None] * dist.get_world_size() if is_main else None
+        dist.gather_object(self._writer.take_sums(), sums)
+        if sums is not None:
             describe_checkpoint(
                 step, self._config, state, self._tokenizer, self._datasets, self._source
             )
-            mark_complete(step, state.step)
+            mark_complete(
+                step, state.step, {name: sum for each in sums for name, sum in each.items()}
+            )
             remove_older(self._folder, self._keep_last, self._keep_every)
 
 

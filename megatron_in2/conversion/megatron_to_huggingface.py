@@ -18,6 +18,13 @@ from megatron_in2.checkpoint.folder import (
     read_tokenizer,
     resolve_checkpoint,
 )
+from megatron_in2.checkpoint.integrity import (
+    NOT_PROTECTED,
+    checked_meanwhile,
+    damaged,
+    find_damage,
+    is_protected,
+)
 from megatron_in2.conversion.huggingface_config import (
     DTYPE_NAMES,
     summary_of,
@@ -62,6 +69,8 @@ def export_checkpoint(
     if dtype is not None and dtype not in DTYPE_NAMES:
         raise InputError(f"--dtype {dtype}: use one of {', '.join(DTYPE_NAMES)}")
     step = resolve_checkpoint(source, wanted)
+    if problem := find_damage(step, share=None):
+        raise damaged(step, problem)
     model = read_model_config(step)
     tokenizer, template = read_tokenizer(step), read_template(step)
     reader = MegatronReader(step, model)
@@ -82,7 +91,7 @@ def export_checkpoint(
             watch.see(name, tensor)
         return converted
 
-    with atomic_directory(output) as temporary, watch:
+    with atomic_directory(output) as temporary, checked_meanwhile(step), watch:
         tensors = chain.from_iterable(read_ahead(read, table))
         write_huggingface_tensors(temporary, specs, tensors, shard_bytes)
         fresh = {
@@ -97,4 +106,6 @@ def export_checkpoint(
         (temporary / "README.md").write_text(
             model_card(step, template, tokenizer), encoding="utf-8"
         )
-    return Conversion(step, output, summary_of(model), watch.tensors, watch.nbytes, watch.warnings)
+    notes = [] if is_protected(step) else [NOT_PROTECTED.format(step=step)]
+    warnings = (*notes, *watch.warnings)
+    return Conversion(step, output, summary_of(model), watch.tensors, watch.nbytes, warnings)

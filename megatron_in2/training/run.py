@@ -9,7 +9,7 @@ from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.packed.dataset import PackedDataset
-from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE, InputError
+from megatron_in2.errors import EXIT_REQUEUE, InputError
 from megatron_in2.model.backend import choose_backend
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.world import World, open_world
@@ -27,7 +27,8 @@ from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSig
 from megatron_in2.training.callbacks.validation import Validation
 from megatron_in2.training.checks.agreement import find_disagreement
 from megatron_in2.training.checks.preflight import RunInputs
-from megatron_in2.training.checks.rank_errors import failures_in_one_line
+from megatron_in2.training.checks.rank_errors import failures_in_one_line, said_by_one_rank
+from megatron_in2.training.checks.start_step import start_from_sound_step
 from megatron_in2.training.config import TrainConfig, parse_range
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.trainer import fit
@@ -37,8 +38,7 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     """Train as one rank of the world.
 
     Returns:
-        The process's exit code: 0; 75 where a signal ended the run early and it is saved; 2 on a
-        rank for which rank 0 has said what is wrong.
+        The process's exit code: 0; 75 where a signal ended the run early and it is saved.
 
     Raises:
         InputError: what the user fixes.
@@ -47,11 +47,12 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     with (
         failures_in_one_line(config, rank),
         open_world(config.parallel, rank, config.runtime.seed) as world,
+        said_by_one_rank(),
+        failures_in_one_line(config, rank),
     ):
         if difference := find_disagreement(config, inputs, world):
-            if world.is_main:
-                raise InputError(difference)
-            return EXIT_BAD_INPUT
+            raise InputError(difference)
+        inputs = start_from_sound_step(config, inputs, world)
         log = None
         if world.is_main:
             log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)

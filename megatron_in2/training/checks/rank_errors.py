@@ -2,11 +2,13 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import torch
+from torch.distributed.distributed_c10d import _get_default_store
 
-from megatron_in2.errors import InputError
+from megatron_in2.errors import EXIT_BAD_INPUT, InputError
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.training.config import TrainConfig
 
@@ -19,6 +21,7 @@ OUT_OF_MEMORY = (
 )
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo
 MOST_LETTERS = 200  # of another's message
+SPEAK_SECONDS = 2.0  # what the rank that says why gets before the others end
 
 
 @contextlib.contextmanager
@@ -41,6 +44,26 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
         if any(words in str(error) for words in LOST_PEER):
             raise SystemExit(f"{where} lost another rank, which says why; ending") from error
         raise
+
+
+@contextlib.contextmanager
+def said_by_one_rank() -> Iterator[None]:
+    """Let one rank say what several have found; the others end with the same exit code, silently.
+
+    Inside :func:`open_world`, whose store decides who it is.
+    """
+    store = _get_default_store()
+    try:
+        yield
+    except InputError as error:
+        try:
+            is_first = store.add("said", 1) == 1
+        except RuntimeError:  # the rank that serves the store is gone already
+            is_first = True
+        if is_first:
+            raise
+        time.sleep(SPEAK_SECONDS)  # a launcher may end the others as soon as one has ended
+        raise SystemExit(EXIT_BAD_INPUT) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
