@@ -21,7 +21,7 @@ from megatron_in2.training.callbacks.checkpointing import Checkpointing
 from megatron_in2.training.callbacks.loss_watch import LossWatch
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
 from megatron_in2.training.callbacks.profiler import Profiler
-from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_learnt_tokens
+from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_trained_tokens
 from megatron_in2.training.callbacks.step_report import StepReport
 from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
@@ -98,7 +98,7 @@ def _callbacks(
     }
     callbacks: list[Callback] = [stop, LossWatch(config.runtime.stop_after_skipped)]
     if is_rehearsed(config.runtime.rehearsal, world.device):
-        callbacks.append(Rehearsal(most_learnt_tokens([*state.rows.datasets, *held_out.values()])))
+        callbacks.append(Rehearsal(most_trained_tokens([*state.rows.datasets, *held_out.values()])))
     if logging.profile_steps != "" and world.rank in parse_range(
         "logging.profile_ranks", logging.profile_ranks
     ):

@@ -32,7 +32,7 @@ def main() -> None:
         metrics = train_step(state)
         for parameter in model.module.parameters():
             parameter.data.copy_(parameter.main_grad)
-        # Gradients are whole in the shard that a rank updates; the others' come from their owners.
+        # A rank's gradients are complete only in the shard that it updates: gather the others.
         model.start_param_sync(force_sync=True)
         dist_checkpointing.save({"model": model_weights(model.module)}, str(output))
         if world.is_main:

@@ -1,4 +1,4 @@
-"""Each wrong field is refused by name; the shipped configurations are right."""
+"""Every wrong field is refused by name; the shipped configurations are valid."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +126,7 @@ def test_an_offloaded_optimizer_moves_to_the_host() -> None:
     here, there = memory_per_rank(config, 8), memory_per_rank(offloaded, 8)
     assert here.optimizer == pytest.approx(12 * 7_241_732_096 / 8, rel=1e-9)
     assert (here.host, there.optimizer) == (0, 0)
-    assert there.host == pytest.approx(16 * 7_241_732_096 / 8, rel=1e-9)  # gradients arrive there
+    assert there.host == pytest.approx(16 * 7_241_732_096 / 8, rel=1e-9)  # and gradients
     assert here.total - there.total == pytest.approx(here.optimizer)
     assert "; host memory 13.49" in describe_run(offloaded, 8)
     assert "host" not in describe_run(config, 8).splitlines()[-3]

@@ -24,7 +24,7 @@ Expected = tuple[float, dict[str, torch.Tensor]]
 
 @pytest.fixture(scope="module")
 def expected(huggingface_model: Path, dataset: Path, base_config: dict) -> Expected:
-    """Hugging Face's loss and gradients over the first global batch, each sample by itself."""
+    """Hugging Face's loss and gradients of the first global batch, each sample by itself."""
     rows = PackedDataset(dataset)
     model = MistralForCausalLM.from_pretrained(huggingface_model, dtype=torch.float32)
     loss_sum, answer_tokens = torch.zeros(()), 0
@@ -33,13 +33,13 @@ def expected(huggingface_model: Path, dataset: Path, base_config: dict) -> Expec
         row, start = rows[index], 0
         for padded, record in zip(row.lengths, row.records, strict=True):
             tokens = torch.from_numpy(row.tokens[start : start + int(record["length"])])
-            learnt = np.flatnonzero(row.loss_mask[start : start + int(record["length"])])
+            answers = np.flatnonzero(row.loss_mask[start : start + int(record["length"])])
             start += padded
-            if len(learnt):  # the row's filling has none
-                logits = model(tokens.unsqueeze(0)).logits[0, learnt - 1]
-                losses = torch.nn.functional.cross_entropy(logits, tokens[learnt], reduction="sum")
+            if len(answers):  # the padding at the row's end has none
+                logits = model(tokens.unsqueeze(0)).logits[0, answers - 1]
+                losses = torch.nn.functional.cross_entropy(logits, tokens[answers], reduction="sum")
                 loss_sum = loss_sum + losses
-                answer_tokens += len(learnt)
+                answer_tokens += len(answers)
     loss = loss_sum / answer_tokens
     loss.backward()
     return loss.item(), {name: each.grad for name, each in model.named_parameters()}

@@ -5,8 +5,8 @@ Example:
     python tools/benchmarks/data_loading.py
 
 Writes packed datasets of random tokens (removed at the end) and reads them, from the page cache,
-by the trainer's own path: the order of a global batch of 64 rows, its attention costs, the deal to
-ranks, then each row's bytes to a batch of tensors. The figure is the median of several global
+by the trainer's own path: the order of a global batch of 64 rows, its attention costs, the division
+among ranks, then each row's bytes to a batch of tensors. The figure is the median of several global
 batches, beside the target of 20 M tokens/s a rank. Opening is timed in a process that is already
 warm, over datasets of 10,000, 100,000 and 1,000,000 rows; rows are short there, for opening reads
 no token.
@@ -29,7 +29,7 @@ from megatron_in2.parallel.world import World, open_world
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 from megatron_in2.training.arithmetic.flops import row_flops
-from megatron_in2.training.step.balance import deal_rows
+from megatron_in2.training.step.balance import assign_rows
 from megatron_in2.training.step.batch import make_batch
 from megatron_in2.training.step.rows import TrainingRows
 
@@ -83,7 +83,7 @@ def _seconds_of_batch(dataset: TrainingRows, world: World, seq_length: int, batc
     started = time.perf_counter()
     places = dataset.at(batch * BATCH_ROWS + np.arange(BATCH_ROWS))
     costs = row_flops(ModelConfig(), seq_length, dataset.attention_costs(places))
-    for index in deal_rows(costs, world.data_size)[world.data_rank]:
+    for index in assign_rows(costs, world.data_size)[world.data_rank]:
         make_batch(dataset[places[index]], world)
     return time.perf_counter() - started
 

@@ -66,8 +66,8 @@ def require_same_model(config: TrainConfig, step: Path) -> None:
     for name, value in saved.items():
         if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
-                f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
-                "make them equal"
+                f"{step} was saved with model.{name}={value}, the configuration has "
+                f"{wanted[name]}: make them equal"
             )
 
 

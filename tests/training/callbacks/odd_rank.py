@@ -1,4 +1,4 @@
-"""``tools/train.py`` where rank 1 is worse off than the others, in the way that ODD_RANK names.
+"""``tools/train.py`` with a defect of rank 1, which the variable ODD_RANK names.
 
 Run by the tests in place of the command; its options are the command's.
 """
@@ -29,15 +29,15 @@ def slow_disk() -> None:
 
 
 def other_node() -> None:
-    """It works in another directory, so relative paths mean other files."""
+    """It runs in another directory, so relative paths mean other files."""
     os.chdir(os.environ["OTHER_NODE"])
 
 
 def short_of_memory() -> None:
-    """It may take ROOM bytes beyond what it has once everything is imported."""
+    """It may allocate HEADROOM bytes beyond what it has once everything is imported."""
     import megatron_in2.training.run  # noqa: F401
 
-    limit = psutil.Process().memory_info().vms + int(os.environ["ROOM"])
+    limit = psutil.Process().memory_info().vms + int(os.environ["HEADROOM"])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
