@@ -41,6 +41,7 @@ CONFIG = "config.yaml"
 STATE = "state.json"
 TOKENIZER = "tokenizer.model"
 DATASETS = "datasets.json"
+METRICS = "metrics.jsonl"  # beside the steps
 OLD_DATASET = "dataset.json"
 DAMAGED = "damaged_"  # before the name of a step that was set aside
 LATEST = "latest"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.checkpoint.folder import complete_steps, mark_complete
 from tests.conftest import RunTool, assert_refused
 from tests.training.conftest import Train, WriteConfig, read_metrics
 
@@ -135,3 +135,52 @@ def test_a_damaged_step_is_not_exported(folder: Path, tmp_path: Path, run_tool: 
     assert not output.exists()
     result = run_tool("convert_checkpoint", *arguments, "--from", 4)
     assert result.returncode == 0, result.stderr
+
+
+def test_one_command_checks_a_whole_run(
+    folder: Path, sound: tuple[Path, dict], run_here: RunTool
+) -> None:
+    result = run_here("check_run", sound[0])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(" sound: ") == 4
+    assert "metrics.jsonl     sound: steps 1 to 6, each once" in result.stdout
+    _flip_bits(folder)
+    _delete_files(folder)
+    (folder / "iter_0000002").rename(folder / "damaged_iter_0000002")
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[:2] + lines[3:]))
+    result = run_here("check_run", folder)
+    assert result.returncode == 2
+    assert [line.split(maxsplit=1) for line in result.stdout.splitlines()] == [
+        ["iter_0000004", "is damaged: complete.json is not as it was written"],
+        ["iter_0000006", "is damaged: .metadata is missing"],
+        ["damaged_iter_0000002", "was set aside as damaged, and is not used"],
+        ["metrics.jsonl", "step 4 is double, missing or out of order"],
+    ]
+
+
+def test_a_state_that_does_not_fit_is_found(
+    folder: Path, run_here: RunTool, tmp_path: Path
+) -> None:
+    """The list of files may be sound and the run yet not: another run's step was put in."""
+    (folder / "iter_0000006" / "complete.json").unlink()
+    _change_the_state(folder)
+    mark_complete(folder / "iter_0000006", 6)
+    result = run_here("check_run", folder)
+    assert result.returncode == 2
+    assert "state.json has consumed_rows=20, metrics.jsonl 24" in result.stdout
+    assert_refused(run_here("check_run", tmp_path / "nowhere"), "holds no complete checkpoint")
+
+
+def test_token_ids_outside_the_vocabulary_are_refused_under_tensor_parallelism(
+    tmp_path: Path, dataset: Path, resume: Callable[..., subprocess.CompletedProcess]
+) -> None:
+    """The embedding of a tensor-parallel rank takes any id for one of another rank's."""
+    for path in dataset.parent.glob("in2[._]*"):
+        shutil.copyfile(path, tmp_path / path.name)
+    tokens = tmp_path / "in2.bin"
+    tokens.write_bytes(b"\xff" * tokens.stat().st_size)
+    result = resume(
+        tmp_path / "run", f"--data.train={tmp_path / 'in2'}", "--parallel.tensor=2", "--nproc=2"
+    )
+    assert_refused(result, f"{tmp_path / 'in2'}: row ", "holds token id 65535", "has 1003")
