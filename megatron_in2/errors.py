@@ -6,4 +6,4 @@ EXIT_INTERRUPTED = 130  # Ctrl-C, as shells count: 128 + SIGINT
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message, one line, says what, where and the remedy."""
+    """The user's input cannot be used; the message, one line, names what, where and the remedy."""

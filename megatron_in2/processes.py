@@ -10,20 +10,20 @@ from typing import NoReturn
 
 from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
-# What schedulers, terminals and users send to end a run in order.
+# What schedulers, terminals and users send to end a run in an orderly way.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 LAUNCHER = "IN2_LAUNCHER"  # in a rank's environment: the process id of what started it
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process as soon as its parent is gone, however that one ends.
+    """Make the kernel kill this process when its parent ends, for whatever reason.
 
-    Linux only; elsewhere nothing happens.
+    Linux only; does nothing elsewhere.
 
     Args:
-        parent: the parent's process id as it was when this process was started. Where another
-            process is the parent by now, the parent is gone and this process ends here.
+        parent: the parent's process id when this process was started. If the parent is another
+            process now, the original one has ended, and this process is killed at once.
     """
     if sys.platform != "linux":
         return
@@ -33,9 +33,9 @@ def die_with_parent(parent: int) -> None:
 
 
 def die_with_launcher() -> None:
-    """Do so for a rank that torchrun, or ``slurm/rank.sh`` under srun, has started.
+    """Call :func:`die_with_parent` in a rank that torchrun or ``slurm/rank.sh`` has started.
 
-    The ranks of this project's own launcher are bound to it from their first instruction on.
+    This package's own launcher does it for its ranks before their first instruction.
     """
     launcher = os.environ.pop(LAUNCHER, None)
     if launcher is not None and not _exists(int(launcher)):
@@ -45,27 +45,27 @@ def die_with_launcher() -> None:
 
 
 def heeded_signals() -> list[signal.Signals]:
-    """Return the stop signals that this process may take: those it was not told to ignore.
+    """Return the stop signals that this process handles: those it does not ignore.
 
-    ``nohup`` ignores SIGHUP, a launcher what the terminal sends to its ranks as well.
+    ``nohup`` makes it ignore SIGHUP; a launcher makes its ranks ignore what the terminal sends.
     """
     return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def exit_on_stop_signals() -> None:
-    """From here on a stop signal ends this process at once: there is nothing to save yet."""
+    """Make stop signals end this process at once, from now on: there is nothing to save yet."""
     for number in heeded_signals():
         signal.signal(number, _exit_on_signal)
 
 
 def ignore_stop_signals() -> None:
-    """From here on stop signals do nothing: the work is done, or another process decides."""
+    """Ignore stop signals from now on: the work is done, or another process decides."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def exit_at_once(number: int, consequence: str) -> NoReturn:
-    """End this process; of several ranks the first says why, and what follows from it."""
+    """End this process; rank 0 prints the signal and the consequence."""
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
     if rank == "0":
         name = signal.Signals(number).name

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains FILM-7B on 16 nodes of 8 GPUs, and goes on by itself after whatever ends it early.
+# Trains FILM-7B on 16 nodes of 8 GPUs. The job requeues itself and resumes if it is ended early.
 #
 #   sbatch slurm/film7b.sh
 #   IN2_DATA=/data/in2 IN2_INIT=/models/mistral IN2_OUTPUT=/runs/film7b \
@@ -7,7 +7,7 @@
 #
 # Options of sbatch go before the script's name and win over the lines below; options of
 # tools/train.py go after it. docs/cluster.md has the variables, the set-up of a new site and the
-# troubleshooting. Launch: srun starts one task a GPU, and the task is the rank.
+# troubleshooting. srun starts one task a GPU, and the task is the rank.
 #SBATCH --job-name=film7b
 #SBATCH --nodes=16
 #SBATCH --ntasks-per-node=8
@@ -23,7 +23,7 @@ set -euo pipefail
 
 readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
 readonly SICK_NODES=69 # exit code of tools/cluster_check.py: it has listed the unfit nodes
-stopping=""            # the signal that told this job to save and leave
+stopping=""            # the signal on which this job saves and ends
 
 # --- where everything is -------------------------------------------------------------------------
 
@@ -54,24 +54,24 @@ launch+=(--kill-on-bad-exit=1 --distribution=block
 
 # --- running steps -------------------------------------------------------------------------------
 
-# The early signal before the time limit (USR1), and preemption or requeue (TERM): the ranks are
-# told to save and leave. See rank.sh for SIGURG.
+# The early signal before the time limit (USR1), and preemption or requeue (TERM): the ranks
+# save and end. See rank.sh for SIGURG.
 stop() {
     stopping=$1
-    say "SIG$1: the ranks save and leave"
+    say "SIG$1: the ranks save and end"
     scancel --signal=URG "$SLURM_JOB_ID" || true
 }
 trap 'stop USR1' USR1
 trap 'stop TERM' TERM
 
-# Waits for a process to its end, through the signals that arrive meanwhile; gives its exit code.
+# Waits for the end of a process, also when signals interrupt wait; returns its exit code.
 await() {
     while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
     wait "$1"
 }
 
 # Runs a command as the rank of every task, with a log for each node; the first rank that ends
-# badly ends the step. What rank 0 says stands in the job's own log too.
+# fails ends the step. Rank 0's output also goes to the job's own log.
 run_ranks() {
     local name=$1 code=0 step
     shift
@@ -99,7 +99,7 @@ newest_checkpoint() {
 
 # --- when a step ends early ----------------------------------------------------------------------
 
-# Decides what follows a step that did not end well; does not return.
+# Requeues or ends the job after a step that failed; does not return.
 settle() {
     local name=$1 code=$2
     if [ -n "$stopping" ] || ended_with "$REQUEUE"; then
@@ -108,12 +108,12 @@ settle() {
         name_the_failure "$name" "$code"
     fi
     if ended_with "$BAD_INPUT"; then
-        refuse "$name: this needs mending and is not requeued"
+        refuse "$name: bad input: fix it and submit again; not requeued"
     fi
     requeue
 }
 
-# Names the rank that ended first, shows what it said, and names nodes that Slurm gave up.
+# Names the rank that ended first, shows its last lines, and names nodes that Slurm has lost.
 name_the_failure() {
     local name=$1 code=$2 file rank number node ending
     say "$name failed with exit code $code" >&2
@@ -125,11 +125,11 @@ name_the_failure() {
         else
             say "rank $rank on $node ended first, with exit code $ending" >&2
         fi
-        # A rank that could not even check its node makes the node unfit; rank 0 lists them else.
+        # A rank that could not run the check makes its node unfit; otherwise rank 0 lists them.
         if [ "$name" = check ] && [ "$rank $ending" != "0 $SICK_NODES" ]; then
             echo "$node" >>"$logs/sick-nodes"
         fi
-        if [ "$rank" -ne 0 ]; then # rank 0's words stand above
+        if [ "$rank" -ne 0 ]; then # rank 0's output is already in this log
             grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true
         fi
         break
@@ -142,7 +142,7 @@ report_lost_nodes() {
         --format='%N is %T: %E' | sort --unique | while read -r line; do say "lost: $line"; done || true
 }
 
-# Puts this job back in the queue, unless Slurm is ending it already; does not return.
+# Puts this job back in the queue, unless Slurm is already ending it; does not return.
 requeue() {
     local state idle=0
     trap '' TERM USR1 # the requeue sends TERM to this script and to the commands it runs
@@ -161,8 +161,8 @@ requeue() {
     fi
     say "requeueing"
     scontrol requeue "$SLURM_JOB_ID" || say "Slurm does not requeue this job: submit it again"
-    # The list of excluded nodes can only be changed while the job waits, as it does from here on;
-    # it cannot start again before this script has ended. Nothing is held, so nothing stays held.
+    # The list of excluded nodes can only be changed while the job is pending, as it is from here
+    # on; it cannot start again before this script has ended.
     if [ -s "$logs/sick-nodes" ]; then exclude "$(paste --serial --delimiters=, "$logs/sick-nodes")"; fi
     exit "$REQUEUE"
 }
@@ -180,7 +180,7 @@ exclude() {
 
 say "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
 
-# One process checks configuration, data and checkpoint, and says what is left to do.
+# One process checks configuration, data and checkpoint, and prints what is left to do.
 plan=$("${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$python" \
     tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") || {
     code=$?
@@ -189,7 +189,7 @@ plan=$("${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$p
 }
 read -r done_steps total_steps checkpoint_dir <<<"$plan"
 if [ "$done_steps" -ge "$total_steps" ]; then
-    say "the run is finished: step $done_steps of $total_steps stands in $checkpoint_dir"
+    say "the run is finished: step $done_steps of $total_steps is in $checkpoint_dir"
     exit 0
 fi
 

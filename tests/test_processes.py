@@ -62,7 +62,7 @@ time.sleep(600)
 """
 
 
-def test_a_child_dies_with_its_killed_parent_and_lets_go_of_its_output() -> None:
+def test_a_child_dies_with_its_killed_parent_and_closes_its_output() -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -92,7 +92,7 @@ def test_a_rank_whose_launcher_is_gone_ends_itself(monkeypatch: pytest.MonkeyPat
 
 
 def test_signals_that_were_ignored_before_stay_ignored() -> None:
-    """``nohup`` ignores SIGHUP; it means to."""
+    """``nohup`` makes its command ignore SIGHUP on purpose."""
     code = (
         "import os, signal; from megatron_in2.processes import exit_on_stop_signals;"
         "exit_on_stop_signals(); os.kill(os.getpid(), signal.SIGHUP); print('lives')"

@@ -1,4 +1,4 @@
-"""Runs of steps: what is done is reused, what was interrupted continues or starts again."""
+"""Sequences of steps: finished steps are reused, interrupted ones continue or start again."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Runner:
             stream.write("x")
 
 
-def test_what_stands_is_reused(tmp_path: Path) -> None:
+def test_finished_steps_are_reused(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     assert runner.go() == ["first", "second"]
     assert runner.go() == []
@@ -57,7 +57,7 @@ def test_a_lost_output_is_made_again_with_all_that_follows(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("continues", "left"), [(True, "xx"), (False, "x")])
-def test_an_interrupted_step_goes_on_only_where_it_can(
+def test_an_interrupted_step_continues_only_where_it_can(
     tmp_path: Path, continues: bool, left: str
 ) -> None:
     runner = Runner(tmp_path, continues)

@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.read(arguments)
     seeds = 1 if options.quick else options.seeds
     config = config_of(options, EffectConfig, seeds=seeds)
-    # Imported here so that --help and bad input do without torch's seconds.
+    # Imported here, so that --help and bad input do not wait for torch.
     from megatron_in2.effect.experiment import run_effect
 
     run_effect(config)

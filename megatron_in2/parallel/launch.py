@@ -1,4 +1,4 @@
-"""Starts the ranks of a one-machine run, and ends all of them as soon as one fails."""
+"""Starts the ranks of a run on one machine, and ends all of them when one fails."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 _CAUSES = {
     signal.SIGBUS: "a file that it had mapped was cut short or could not be read: check the disk "
     "of data.train",
-    signal.SIGKILL: "by hand, by a scheduler, or by the system for want of memory",
+    signal.SIGKILL: "by hand, by a scheduler, or by the system, which is out of memory",
 }
 
 
@@ -33,7 +33,7 @@ def run_local_ranks(command: list[str], nproc: int) -> int:
     input) reaches the caller unchanged.
 
     Returns:
-        0 if every rank ended well; 2 if one found bad input; else the first failure's exit code
+        0 if every rank succeeded; 2 if one found bad input; else the first failure's exit code
         (128 + signal if killed), or 130 after Ctrl-C.
     """
     received: list[int] = []
@@ -69,7 +69,7 @@ def _start_rank(command: list[str], index: int, nproc: int, port: int) -> subpro
 
 
 def _bind_to_launcher(launcher: int) -> None:
-    """Let a rank end with its launcher, and leave to it what a terminal sends to both."""
+    """Make a rank end with its launcher and ignore what a terminal sends to both."""
     for number in _FROM_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(launcher)
@@ -87,8 +87,8 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> 
         failed = [rank.returncode for rank in ranks if rank.poll()]
         if failed and not first:
             first = failed[0]
-            # A rank blocked in a collective with the dead one never returns: it is killed after
-            # the grace, which lets a sound one finish its save or show its own error.
+            # A rank that waits in a collective for the dead one never returns, so it is killed
+            # after this time; a healthy rank uses it to finish its save or print its error.
             is_requeue = _exit_code(first, received) == EXIT_REQUEUE
             grace = REQUEUE_GRACE_SECONDS if is_requeue else FAILURE_GRACE_SECONDS
             deadline = time.monotonic() + grace
@@ -96,7 +96,7 @@ def _wait(ranks: Sequence[subprocess.Popen[bytes]], received: Sequence[int]) -> 
         time.sleep(POLL_SECONDS)
     _name_killed(ranks, received, named)
     codes = [_exit_code(code, received) for rank in ranks if (code := rank.poll())]
-    # A rank that loses its peer may end before the peer that says why; the reason's code counts.
+    # A rank that loses its peer may end before the peer has printed the reason: bad input wins.
     if EXIT_BAD_INPUT in codes:
         return EXIT_BAD_INPUT
     code = _exit_code(first, received) if first else next(iter(codes), 0)
@@ -112,7 +112,7 @@ def _send_stop(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 def _name_killed(
     ranks: Sequence[subprocess.Popen[bytes]], received: Sequence[int], named: set[int]
 ) -> None:
-    """Say in one line which ranks a signal has ended: they could not. Adds them to ``named``."""
+    """Print which ranks were killed by a signal, which they cannot print; add them to ``named``."""
     killed: dict[int, list[int]] = {}
     for index, rank in enumerate(ranks):
         code = rank.poll() or 0
@@ -131,7 +131,7 @@ def _name_killed(
 
 
 def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Leave no rank behind; what remains of the launcher only hands on their exit code."""
+    """Kill the remaining ranks and wait for them."""
     for rank in ranks:
         if rank.poll() is None:
             rank.kill()
@@ -140,7 +140,7 @@ def _end(ranks: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _exit_code(code: int, received: Sequence[int]) -> int:
-    """Return a rank's exit code as a shell counts; 75 if it was stopped before it could say so."""
+    """Return a rank's exit code as shells count; 75 if SIGTERM ended it before its handler ran."""
     if code == -signal.SIGTERM and received:
         return EXIT_REQUEUE
     return 128 - code if code < 0 else code

@@ -1,4 +1,4 @@
-"""One rank's whole run: join the world, build, train, leave."""
+"""One rank's whole run: join the job, build, train, leave."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -38,10 +38,10 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     """Train as one rank of the world.
 
     Returns:
-        The process's exit code: 0; 75 where a signal ended the run early and it is saved.
+        The exit code: 0; 75 where a signal ended the run early and it is saved.
 
     Raises:
-        InputError: what the user fixes.
+        InputError: something that the user must fix; the message has the remedy.
     """
     signals = StopSignals()
     with (
@@ -61,7 +61,7 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
         stop = StopOnSignal(signals)
         with _saver(config, inputs) as saver:
             fit(state, _callbacks(state, inputs, log, stop, saver))
-        ignore_stop_signals()  # all is done and saved: only the exit is left
+        ignore_stop_signals()  # everything is saved
         if log is not None:
             log.close()
         return EXIT_REQUEUE if stop.is_requested else 0
@@ -88,7 +88,7 @@ def _callbacks(
     stop: StopOnSignal,
     saver: CheckpointSaver,
 ) -> list[Callback]:
-    """Return what acts beside the steps, in the order in which it acts."""
+    """Return the run's callbacks, in the order in which their hooks are called."""
     config, world = state.config, state.world
     folder, logging = Path(config.checkpoint.dir), config.logging
     held_out = {
@@ -110,7 +110,7 @@ def _callbacks(
 
 
 def _peak_flops(config: TrainConfig, world: World) -> float | None:
-    """Return a GPU's peak for MFU; None on a CPU, an unknown card, or in float32."""
+    """Return a GPU's peak FLOP/s for MFU; None on a CPU, an unknown card, or in float32."""
     if world.device.type != "cuda" or config.runtime.dtype != "bfloat16":
         return None
     return peak_of_card(torch.cuda.get_device_name(world.device))

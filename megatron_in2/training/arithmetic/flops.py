@@ -55,13 +55,13 @@ def loss_flops(
     layer is left out. Other arguments as in :func:`attention_flops`.
     """
     terms = _terms(model)
-    behind = 6.0 * terms.behind_attention
+    after_attention = 6.0 * terms.after_attention
     tokens = len(squared_lengths) * seq_length
     last_share = terms.last_attention_width / terms.attention_width
     last_attention = float(attention_flops(model, squared_lengths).sum()) * last_share
     everywhere = float(row_flops(model, seq_length, squared_lengths).sum())
-    at_answers = answer_tokens * (behind + head_flops_per_token(model))
-    return everywhere - last_attention - tokens * behind + at_answers
+    at_answers = answer_tokens * (after_attention + head_flops_per_token(model))
+    return everywhere - last_attention - tokens * after_attention + at_answers
 
 
 def dense_row_flops(model: ModelConfig, seq_length: int) -> float:

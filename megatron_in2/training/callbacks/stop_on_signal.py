@@ -1,4 +1,4 @@
-"""Ends a run in order when a scheduler or a user asks for it."""
+"""Ends a run in an orderly way when a scheduler or a user sends a signal."""
 
 import os
 import signal
@@ -16,11 +16,11 @@ from megatron_in2.training.step.metrics import StepMetrics
 
 
 class StopSignals:
-    """Takes stop signals of this rank at any moment, also while it waits for others in C++.
+    """Receives this rank's stop signals at any moment, also while it waits for others in C++.
 
-    Python runs a signal's handler only between two of its own instructions, so a thread takes the
-    numbers that the interpreter's C handler writes to a pipe. Until :meth:`remember` is called a
-    signal ends the rank at once (nothing is there to save), afterwards it is remembered.
+    Python runs a signal's handler only between two of its own instructions. A thread therefore
+    reads the numbers that the interpreter's C handler writes to a pipe. Until :meth:`remember` is
+    called, a signal ends the rank at once (there is nothing to save); afterwards it is remembered.
     """
 
     def __init__(self) -> None:
@@ -37,11 +37,11 @@ class StopSignals:
 
     @property
     def received(self) -> int | None:
-        """The signal that came since signals are remembered, or None."""
+        """The number of the signal that has arrived since :meth:`remember`, or None."""
         return self._received
 
     def remember(self) -> None:
-        """From here on the caller asks for :attr:`received`: there is something to save."""
+        """Remember signals from now on in :attr:`received`: there is something to save."""
         with self._lock:
             self._is_remembered = True
 
