@@ -64,8 +64,8 @@ def _delete_files(folder: Path) -> None:
     ("attack", "gone"),
     [
         (_flip_bits, ["iter_0000006"]),
-        (_exchange_a_shard, ["iter_0000006"]),
-        (_change_the_state, ["iter_0000006"]),
+        pytest.param(_exchange_a_shard, ["iter_0000006"], marks=pytest.mark.slow),
+        pytest.param(_change_the_state, ["iter_0000006"], marks=pytest.mark.slow),
         (_delete_files, ["iter_0000006", "iter_0000004"]),
     ],
 )
