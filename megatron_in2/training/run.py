@@ -1,5 +1,6 @@
 """One rank's whole run: join the job, build, train, leave."""
 
+import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from megatron_in2.training.callbacks.step_report import StepReport
 from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
 from megatron_in2.training.checks.agreement import find_disagreement
+from megatron_in2.training.checks.ownership import own_checkpoints
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.checks.rank_errors import failures_in_one_line, said_by_one_rank
 from megatron_in2.training.checks.start_step import start_from_sound_step
@@ -49,9 +51,11 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
         open_world(config.parallel, rank, config.runtime.seed) as world,
         said_by_one_rank(),
         failures_in_one_line(config, rank),
+        contextlib.ExitStack() as stack,
     ):
         if difference := find_disagreement(config, inputs, world):
             raise InputError(difference)
+        stack.enter_context(own_checkpoints(config, world))
         inputs = start_from_sound_step(config, inputs, world)
         log = None
         if world.is_main:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from megatron_in2.checkpoint.folder import CheckpointState, complete_steps, resolve_checkpoint
 from megatron_in2.checkpoint.integrity import damaged, find_damage
+from megatron_in2.checkpoint.lease import require_no_owner, this_process
 from megatron_in2.data.packed.blend import BlendPart, blend_sha256, parse_blend
 from megatron_in2.data.packed.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
@@ -45,7 +46,7 @@ class RunInputs:
 
 
 def check_run(config: TrainConfig, world_size: int) -> RunInputs:
-    """Check configuration, data, tokenizer, checkpoints and free disk of a run.
+    """Check configuration, data, tokenizer, checkpoints, their owner and free disk of a run.
 
     Raises:
         InputError: naming the field, its value and the remedy.
@@ -76,6 +77,7 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
             seals[f"data.{name}={prefix}"] = held_out.seal
     if not learnt_tokens:
         raise InputError(f"data.train={config.data.train}: it has no token that is trained on")
+    require_no_owner(Path(config.checkpoint.dir), this_process())
     _check_disk(config)
     total_steps = config.schedule.total_steps(rows)
     _check_profile(config, total_steps)
