@@ -3,10 +3,10 @@
 
 readonly BAD_INPUT=2 # exit code of every tool: the user has to fix something
 
-say() { echo "[$(date +%FT%T)${SLURM_JOB_ID:+ job $SLURM_JOB_ID}] $*"; }
+log() { echo "[$(date +%FT%T)${SLURM_JOB_ID:+ job $SLURM_JOB_ID}] $*"; }
 
 refuse() {
-    say "$*" >&2
+    log "$*" >&2
     exit "$BAD_INPUT"
 }
 

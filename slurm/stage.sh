@@ -18,7 +18,7 @@ samples="$IN2_HOME/samples" data="$IN2_HOME/data" probes="$IN2_HOME/probes"
 tool() { "${launch[@]}" --ntasks=1 "$python" "tools/$1.py" "${@:2}"; }
 
 is_done() {
-    if [ -e "$1" ]; then say "$1 exists: skipped"; else return 1; fi
+    if [ -e "$1" ]; then log "$1 exists: skipped"; else return 1; fi
 }
 
 synthesis() {
@@ -78,6 +78,6 @@ probing() {
     tool probe plot --reports "$score" --output "${score%.json}.png"
 }
 
-say "$1${SLURM_ARRAY_TASK_ID:+, shard $number}"
+log "$1${SLURM_ARRAY_TASK_ID:+, shard $number}"
 "$1"
-say "$1 is done"
+log "$1 is done"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How evenly a global batch's work is divided among data-parallel ranks, beside plain order.
+"""How evenly a global batch's work is divided among data-parallel ranks, compared with plain order.
 
 Example:
     python tools/benchmarks/balance.py
