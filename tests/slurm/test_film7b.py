@@ -1,6 +1,7 @@
 """``sbatch slurm/film7b.sh`` on a real Slurm of virtual nodes, one rank a node, on the CPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,6 +137,30 @@ def test_data_missing_on_one_node_are_named(
     _assert_refused(job, f"node02: no packed dataset at {tmp_path}/node02/in2")
     assert "node01: no packed" not in job.log
     assert "node03: no packed" not in job.log
+
+
+@pytest.mark.slow
+def test_of_a_job_array_on_one_output_one_task_trains(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    folder = tmp_path / "run"
+    options = ("--data.validation=", "--schedule.steps=20", "--checkpoint.interval_steps=5")
+    array = ("--array=0-1", f"--output={tmp_path}/task-%a.out")
+    job = submit(1, *options, sbatch=array, IN2_CONFIG=write_config(folder))
+    job.cluster.wait_for(lambda: len(_array_states(job)) == 2, "the end of both tasks")
+    assert sorted(_array_states(job)) == ["COMPLETED 0:0", "FAILED 2:0"]
+    logs = [(tmp_path / f"task-{task}.out").read_text() for task in (0, 1)]
+    assert sum(f"checkpoint.dir={folder} is in use by process" in log for log in logs) == 1
+    assert sorted(read_metrics(folder)) == list(range(1, 21))
+    assert "Traceback" not in "".join(logs)
+
+
+def _array_states(job: Job) -> list[str]:
+    """State and exit code of the array's tasks that have ended."""
+    lines = job.cluster.run("scontrol", "show", "job", "--oneliner", str(job.number)).splitlines()
+    found = [re.search(r"JobState=(\S+) .*ExitCode=(\S+)", line) for line in lines if line]
+    states = [f"{match[1]} {match[2]}" for match in found if match]
+    return [state for state in states if state.startswith(("COMPLETED", "FAILED"))]
 
 
 @pytest.mark.slow
