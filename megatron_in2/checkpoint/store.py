@@ -6,7 +6,7 @@ not depend on TP, PP, CP or DP.
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,8 @@ class CheckpointSaver:
         keep_last: complete steps to keep; 0 keeps all.
         keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
         asynchronous: write beside the training.
+        on_poll: called whenever a save that is waited for is looked after.
+        on_poll: called whenever a save that the run waits for is looked after.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class CheckpointSaver:
         keep_last: int,
         keep_every: int,
         asynchronous: bool,
+        on_poll: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._config = config
@@ -87,6 +90,7 @@ class CheckpointSaver:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
+        self._on_poll = on_poll
         self._writer = ShardWriter()
         self._queue = AsyncCallsQueue()
         self._under_way = folder  # the step that is being saved
@@ -132,6 +136,7 @@ class CheckpointSaver:
         """Complete what is under way."""
         while self._queue.get_num_unfinalized_calls():
             self.poll()
+            self._on_poll()
             time.sleep(_POLL_SECONDS)
 
     def _complete(self, step: Path, state: CheckpointState) -> None:

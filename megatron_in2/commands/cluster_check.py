@@ -10,6 +10,7 @@ each node sees the run's files, has the same code and packages and a sound GPU, 
 over all ranks works; it prints the bandwidth. Exit codes: 0 sound, 2 bad input, 69 sick nodes.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from megatron_in2.commands.parser import (
     run_command,
     run_subcommand,
 )
-from megatron_in2.errors import InputError
+from megatron_in2.errors import EXIT_UNFIT_NODES, InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
@@ -64,7 +65,7 @@ def _nodes_parser() -> CommandParser:
 
 def _nodes(options: Any) -> int:
     from megatron_in2.cluster.check import check_cluster
-    from megatron_in2.cluster.findings import EXIT_UNFIT_NODES, CheckConfig, NodeFaultError
+    from megatron_in2.cluster.findings import CheckConfig, NodeFaultError
 
     config = config_of(options, TrainConfig)
     rank = rank_from_environment()
@@ -76,6 +77,7 @@ def _nodes(options: Any) -> int:
         free_bytes=2 * CHECKPOINT_BYTES * parameter_count(config.model),
         megabytes=options.megabytes,
         timeout_seconds=options.timeout,
+        job=os.environ.get("SLURM_JOB_ID", ""),
     )
     try:
         line = check_cluster(checks, rank, lambda: check_run(config, rank.world_size))

@@ -168,6 +168,9 @@ class RuntimeConfig:
             not finite. Each such step is skipped.
         rehearsal: run the largest possible row before the first step, so that a lack of memory
             shows at once: always, never or auto (on a GPU).
+        hang_timeout: seconds without any progress (a micro-batch, a part of a checkpoint) after
+            which the run ends with exit code 69 and names the ranks that did not arrive; four
+            times as long until the first micro-batch. 0 for never.
     """
 
     dtype: Dtype = "bfloat16"
@@ -179,6 +182,7 @@ class RuntimeConfig:
     recompute: Recompute = "none"
     stop_after_skipped: int = 3
     rehearsal: RehearsalMode = "auto"
+    hang_timeout: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -221,6 +225,10 @@ class TrainConfig:
                 f"schedule.warmup_fraction={self.schedule.warmup_fraction}: from 0 to below 1"
             )
         self._validate_logging(world_size)
+        if self.runtime.hang_timeout < 0:
+            raise InputError(
+                f"runtime.hang_timeout={self.runtime.hang_timeout}: must be 0 (never) or more"
+            )
         for section, names in _COUNTS.items():
             for name, low in names.items():
                 count: int = getattr(getattr(self, section), name)

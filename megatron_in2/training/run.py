@@ -1,6 +1,5 @@
 """One rank's whole run: join the job, build, train, leave."""
 
-import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,13 +26,17 @@ from megatron_in2.training.callbacks.step_report import StepReport
 from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
 from megatron_in2.training.checks.agreement import find_disagreement
+from megatron_in2.training.checks.hang_watch import START_FACTOR, watch_for_hangs
 from megatron_in2.training.checks.ownership import own_checkpoints
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.checks.rank_errors import failures_in_one_line, said_by_one_rank
 from megatron_in2.training.checks.start_step import start_from_sound_step
 from megatron_in2.training.config import TrainConfig, parse_range
+from megatron_in2.training.pulse import Pulse
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.trainer import fit
+
+MIN_TIMEOUT_MINUTES = 30.0
 
 
 def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
@@ -45,33 +48,37 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     Raises:
         InputError: something that the user must fix; the message has the remedy.
     """
-    signals = StopSignals()
+    signals, pulse = StopSignals(), Pulse()
     with (
         failures_in_one_line(config, rank),
-        open_world(config.parallel, rank, config.runtime.seed) as world,
+        open_world(config.parallel, rank, config.runtime.seed, _timeout_minutes(config)) as world,
         said_by_one_rank(),
         failures_in_one_line(config, rank),
-        contextlib.ExitStack() as stack,
+        own_checkpoints(config, world),
     ):
         if difference := find_disagreement(config, inputs, world):
             raise InputError(difference)
-        stack.enter_context(own_checkpoints(config, world))
-        inputs = start_from_sound_step(config, inputs, world)
-        log = None
-        if world.is_main:
-            log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
-            print(_first_line(config, inputs, world.size), flush=True)
-        state = build_training_state(config, inputs, world)
-        stop = StopOnSignal(signals)
-        with _saver(config, inputs) as saver:
-            fit(state, _callbacks(state, inputs, log, stop, saver))
+        log, stop = None, StopOnSignal(signals)
+        with watch_for_hangs(config, world, pulse):
+            inputs = start_from_sound_step(config, inputs, world)
+            if world.is_main:
+                log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
+                print(_first_line(config, inputs, world.size), flush=True)
+            state = build_training_state(config, inputs, world, pulse)
+            with _saver(config, inputs, pulse) as saver:
+                fit(state, _callbacks(state, inputs, log, stop, saver))
         ignore_stop_signals()  # everything is saved
         if log is not None:
             log.close()
         return EXIT_REQUEUE if stop.is_requested else 0
 
 
-def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
+def _timeout_minutes(config: TrainConfig) -> float:
+    """Return the limit of a collective: the watch for hangs, which can name ranks, is faster."""
+    return max(MIN_TIMEOUT_MINUTES, 2 * START_FACTOR * config.runtime.hang_timeout / 60)
+
+
+def _saver(config: TrainConfig, inputs: RunInputs, pulse: Pulse) -> CheckpointSaver:
     start = inputs.resume_from[0] if inputs.resume_from else inputs.init_from
     return CheckpointSaver(
         Path(config.checkpoint.dir),
@@ -82,6 +89,7 @@ def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
         config.checkpoint.keep_last,
         config.checkpoint.keep_every_steps,
         config.checkpoint.asynchronous,
+        pulse.beat,
     )
 
 
