@@ -38,7 +38,7 @@ class FileSum:
 class HashingStream:
     """A binary file that is written from its start to its end, hashed as it is written.
 
-    It has what ``torch.save`` needs and no more: nothing can be written twice.
+    It has what torch's writers need and no more: nothing can be written twice.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -60,6 +60,9 @@ class HashingStream:
 
     def fileno(self) -> int:
         return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
 
     @property
     def sum(self) -> FileSum:
