@@ -1,4 +1,4 @@
-"""What a conversion did, and room for what it writes."""
+"""The result of a conversion, and the space that it needs."""
 
 import shutil
 from dataclasses import dataclass

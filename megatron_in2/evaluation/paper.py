@@ -1,4 +1,4 @@
-"""What the paper reports, to stand beside a checkpoint of one's own; all figures in percent.
+"""The paper's results, to compare with one's own checkpoint; all figures in percent.
 
 Source: arXiv 2404.16811, figure 1 and tables 2 to 4.
 """

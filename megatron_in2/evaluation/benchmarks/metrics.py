@@ -55,7 +55,7 @@ def rouge_l(prediction: str, references: list[str]) -> float:
 def choice_found(prediction: str, answer: str, candidates: list[str]) -> float:
     """1 where the candidate that the prediction's first letter of A-E names is the answer.
 
-    The first character that is such a letter counts, wherever it stands; none means A.
+    The first character that is such a letter counts, wherever it is; none means A.
     """
     letter = next((character for character in prediction if character in _LETTERS), "A")
     index = _LETTERS.index(letter)
@@ -63,7 +63,7 @@ def choice_found(prediction: str, answer: str, candidates: list[str]) -> float:
 
 
 def final_number_matches(prediction: str, answer: str) -> float:
-    """1 where the numbers behind "The answer is" (the last one in each text) are equal.
+    """1 where the numbers after "The answer is" (the last one in each text) are equal.
 
     What follows another question that the model asks itself is cut off. A text without those
     words is taken whole, so an answer may be a bare number; a prediction without them is wrong.
@@ -76,7 +76,7 @@ def final_number_matches(prediction: str, answer: str) -> float:
 def formula_matches(prediction: str, answer: str) -> float:
     r"""1 where final answers are equal formulas by the normalisation of the MATH benchmark.
 
-    The final answer is the last ``\boxed``, else what stands behind the last "The answer is".
+    The final answer is the last ``\boxed``, else the text after the last "The answer is".
     Equality is lm-evaluation-harness' ``is_equiv``, the benchmark authors' own.
     """
     from lm_eval.tasks.hendrycks_math.utils import is_equiv  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""Answers probes one file at a time: what was answered is kept, and an interrupted run goes on."""
+"""Answers probes one file at a time: answers are kept, and an interrupted run continues."""
 
 import json
 import os
@@ -27,8 +27,8 @@ class Answerer(Protocol):
 def generate_predictions(answerer: Answerer, probes: Path, output: Path) -> int:
     """Write one prediction a line, in the probes' order, and return their number.
 
-    Who answers what stands in ``output`` + ``.run.json``; the same call after an interruption
-    goes on where it stopped.
+    ``output`` + ``.run.json`` records the answerer and the probes; the same call after an
+    interruption continues where it stopped.
 
     Raises:
         InputError: a probe has no prompt, ``output`` holds predictions of another run, or the
@@ -49,7 +49,7 @@ def generate_predictions(answerer: Answerer, probes: Path, output: Path) -> int:
 
 
 def _resume(output: Path, run: dict[str, Any]) -> int:
-    """Return how many predictions of this very run stand already, a torn last line cut off."""
+    """Return the number of this run's predictions that exist; cut off an incomplete last line."""
     description = output.with_name(f"{output.name}.run.json")
     if not output.exists():
         write_json(description, run)

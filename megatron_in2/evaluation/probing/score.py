@@ -55,7 +55,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class DepthScore:
-    """Probes whose evidence stands from ``start`` to ``end`` of the context (0 start, 1 end).
+    """Probes whose evidence lies from ``start`` to ``end`` of the context (0 start, 1 end).
 
     Attributes:
         accuracy: mean over sets of each set's mean score.
@@ -84,7 +84,7 @@ class ProbeReport:
         context_tokens: longest prompt in tokens; None where the labels do not tell.
         units: units in a context (the most, where sets differ).
         probes: scored ones; ``skipped`` were ambiguous, ``nulls`` had no prediction.
-        grouping: how positions were grouped, in words.
+        grouping: how positions were grouped, as text.
         average, gap: mean, and largest less smallest, of the depths' accuracies.
         average_interval, gap_interval: their 95 % bootstrap intervals. Noise alone widens a
             gap, so its interval reaches further up than down, and may lie above it.
@@ -178,7 +178,7 @@ def score_predictions(
         probes=sum(depth.probes for depth in depths),
         skipped=len(skipped),
         nulls=len(pairs) - len(skipped) - len(answered),
-        grouping=_in_words(grouping),
+        grouping=_description(grouping),
         average=float(np.mean(accuracies)),
         average_interval=interval(resampled.mean(axis=0)),
         gap=max(accuracies) - min(accuracies),
@@ -205,7 +205,7 @@ def _depth(
     )
 
 
-def _in_words(grouping: Grouping) -> str:
+def _description(grouping: Grouping) -> str:
     if grouping.bins is not None:
         return f"{grouping.bins} equal parts"
     left_out = ", each without its last, as published" if grouping.published else ""

@@ -11,7 +11,7 @@ from megatron_in2.evaluation.benchmarks import metrics
         ("The cat.", ["cat"], 1.0),  # case, punctuation and articles do not count
         (" a  CAT\n", ["the cat!"], 1.0),
         ("cat dog", ["cat"], 2 / 3),  # precision 1/2, recall 1
-        ("cat cat", ["cat"], 2 / 3),  # words count as often as they stand
+        ("cat cat", ["cat"], 2 / 3),  # words count as often as they occur
         ("cat\n\nIt is a dog, and more.", ["cat"], 1.0),  # cut at the first blank line
         ("cat\nIt", ["cat"], 2 / 3),  # a single line break does not cut
         ("dog", ["cat", "the dog"], 1.0),  # the best reference
