@@ -25,11 +25,13 @@ from megatron_in2.commands.parser import (
     run_command,
     run_subcommand,
 )
+from megatron_in2.data.inspection.check import check_some_rows
 from megatron_in2.errors import EXIT_UNFIT_NODES, InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
-from megatron_in2.training.checks.preflight import check_run
+from megatron_in2.training.checks.notes import notes_on_run
+from megatron_in2.training.checks.preflight import RunInputs, check_run
 from megatron_in2.training.config import TrainConfig
 
 CHECKPOINT_BYTES = 14  # of a parameter: bfloat16 weight, float32 master weight and two moments
@@ -48,9 +50,24 @@ def _plan_parser() -> CommandParser:
 def _plan(options: Any) -> None:
     config = config_of(options, TrainConfig)
     inputs = check_run(config, options.world_size)
+    _check_data(config, inputs)
     print(describe_run(config, options.world_size), file=sys.stderr)
+    for note in notes_on_run(config, inputs):
+        print(f"NOTE {note}", file=sys.stderr)
     done = inputs.resume_from[1].step if inputs.resume_from else 0
     print(done, inputs.total_steps, config.checkpoint.dir)
+
+
+def _check_data(config: TrainConfig, inputs: RunInputs) -> None:
+    """Read some rows of every dataset of the run: damage there shows before all nodes wait."""
+    held_out = [prefix for prefix in (config.data.validation, config.data.probe) if prefix]
+    for prefix in (*(part.prefix for part in inputs.datasets), *map(Path, held_out)):
+        findings = check_some_rows(prefix, inputs.tokenizer)
+        if findings.problems:
+            raise InputError(
+                f"{prefix} is damaged: {findings.problems[0]}: pack it again; in2 inspect "
+                f"{prefix} --verify reads all of it"
+            )
 
 
 def _nodes_parser() -> CommandParser:

@@ -1,6 +1,8 @@
 """The configuration of one training run: one YAML file, every field overridable as an option."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -108,6 +110,8 @@ class CheckpointConfig:
         keep_every_steps: also keep the checkpoints of multiples of this step; 0 for none.
         asynchronous: write checkpoints in helper processes while the training continues.
         allow_changed_data: resume even if the data or the batch size has changed.
+        allow_changed_model: resume even if the model computes something else: rotary frequencies,
+            precision, normalisation of the loss.
     """
 
     dir: str = ""
@@ -117,6 +121,7 @@ class CheckpointConfig:
     keep_every_steps: int = 0
     asynchronous: bool = True
     allow_changed_data: bool = False
+    allow_changed_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,10 +230,10 @@ class TrainConfig:
                 f"schedule.warmup_fraction={self.schedule.warmup_fraction}: from 0 to below 1"
             )
         self._validate_logging(world_size)
-        if self.runtime.hang_timeout < 0:
-            raise InputError(
-                f"runtime.hang_timeout={self.runtime.hang_timeout}: must be 0 (never) or more"
-            )
+        for (section, name), (is_possible, words) in _RANGES.items():
+            number: float = getattr(getattr(self, section), name)
+            if not (math.isfinite(number) and is_possible(number)):
+                raise InputError(f"{section}.{name}={number}: must be {words}")
         for section, names in _COUNTS.items():
             for name, low in names.items():
                 count: int = getattr(getattr(self, section), name)
@@ -323,6 +328,18 @@ def parse_range(field: str, value: int | str) -> range:
     return range(first, last + 1)
 
 
+_RANGES: dict[tuple[str, str], tuple[Callable[[float], bool], str]] = {
+    ("model", "rope_theta"): (lambda value: value > 0, "above 0"),
+    ("model", "norm_epsilon"): (lambda value: value > 0, "above 0"),
+    ("optimizer", "lr"): (lambda value: value > 0, "above 0"),
+    ("optimizer", "beta1"): (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("optimizer", "beta2"): (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("optimizer", "eps"): (lambda value: value > 0, "above 0"),
+    ("optimizer", "weight_decay"): (lambda value: value >= 0, "0 or more"),
+    ("optimizer", "clip_grad"): (lambda value: value >= 0, "0 (no clipping) or more"),
+    ("runtime", "init_std"): (lambda value: value > 0, "above 0"),
+    ("runtime", "hang_timeout"): (lambda value: value >= 0, "0 (never) or more"),
+}
 _COUNTS = {
     "schedule": {"epochs": 1, "steps": 0, "exit_after_steps": 0},
     "checkpoint": {"interval_steps": 1, "keep_last": 0, "keep_every_steps": 0},

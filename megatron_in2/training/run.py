@@ -27,6 +27,7 @@ from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSig
 from megatron_in2.training.callbacks.validation import Validation
 from megatron_in2.training.checks.agreement import find_disagreement
 from megatron_in2.training.checks.hang_watch import START_FACTOR, watch_for_hangs
+from megatron_in2.training.checks.notes import notes_on_run
 from megatron_in2.training.checks.ownership import own_checkpoints
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.checks.rank_errors import failures_in_one_line, said_by_one_rank
@@ -64,6 +65,8 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
             if world.is_main:
                 log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
                 print(_first_line(config, inputs, world.size), flush=True)
+                for note in notes_on_run(config, inputs):
+                    print(f"NOTE {note}", flush=True)
             state = build_training_state(config, inputs, world, pulse)
             with _saver(config, inputs, pulse) as saver:
                 fit(state, _callbacks(state, inputs, log, stop, saver))

@@ -14,6 +14,7 @@ from megatron_in2.checkpoint.folder import (
 )
 from megatron_in2.checkpoint.integrity import find_damage
 from megatron_in2.errors import InputError
+from megatron_in2.training.checks.changes import require_same_function
 from megatron_in2.training.config import TrainConfig
 
 
@@ -45,6 +46,7 @@ def newest_sound_step(
             continue
         state = read_state(step)
         require_same_model(config, step)
+        require_same_function(config, step)
         _require_same_data(config, step, state, tokenizer_sha256, rows_sha256)
         return step, state
     if problems or damaged or damaged_steps(folder):
