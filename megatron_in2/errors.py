@@ -8,3 +8,7 @@ EXIT_INTERRUPTED = 130  # Ctrl-C, as shells count: 128 + SIGINT
 
 class InputError(ValueError):
     """The user's input cannot be used; the message, one line, names what, where and the remedy."""
+
+
+class TryAgainError(Exception):
+    """Nothing is wrong with the input: the next start may work; the message is one line."""

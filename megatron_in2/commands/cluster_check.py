@@ -7,7 +7,8 @@ Examples:
 "plan" checks configuration, data and checkpoints in one process, describes the run on stderr and
 prints one line: steps done, steps in all, checkpoint.dir. "nodes" runs as every rank of the job:
 each node sees the run's files, has the same code and packages and a sound GPU, and an all-reduce
-over all ranks works; it prints the bandwidth. Exit codes: 0 sound, 2 bad input, 69 sick nodes.
+over all ranks works; it prints the bandwidth. Exit codes: 0 sound, 2 bad input, 69 sick nodes,
+75 the port is taken.
 """
 
 import os
@@ -34,6 +35,7 @@ from megatron_in2.training.checks.notes import notes_on_run
 from megatron_in2.training.checks.preflight import RunInputs, check_run
 from megatron_in2.training.config import TrainConfig
 
+MIN_TIMEOUT_SECONDS = 300.0  # of the check; many ranks load Python from one file server
 CHECKPOINT_BYTES = 14  # of a parameter: bfloat16 weight, float32 master weight and two moments
 
 
@@ -76,7 +78,7 @@ def _nodes_parser() -> CommandParser:
     add("--nodes", required=True, help="the job's nodes, with commas between")
     add("--sick-nodes", type=Path, help="write unfit nodes here, one a line")
     add("--megabytes", type=int, default=64, help="size of the all-reduce, MiB")
-    add("--timeout", type=float, default=120, help="seconds for every rank to come")
+    add("--timeout", type=float, help="seconds for every rank to come; default 300 and 1 a rank")
     return parser
 
 
@@ -93,7 +95,7 @@ def _nodes(options: Any) -> int:
         folder=Path(config.checkpoint.dir),
         free_bytes=2 * CHECKPOINT_BYTES * parameter_count(config.model),
         megabytes=options.megabytes,
-        timeout_seconds=options.timeout,
+        timeout_seconds=options.timeout or MIN_TIMEOUT_SECONDS + rank.world_size,
         job=os.environ.get("SLURM_JOB_ID", ""),
     )
     try:

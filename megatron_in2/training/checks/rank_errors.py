@@ -9,6 +9,7 @@ import torch
 from torch.distributed.distributed_c10d import _get_default_store
 
 from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+from megatron_in2.parallel.ports import port_taken
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.training.config import TrainConfig
 
@@ -32,6 +33,7 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
         InputError: this rank ran out of memory; the message has the remedies.
         SystemExit: the connection to another rank is lost; exit code 1. That rank's own message
             has the reason.
+        TryAgainError: the port of the job is taken.
     """
     try:
         yield
@@ -43,6 +45,8 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
                 f"{where} is out of memory ({message}): "
                 f"{' or '.join(memory_remedies(config))}; in2 plan shows what fits"
             ) from error
+        if again := port_taken(error, where):
+            raise again from error
         if any(words in str(error) for words in LOST_PEER):
             raise SystemExit(
                 f"{where} lost the connection to another rank, whose message has the reason; ending"
