@@ -7,14 +7,17 @@ Examples:
         --predictions FILM-7B/sample_csqa_0shot.jsonl --output scores/FILM-7B.json
     %(prog)s report --scores scores/FILM-7B.json --base scores/Mistral.json \
         --output scores/report.md
+    %(prog)s reproduce --film-repo ../FILM --output scores/reproduction.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
-"score" scores files of predictions on their own; "report" adds the paper's columns.
+"score" scores files of predictions on their own; "report" adds the paper's columns; "reproduce"
+scores the predictions that the paper's authors published, to show that the scorers agree.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from megatron_in2.commands.parser import (
     CommandParser,
@@ -25,7 +28,12 @@ from megatron_in2.commands.parser import (
     shown_choices,
 )
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, score_benchmark
+from megatron_in2.evaluation.benchmarks.catalogue import (
+    BENCHMARKS,
+    Scorer,
+    score_benchmark,
+    score_datasets,
+)
 from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
 from megatron_in2.evaluation.benchmarks.report import (
     ModelScores,
@@ -33,6 +41,7 @@ from megatron_in2.evaluation.benchmarks.report import (
     benchmark_table,
     read_model_scores,
 )
+from megatron_in2.evaluation.reproduction import reproduce, reproduction_table
 from megatron_in2.files import atomic_file
 
 
@@ -67,21 +76,36 @@ def _run(options: Any) -> None:
 def _score_parser() -> CommandParser:
     parser = CommandParser("Score a file of predictions.")
     add = parser.add_argument
-    add("--task", metavar=shown_choices(BENCHMARKS), required=True, help="whose metric")
-    add("--labels", type=Path, required=True, help="JSON lines: answer or answers; candidates")
+    add(
+        "--task",
+        metavar=shown_choices(BENCHMARKS),
+        help="whose metric; by default every data set in the labels is scored by itself",
+    )
+    add("--labels", type=Path, required=True, help="JSON lines: answer, answers or completion")
     add("--predictions", type=Path, required=True, help="JSON lines: samples or sample")
+    add(
+        "--scorer",
+        choices=get_args(Scorer),
+        default="standard",
+        help="film: by the rules of FILM's own scripts, which differ for gsm8k and math",
+    )
     add("--name", help="the model's; the predictions' folder where not given")
     add("--output", type=Path, help="scores, JSON; other tasks' scores in it are kept")
     return parser
 
 
 def _score(options: Any) -> None:
-    score = score_benchmark(options.task, options.labels, options.predictions)
+    files = options.labels, options.predictions, options.scorer
+    if options.task is None:
+        scores = score_datasets(*files)
+    else:
+        scores = {options.task: score_benchmark(options.task, *files)}
     if options.output is not None:
         name = options.name or options.predictions.resolve().parent.name
-        add_model_scores(ModelScores(name, {options.task: score}), options.output)
-    nulls = f", {score.nulls} null left out" if score.nulls else ""
-    print(f"{options.task}: {score.score:.2f} over {score.samples:,} predictions{nulls}")
+        add_model_scores(ModelScores(name, scores), options.output)
+    for task, score in scores.items():
+        nulls = f", {score.nulls} null left out" if score.nulls else ""
+        print(f"{task}: {score.score:.2f} over {score.samples:,} predictions{nulls}")
 
 
 def _report_parser() -> CommandParser:
@@ -101,10 +125,28 @@ def _report(options: Any) -> None:
     print(table, end="")
 
 
+def _reproduce_parser() -> CommandParser:
+    parser = CommandParser("Score the predictions that the FILM repository publishes.")
+    add = parser.add_argument
+    add("--film-repo", type=Path, required=True, help="a clone of github.com/microsoft/FILM")
+    add("--labels", type=Path, help="folder with labels that the clone lacks: NAME.jsonl")
+    add("--output", type=Path, help="table, Markdown")
+    return parser
+
+
+def _reproduce(options: Any) -> None:
+    entries = reproduce(options.film_repo, options.labels)
+    if options.output is not None:
+        with atomic_file(options.output) as stream:
+            stream.write(reproduction_table(entries, "markdown"))
+    print(reproduction_table(entries, "terminal" if sys.stdout.isatty() else "none"), end="")
+
+
 SUBCOMMANDS = {
     "run": Subcommand("run benchmarks through lm-evaluation-harness", _run_parser, _run),
     "score": Subcommand("score a file of predictions", _score_parser, _score),
     "report": Subcommand("one table with the paper's columns", _report_parser, _report),
+    "reproduce": Subcommand("score the paper's predictions", _reproduce_parser, _reproduce),
 }
 
 

@@ -15,7 +15,8 @@ PROBING: dict[str, dict[str, tuple[float, float]]] = {
 }
 PROBING_TASKS = ("document", "code", "database")
 
-# Benchmark -> (Mistral-7B-Instruct-v0.2, FILM-7B). LongBench: F1, ROUGE-L; the others: accuracy.
+BENCHMARK_MODELS = ("Mistral-7B-Instruct-v0.2", "FILM-7B")
+# Benchmark -> score of each of them. LongBench: F1, ROUGE-L; the others: accuracy.
 BENCHMARKS: dict[str, tuple[float, float]] = {
     "narrativeqa": (23.5, 26.9),
     "qasper": (33.8, 42.2),

@@ -52,6 +52,21 @@ def rouge_l(prediction: str, references: list[str]) -> float:
     return max(float(score["rouge-l"]["f"]) for score in scores)
 
 
+def class_found(prediction: str, answer: str, classes: list[str]) -> float:
+    """Share that the answer has of the class names found in the prediction's first line (TREC).
+
+    A found name that is part of the answer's name does not count as one of them.
+    """
+    line = first_line(prediction)
+    found = [name for name in classes if name in line and (name == answer or name not in answer)]
+    return 1 / len(found) if answer in found else 0.0
+
+
+def first_line(prediction: str) -> str:
+    """Return the first line with text: LongBench's few-shot tasks are scored by it alone."""
+    return prediction.lstrip("\n").split("\n")[0]
+
+
 def choice_found(prediction: str, answer: str, candidates: list[str]) -> float:
     """1 where the candidate that the prediction's first letter of A-E names is the answer.
 
@@ -65,10 +80,11 @@ def choice_found(prediction: str, answer: str, candidates: list[str]) -> float:
 def final_number_matches(prediction: str, answer: str) -> float:
     """1 where the numbers after "The answer is" (the last one in each text) are equal.
 
-    What follows another question that the model asks itself is cut off. A text without those
-    words is taken whole, so an answer may be a bare number; a prediction without them is wrong.
+    What follows another question that the model asks itself is cut off. An answer without those
+    words is a bare number, or a worked solution whose number follows ``####`` as in GSM8K's own
+    files; a prediction without them is wrong.
     """
-    wanted = _number(_final_answer(answer) or answer)
+    wanted = _number(_final_answer(answer) or answer.rpartition("####")[2])
     found = _number(_final_answer(prediction) or "")
     return float(wanted is not None and found == wanted)
 

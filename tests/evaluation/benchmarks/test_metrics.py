@@ -40,6 +40,21 @@ def test_rouge_l() -> None:
 @pytest.mark.parametrize(
     ("prediction", "score"),
     [
+        ("\nNumber of something\nQuestion: who?", 1.0),
+        ("Number of something, or Date", 0.5),  # two classes are named
+        ("something", 0.0),
+        ("Date\nNumber of something", 0.0),  # the first line counts
+        ("", 0.0),
+    ],
+)
+def test_class_found(prediction: str, score: float) -> None:
+    classes = ["Number", "Number of something", "Date"]  # the first is part of the answer's name
+    assert metrics.class_found(prediction, "Number of something", classes) == score
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
         (" B: bookstore.", 1.0),
         ("I say B", 1.0),
         ("The answer is B", 1.0),
