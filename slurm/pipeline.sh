@@ -3,7 +3,7 @@
 # (an array of shards), preprocessing (an array) and merging, import, training, export, probing.
 #
 #   IN2_HOME=/runs/film7b IN2_MODEL=/models/Mistral-7B-Instruct-v0.2 \
-#       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
+#       IN2_SYNTHESIS=configs/in2_film.yaml slurm/pipeline.sh [options of tools/train.py]
 #
 # Run it on a login node from the repository's root. Run it again after a failure: stages whose
 # output exists are skipped. docs/cluster.md has the variables.
