@@ -106,7 +106,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} does not exist")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON: {error}") from error
 
 
@@ -163,7 +163,7 @@ def open_lines(path: Path) -> IO[bytes]:
 def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error}); fix or remove the line") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")

@@ -57,7 +57,7 @@ class Recipe:
 class Part:
     """A run of text that is encoded by itself and is trained on, or not, as a whole.
 
-    ``ends_turn`` puts an end-of-sequence token behind it, trained on if the part is.
+    ``ends_turn`` puts an end-of-sequence token after it, trained on if the part is.
     """
 
     text: str
@@ -100,7 +100,7 @@ class Sample:
 
     ``evidence_position`` is where in the context its first evidence is, from 0 (start) to 1
     (end), or None where it is not known. ``stated_tokens`` is the length that its writer counted,
-    where it stated one: another length tells of another store or tokenizer.
+    where it stated one: another length means another store or tokenizer.
     """
 
     id: str

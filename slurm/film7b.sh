@@ -2,7 +2,7 @@
 # Trains FILM-7B on 16 nodes of 8 GPUs. The job requeues itself and resumes if it is ended early.
 #
 #   sbatch slurm/film7b.sh
-#   IN2_DATA=/data/in2 IN2_INIT=/models/mistral IN2_OUTPUT=/runs/film7b \
+#   IN2_DATA=/data/in2 IN2_BASE=/models/Mistral-7B-Instruct-v0.2 IN2_OUTPUT=/runs/film7b \
 #       sbatch --partition=gpu slurm/film7b.sh --optimizer.lr 2e-6
 #
 # Options of sbatch go before the script's name and win over the lines below; options of
@@ -23,7 +23,7 @@ set -euo pipefail
 
 readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
 readonly SICK_NODES=69 # of tools/cluster_check.py and train.py: it has listed nodes to avoid
-readonly PLAN_TRIES=3  # nodes on which the plan is tried
+readonly ALONE_TRIES=3 # nodes on which the plan is tried
 logs=""                # of this job, once its checkpoint.dir is known
 stopping=""            # the signal on which this job saves and ends
 
@@ -46,7 +46,19 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 options=(--config "${IN2_CONFIG:-configs/film7b.yaml}")
 if [ -n "${IN2_DATA:-}" ]; then options+=("--data.train=$IN2_DATA"); fi
 if [ -n "${IN2_VALIDATION:-}" ]; then options+=("--data.validation=$IN2_VALIDATION"); fi
-if [ -n "${IN2_INIT:-}" ]; then options+=("--checkpoint.init_from=$IN2_INIT"); fi
+init=${IN2_INIT:-}
+if [ -n "${IN2_BASE:-}" ]; then
+    [ -z "$init" ] || refuse "IN2_BASE and IN2_INIT both name what the run starts from: set one"
+    init=$IN2_BASE
+    if ! is_checkpoint "$IN2_BASE"; then
+        [ -f "$IN2_BASE/config.json" ] ||
+            refuse "IN2_BASE=$IN2_BASE is no checkpoint and has no config.json"
+        [ -n "${IN2_OUTPUT:-}" ] ||
+            refuse "set IN2_OUTPUT: IN2_BASE=$IN2_BASE is imported to \$IN2_OUTPUT.base"
+        init=$IN2_OUTPUT.base
+    fi
+fi
+if [ -n "$init" ]; then options+=("--checkpoint.init_from=$init"); fi
 if [ -n "${IN2_OUTPUT:-}" ]; then options+=("--checkpoint.dir=$IN2_OUTPUT"); fi
 options+=("$@")
 
@@ -73,6 +85,20 @@ free_port() {
         place=$((place + 1))
     done
     echo $((20000 + place % 10000))
+}
+
+# Runs a command in one process; a node may be broken, then another one is tried.
+run_alone() {
+    local place code
+    for ((place = 0; place < ALONE_TRIES && place < SLURM_JOB_NUM_NODES; place++)); do
+        code=0
+        "${launch[@]}" --relative="$place" --nodes=1 --ntasks=1 --ntasks-per-node=1 \
+            slurm/rank.sh "$python" "$@" || code=$?
+        if [ "$code" -eq 0 ]; then return 0; fi
+        log "$1 $2 failed on ${nodes[place]} with exit code $code" >&2
+        if [ "$code" -eq "$BAD_INPUT" ] || [ "$code" -gt 128 ]; then break; fi
+    done
+    return "$code"
 }
 
 # Waits for the end of a process, also when signals interrupt wait; returns its exit code.
@@ -126,15 +152,15 @@ settle() {
     requeue
 }
 
-# Ends or requeues a job whose plan has failed; does not return.
-settle_plan() {
-    local code=$1
+# Ends or requeues a job whose plan or import has failed; does not return.
+settle_alone() {
+    local name=$1 code=$2
     if [ "$code" -eq "$BAD_INPUT" ]; then
-        refuse "the plan found bad input: nothing was started, nothing is requeued"
+        refuse "the $name found bad input: nothing was started, nothing is requeued"
     elif [ -n "$stopping" ]; then
-        log "the plan was stopped by SIG$stopping"
+        log "the $name was stopped by SIG$stopping"
     elif [ "${SLURM_RESTART_COUNT:-0}" -ge "${IN2_MAX_REQUEUES:-3}" ]; then
-        log "the plan fails with exit code $code: giving up (IN2_MAX_REQUEUES)" >&2
+        log "the $name failed again: giving up (IN2_MAX_REQUEUES)" >&2
         exit "$code"
     fi
     requeue
@@ -241,18 +267,16 @@ exclude() {
 
 log "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
 
+# A base in Hugging Face's form is imported once; the run and its restarts then start from that.
+if [ -n "${IN2_BASE:-}" ] && [ ! -e "$init" ]; then
+    log "importing $IN2_BASE"
+    run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" ||
+        settle_alone import $?
+fi
+
 # One process checks configuration, data and checkpoint, and prints what is left to do.
-# A node may be broken: then another one is tried.
-for ((place = 0; place < PLAN_TRIES && place < SLURM_JOB_NUM_NODES; place++)); do
-    code=0
-    plan=$("${launch[@]}" --relative="$place" --nodes=1 --ntasks=1 --ntasks-per-node=1 \
-        slurm/rank.sh "$python" tools/cluster_check.py plan --world-size="$SLURM_NTASKS" \
-        "${options[@]}") || code=$?
-    if [ "$code" -eq 0 ]; then break; fi
-    log "the plan failed on ${nodes[place]} with exit code $code" >&2
-    if [ "$code" -eq "$BAD_INPUT" ] || [ -n "$stopping" ]; then break; fi
-done
-[ "$code" -eq 0 ] || settle_plan "$code"
+plan=$(run_alone tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") ||
+    settle_alone plan $?
 read -r done_steps total_steps checkpoint_dir <<<"$plan"
 if [ "$done_steps" -ge "$total_steps" ]; then
     log "the run is finished: step $done_steps of $total_steps is in $checkpoint_dir"

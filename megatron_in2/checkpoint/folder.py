@@ -50,7 +50,7 @@ DEFAULT_INIT_STD = 0.02
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a run needs beside tensors to go on exactly.
+    """What a run needs besides tensors to continue exactly.
 
     Args:
         step: optimizer steps done.
@@ -102,6 +102,11 @@ def resolve_checkpoint(path: Path, wanted: str = LATEST) -> Path:
         return path
     steps = complete_steps(path)
     if not steps:
+        if (path / "config.json").is_file():
+            raise InputError(
+                f"{path} is a model in Hugging Face's form: import it with in2 convert "
+                "hf-to-megatron, and name the output"
+            )
         state = "is incomplete" if (path / CONFIG).exists() else "holds no complete checkpoint"
         raise InputError(f"{path} {state} (no {COMPLETE}): name a checkpoint that was saved whole")
     return steps[-1]

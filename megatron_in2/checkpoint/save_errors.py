@@ -34,8 +34,8 @@ logging.getLogger(FileSystemWriterAsync.__module__).setLevel(logging.CRITICAL)
 def explained(step: Path) -> Iterator[None]:
     """Turn what goes wrong while a step is saved into one line, and remove what was written of it.
 
-    Megatron-Core raises a writer's failure on every rank, and tells the first one what it was: that
-    one speaks, the others just end.
+    Megatron-Core raises a writer's failure on every rank, with its cause on the first one: that one
+    prints it, the others only end.
 
     Raises:
         InputError: naming the folder, the reason and the remedy.

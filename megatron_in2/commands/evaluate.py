@@ -6,12 +6,14 @@ Examples:
     %(prog)s score --task csqa --labels csqa_0shot.jsonl \
         --predictions FILM-7B/sample_csqa_0shot.jsonl --output scores/FILM-7B.json
     %(prog)s report --scores scores/FILM-7B.json --base scores/Mistral.json \
-        --output scores/report.md
+        --output scores/report.md --html scores/report.html \
+        --reports scores/FILM-7B/*.json --answers probes/code.jsonl predictions/code.jsonl
     %(prog)s reproduce --film-repo ../FILM --output scores/reproduction.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
-"score" scores files of predictions on their own; "report" adds the paper's columns; "reproduce"
-scores the predictions that the paper's authors published, to show that the scorers agree.
+"score" scores files of predictions on their own; "report" adds the paper's columns and draws a
+page; "reproduce" scores the predictions that the paper's authors published, to show that the
+scorers agree.
 """
 
 import sys
@@ -111,18 +113,43 @@ def _score(options: Any) -> None:
 def _report_parser() -> CommandParser:
     parser = CommandParser("Compare a model's scores with its base's and the paper's.")
     add = parser.add_argument
-    add("--scores", type=Path, required=True, help="of the model")
+    add("--scores", type=Path, help="of the model on benchmarks")
     add("--base", type=Path, help="of the model it was trained from")
-    add("--output", type=Path, required=True, help="table, Markdown")
+    add("--output", type=Path, help="table of --scores, Markdown")
+    add("--html", type=Path, help="page with curves, tables and answers; it needs no network")
+    add("--reports", type=Path, nargs="+", default=[], help="for --html: from in2 probe score")
+    add(
+        "--answers",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="for --html: answers to browse: probes and their predictions, in pairs",
+    )
     return parser
 
 
 def _report(options: Any) -> None:
-    base = None if options.base is None else read_model_scores(options.base)
-    table = benchmark_table(read_model_scores(options.scores), base)
-    with atomic_file(options.output) as stream:
-        stream.write(table)
-    print(table, end="")
+    if options.output is None and options.html is None:
+        raise InputError("give --output TABLE.md, --html PAGE.html, or both")
+    if options.output is not None and options.scores is None:
+        raise InputError("--output is the table of --scores: give them")
+    scores, base = (
+        None if path is None else read_model_scores(path) for path in (options.scores, options.base)
+    )
+    if options.html is not None:
+        from megatron_in2.evaluation.page import read_answers, write_page
+
+        if len(options.answers) % 2:
+            raise InputError("--answers: give each file of probes with its predictions behind it")
+        pairs = zip(options.answers[::2], options.answers[1::2], strict=True)
+        answers = [read_answers(*files) for files in pairs]
+        write_page(options.html, options.reports, scores, base, answers)
+        print(f"{options.html} is written")
+    if options.output is not None and scores is not None:
+        table = benchmark_table(scores, base)
+        with atomic_file(options.output) as stream:
+            stream.write(table)
+        print(table, end="")
 
 
 def _reproduce_parser() -> CommandParser:

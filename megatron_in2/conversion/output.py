@@ -8,7 +8,7 @@ import psutil
 
 from megatron_in2.errors import InputError
 
-SPARE_BYTES = 64 * 2**20  # for the files beside the tensors
+SPARE_BYTES = 64 * 2**20  # for the files other than tensors
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_resumed_from(
     assert f"saving {disk / 'run' / 'iter_0000006'}" in second
 
 
-def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_stands(
+def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_remains(
     tmp_path: Path, write_config: WriteConfig
 ) -> None:
     folder = tmp_path / "run"

@@ -133,6 +133,30 @@ def test_transformers_4_computes_the_same(tmp_path: Path, converted: Converted) 
         assert is_equal == (folder != newer), folder
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mistral", {"sliding_window": 64}, "sliding_window=64: it is shorter"),
+        ("mistral", {"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts is set"),
+        ("llama 3.1", {"hidden_act": "gelu"}, "hidden_act='gelu': only silu"),
+        ("llama 3.1", {"vision_config": {"depth": 2}}, "vision_config is set"),
+        ("llama 3.1", {"rope_parameters": {"rope_type": "linear"}}, "rope_type='linear'"),
+        ("qwen 2.5", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
+        ("qwen 3", {"attention_bias": True}, "attention_bias=True"),
+        ("qwen 3", {"model_type": "qwen3_moe", "num_experts": 8}, "num_experts is set"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path, converted: Converted
+) -> None:
+    copy = Path(shutil.copytree(converted[name, 5][0], tmp_path / "hf"))
+    write_json(copy / "config.json", read_json(copy / "config.json") | changes)
+    with pytest.raises(InputError, match=message) as caught:
+        import_checkpoint(copy, tmp_path / "megatron")
+    assert str(copy / "config.json") in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def layered_difference(step: Path, folder: Path) -> float:
     """How far the float32 logits of a step and of a directory are apart."""
     config = read_model_config(step)

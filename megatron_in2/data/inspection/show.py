@@ -1,4 +1,4 @@
-"""Rows of a packed dataset as readable text: what is learnt stands out."""
+"""Rows of a packed dataset as readable text, with marks around what is trained on."""
 
 import html
 import itertools
@@ -22,7 +22,7 @@ SHOWN = 600  # characters of an unlearnt text that are shown, unless all are ask
 
 @dataclass(frozen=True)
 class SampleView:
-    """One sample of a row: its record, and its text in runs that are learnt or not."""
+    """One sample of a row: its record, and its text in runs that are trained on or not."""
 
     id_hash: str
     kind: str

@@ -26,7 +26,7 @@ def write_random_rows(
     """Write rows that are all cut alike, their tokens drawn from the whole vocabulary.
 
     Args:
-        prefix: where the dataset is to stand; its folder must exist.
+        prefix: of the dataset; its folder must exist.
         tokenizer: whose ids are drawn, and which the manifest names.
         rows: how many.
         sample_lengths: tokens of each row's samples; they fill the row.

@@ -160,7 +160,7 @@ class SampleReader:
 
 
 def middle_position(span: tuple[int, int], length: int) -> float:
-    """Return where the middle of a span stands in a text of some length, from 0 to 1."""
+    """Return where the middle of a span is in a text of some length, from 0 to 1."""
     return (span[0] + span[1]) / 2 / length
 
 

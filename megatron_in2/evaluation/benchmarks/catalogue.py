@@ -118,7 +118,11 @@ _BY_LIKELIHOOD = {
     "arc_challenge": "acc_norm",
     "hellaswag": "acc_norm",
 }
-LONG = tuple(name for name, score in _GENERATED.items() if score in (_f1, _rouge))  # the paper's
+# The nine tasks whose mean the paper calls LongBench.
+LONG = (
+    *("narrativeqa", "qasper", "multifieldqa_en", "hotpotqa", "2wikimqa", "musique"),
+    *("gov_report", "qmsum", "multi_news"),
+)
 
 BENCHMARKS: dict[str, Benchmark] = {
     **{

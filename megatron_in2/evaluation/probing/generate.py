@@ -15,8 +15,8 @@ from megatron_in2.progress import progress_bar
 class Answerer(Protocol):
     """What answers probes: a checkpoint, or an endpoint.
 
-    ``identity`` (JSON values) tells its answers from another's; ``answer`` yields one prediction
-    a probe, in order, each with ``samples`` (a list of one text, or of None).
+    ``identity`` (JSON values) distinguishes its answers from another's; ``answer`` yields one
+    prediction a probe, in order, each with ``samples`` (a list of one text, or of None).
     """
 
     identity: dict[str, Any]
@@ -32,7 +32,7 @@ def generate_predictions(answerer: Answerer, probes: Path, output: Path) -> int:
 
     Raises:
         InputError: a probe has no prompt, ``output`` holds predictions of another run, or the
-            answerer cannot go on.
+            answerer cannot continue.
     """
     records = list(read_json_lines(probes))
     for where, record in records:

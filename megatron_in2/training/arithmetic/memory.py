@@ -9,13 +9,14 @@ feed-forward):
     rotated queries and keys             Q + K
     attention's output                   Q
     feed-forward's two halves, the activation and the product    4 F
+    inputs of the norms of queries and keys, where a family has them    Q + K
 
 Sequence parallelism divides each of them among the tensor-parallel ranks.
 """
 
 from dataclasses import dataclass
 
-from megatron_in2.architectures.registry import parameter_count
+from megatron_in2.architectures.registry import architecture_of, parameter_count
 from megatron_in2.training.config import TrainConfig
 
 GIB = 2**30
@@ -43,7 +44,7 @@ class Memory:
 def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     """Estimate one rank's memory, on the first pipeline stage, which keeps most micro-batches."""
     parallel, model = config.parallel, config.model
-    own = _parameters(config) / (parallel.tensor * parallel.pipeline)
+    own = _own_parameters(config)
     width = _dtype_bytes(config)
     moments = MOMENTS + (MASTER if width == 2 else 0)
     optimizer = own * moments / (parallel.data_ranks(world_size) * parallel.context)
@@ -69,7 +70,7 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
 
 def checkpoint_bytes(config: TrainConfig) -> float:
     """Return the bytes of one checkpoint: weights, float32 master weights and moments."""
-    return _parameters(config) * (_dtype_bytes(config) + MASTER + MOMENTS)
+    return parameter_count(config.model) * (_dtype_bytes(config) + MASTER + MOMENTS)
 
 
 def _activations(config: TrainConfig, layers: float) -> float:
@@ -79,6 +80,7 @@ def _activations(config: TrainConfig, layers: float) -> float:
     keys = model.num_query_groups * model.head_dim
     feed_forward = 4 * model.ffn_hidden_size
     layer = 4 * model.hidden_size + 3 * queries + 3 * keys + feed_forward
+    layer += architecture_of(model).extra_activations(model)
     if config.runtime.recompute == "full":
         return layers * model.hidden_size + layer  # all inputs, and one layer in full
     if config.runtime.recompute == "selective":
@@ -86,8 +88,16 @@ def _activations(config: TrainConfig, layers: float) -> float:
     return layers * layer
 
 
-def _parameters(config: TrainConfig) -> int:
-    return parameter_count(config.model)
+def _own_parameters(config: TrainConfig) -> float:
+    """Return the parameters of a rank of the first pipeline stage, which has the embedding.
+
+    A head that is tied to it has a copy of its own on the last stage.
+    """
+    model, parallel = config.model, config.parallel
+    if parallel.pipeline == 1:
+        return parameter_count(model) / parallel.tensor
+    terms = architecture_of(model).flop_terms(model)
+    return (terms.body / parallel.pipeline + terms.head) / parallel.tensor
 
 
 def _dtype_bytes(config: TrainConfig) -> int:

@@ -69,7 +69,7 @@ def require_same_model(config: TrainConfig, step: Path) -> None:
         if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
                 f"{step} was saved with model.{name}={value}, the configuration has "
-                f"{wanted[name]}: make them equal"
+                f"{wanted[name]}: leave it out to take the checkpoint's"
             )
 
 

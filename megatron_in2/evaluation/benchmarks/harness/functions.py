@@ -74,7 +74,7 @@ def with_template(documents: Any) -> Any:
 
 
 def gsm8k_solution(document: Document) -> str:
-    """Return an example's solution without calculator marks, its result behind fixed words."""
+    """Return an example's solution without calculator marks, its result after fixed words."""
     worked, result = document["answer"].split("####")
     while "<<" in worked:
         before, marked = worked.split("<<", 1)
