@@ -55,12 +55,11 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
         open_world(config.parallel, rank, config.runtime.seed, _timeout_minutes(config)) as world,
         said_by_one_rank(),
         failures_in_one_line(config, rank),
-        own_checkpoints(config, world),
     ):
         if difference := find_disagreement(config, inputs, world):
             raise InputError(difference)
         log, stop = None, StopOnSignal(signals)
-        with watch_for_hangs(config, world, pulse):
+        with own_checkpoints(config, world), watch_for_hangs(config, world, pulse):
             inputs = start_from_sound_step(config, inputs, world)
             if world.is_main:
                 log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
