@@ -76,8 +76,8 @@ def _verify(options: Any, tokenizer: Tokenizer) -> int:
             print(f"problem: {problem}")
         print(
             f"{findings.rows:,} rows, {findings.samples:,} samples, {findings.tokens:,} tokens, "
-            f"{findings.learnt_tokens:,} learnt in {findings.spans:,} spans, "
-            f"{findings.marked_spans:,} of them right behind a prompt's end"
+            f"{findings.learnt_tokens:,} trained on in {findings.spans:,} spans, "
+            f"{findings.marked_spans:,} of them directly after a prompt"
         )
         print("FAILED" if findings.problems else "sound")
     return EXIT_BAD_INPUT if findings.problems else 0

@@ -63,7 +63,7 @@ def _report(name: str, manifest: Manifest) -> None:
         f"{name:>6}: {manifest.samples:,} samples, {manifest.tokens:,} tokens, "
         f"{manifest.rows:,} rows of {manifest.seq_length:,}, "
         f"{100 * manifest.packing_efficiency:.2f} % filled, "
-        f"{100 * manifest.learnt_fraction:.2f} % learnt, dropped {manifest.dropped or 'none'}, "
+        f"{100 * manifest.learnt_fraction:.2f} % trained on, dropped {manifest.dropped or 'none'}, "
         f"rejected {manifest.rejected or 'none'}"
     )
     for note, count in manifest.notes.items():

@@ -23,8 +23,8 @@ def test_it_shows_rows_json_page_and_plot(
     data: PackedDataset, run_here: RunTool, tmp_path: Path
 ) -> None:
     (row,) = json.loads(run_here("inspect_dataset", data.prefix, "--row", 0, "--json").stdout)
-    learnt = [text for text, learnt in row["samples"][0]["runs"] if learnt]
-    assert learnt == ["In France.", "</s>"]
+    trained = [text for text, trained in row["samples"][0]["runs"] if trained]
+    assert trained == ["In France.", "</s>"]
     page, picture = tmp_path / "rows.html", tmp_path / "out" / "lengths.png"
     result = run_here(
         *("inspect_dataset", data.prefix, "--row", 0, "--html", page, "--plot", picture)
@@ -41,7 +41,7 @@ def test_it_summarises_and_verifies(data: PackedDataset, run_here: RunTool) -> N
     assert "kind fine_grained" in summary
     sound = run_here("inspect_dataset", data.prefix, "--verify")
     assert (sound.returncode, sound.stdout.splitlines()[-1]) == (0, "sound")
-    assert "2 of them right behind a prompt's end" in sound.stdout
+    assert "2 of them directly after a prompt" in sound.stdout
     path = part_path(data.prefix, "_loss_mask.bin")
     content = bytearray(path.read_bytes())
     content[7] ^= 1
