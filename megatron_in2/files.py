@@ -10,6 +10,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,16 @@ from megatron_in2.errors import InputError
 
 # What file systems say that have no such operation, or need none.
 _NO_SYNC_OF_DIRECTORIES = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+MAX_LINE_BYTES = 256_000_000
+_PIECE = 1 << 20  # of a line, read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """A line that is too long to be held: its size in bytes, and how it begins."""
+
+    size: int
+    head: bytes
 
 
 @contextlib.contextmanager
@@ -122,7 +133,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         with open_lines(path) as stream:
-            for number, raw in enumerate(stream, start=1):
+            while raw := next_line(stream):
+                number += 1
+                if isinstance(raw, LongLine):
+                    raise InputError(f"{path}:{number}: {too_long(raw)}")
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if line:
                     yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
@@ -134,6 +148,36 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if path.suffix != ".zst" or error.errno is not None:
             raise
         raise InputError(f"{path}: broken archive after line {number}: {error}") from error
+
+
+def next_line(stream: IO[bytes], limit: int = MAX_LINE_BYTES) -> bytes | LongLine:
+    """Read one line with its newline; empty at the end.
+
+    Args:
+        stream: of a file.
+        limit: bytes of a line; of a longer one no more than its size and its start are kept.
+    """
+    line = stream.readline(_PIECE)
+    if len(line) < _PIECE or line.endswith(b"\n"):
+        return line
+    pieces, size = [line], len(line)
+    while piece := stream.readline(_PIECE):
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+        else:
+            del pieces[1:]
+        if piece.endswith(b"\n"):
+            break
+    return b"".join(pieces) if size <= limit else LongLine(size, pieces[0][:200])
+
+
+def too_long(line: LongLine, limit: int = MAX_LINE_BYTES) -> str:
+    """Say what is wrong with a line that is too long."""
+    return (
+        f"a line of {line.size:,} bytes, more than the {limit:,} that are read; "
+        "is a newline missing between records?"
+    )
 
 
 def sha256_of_file(path: Path) -> str:
