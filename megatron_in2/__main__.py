@@ -24,6 +24,7 @@ COMMANDS = {
     "plan": Command("commands.plan", "which parallel layout, how much memory, how many days"),
     "cluster-check": Command("commands.cluster_check", "are a job's nodes sound and alike?"),
     "train": Command("commands.train", "packed rows -> a trained model"),
+    "check-run": Command("commands.check_run", "is all that a run has saved sound?"),
     "convert": Command("commands.convert_checkpoint", "Hugging Face <-> Megatron-Core, exactly"),
     "probe": Command("commands.probe", "VaL probing: does the model use the middle?"),
     "evaluate": Command("commands.evaluate", "long- and short-context benchmarks"),

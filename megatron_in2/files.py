@@ -1,6 +1,7 @@
 """Files that are either whole or absent, and JSON lines that name the line when they are bad."""
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
@@ -17,6 +18,8 @@ import pyarrow
 
 from megatron_in2.errors import InputError
 
+# What file systems say that have no such operation, or need none.
+_NO_SYNC_OF_DIRECTORIES = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 MAX_LINE_BYTES = 256_000_000
 ARCHIVE_ERRORS = (EOFError, OSError, zlib.error)  # what reading a broken archive may raise
 _PIECE = 1 << 20  # of a line, read at a time
@@ -44,6 +47,7 @@ def atomic_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -61,12 +65,40 @@ def atomic_directory(path: Path, replace: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        sync_tree(temporary)
         if path.exists():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    sync_directory(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's content to disk, whoever wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Force a directory's entries to disk; before that a power cut may take new files away."""
+    try:
+        sync_file(path)
+    except OSError as error:
+        if error.errno not in _NO_SYNC_OF_DIRECTORIES:
+            raise
+
+
+def sync_tree(path: Path) -> None:
+    """Force all files and directories below a directory, and its own entries, to disk."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            sync_file(Path(folder, name))
+        sync_directory(Path(folder))
 
 
 def write_json(path: Path, value: Any) -> None:

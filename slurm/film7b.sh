@@ -22,7 +22,9 @@
 set -euo pipefail
 
 readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
-readonly SICK_NODES=69 # exit code of tools/cluster_check.py: it has listed the unfit nodes
+readonly SICK_NODES=69 # of tools/cluster_check.py and train.py: it has listed nodes to avoid
+readonly ALONE_TRIES=3 # nodes on which the plan is tried
+logs=""                # of this job, once its checkpoint.dir is known
 stopping=""            # the signal on which this job saves and ends
 
 # --- where everything is -------------------------------------------------------------------------
@@ -39,7 +41,6 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 tasks_per_node=${SLURM_NTASKS_PER_NODE:-$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))}
 [[ "$(scontrol show node --oneliner "${nodes[0]}")" =~ NodeAddr=([^ ]+) ]] || true
 export MASTER_ADDR=${BASH_REMATCH[1]:-${nodes[0]}}
-export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
 options=(--config "${IN2_CONFIG:-configs/film7b.yaml}")
@@ -76,6 +77,30 @@ stop() {
 trap 'stop USR1' USR1
 trap 'stop TERM' TERM
 
+# Prints a port of this node, the first one of the job, on which nothing listens. Another start
+# begins elsewhere, in case that something takes the port between this look and its use.
+free_port() {
+    local place=$((SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}))
+    while (exec 3<>"/dev/tcp/127.0.0.1/$((20000 + place % 10000))") 2>/dev/null; do
+        place=$((place + 1))
+    done
+    echo $((20000 + place % 10000))
+}
+
+# Runs a command in one process; a node may be broken, then another one is tried.
+run_alone() {
+    local place code
+    for ((place = 0; place < ALONE_TRIES && place < SLURM_JOB_NUM_NODES; place++)); do
+        code=0
+        "${launch[@]}" --relative="$place" --nodes=1 --ntasks=1 --ntasks-per-node=1 \
+            slurm/rank.sh "$python" "$@" || code=$?
+        if [ "$code" -eq 0 ]; then return 0; fi
+        log "$1 $2 failed on ${nodes[place]} with exit code $code" >&2
+        if [ "$code" -eq "$BAD_INPUT" ] || [ "$code" -gt 128 ]; then break; fi
+    done
+    return "$code"
+}
+
 # Waits for the end of a process, also when signals interrupt wait; returns its exit code.
 await() {
     while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
@@ -87,7 +112,9 @@ await() {
 run_ranks() {
     local name=$1 code=0 step
     shift
-    export IN2_ENDINGS="$logs/$name-endings"
+    MASTER_PORT=$(free_port)
+    export MASTER_PORT IN2_ENDINGS="$logs/$name-endings" IN2_SICK_NODES="$logs/sick-nodes"
+    touch "$logs/$name-started"
     rm -rf "$IN2_ENDINGS"
     mkdir -p "$IN2_ENDINGS"
     "${launch[@]}" --label --open-mode=append --output="$logs/$name-node-%n.log" \
@@ -103,7 +130,7 @@ run_ranks() {
     return "$code"
 }
 
-ended_with() { grep --quiet --no-messages " $1\$" "$IN2_ENDINGS"/*; }
+ended_with() { compgen -G "$IN2_ENDINGS/*@$1" >/dev/null; }
 
 newest_checkpoint() {
     find "$checkpoint_dir" -path '*/iter_*/complete.json' 2>/dev/null | sort | tail -n 1
@@ -125,13 +152,33 @@ settle() {
     requeue
 }
 
+# Ends or requeues a job whose plan or import has failed; does not return.
+settle_alone() {
+    local name=$1 code=$2
+    if [ "$code" -eq "$BAD_INPUT" ]; then
+        refuse "the $name found bad input: nothing was started, nothing is requeued"
+    elif [ -n "$stopping" ]; then
+        log "the $name was stopped by SIG$stopping"
+    elif [ "${SLURM_RESTART_COUNT:-0}" -ge "${IN2_MAX_REQUEUES:-3}" ]; then
+        log "the $name failed again: giving up (IN2_MAX_REQUEUES)" >&2
+        exit "$code"
+    fi
+    requeue
+}
+
 # Names the rank that ended first, shows its last lines, and names nodes that Slurm has lost.
 name_the_failure() {
-    local name=$1 code=$2 file rank number node ending
+    local name=$1 code=$2 file rank number node ending hang
     log "$name failed with exit code $code" >&2
+    hang=$(find "$checkpoint_dir/hangs" -name verdict.txt -newer "$logs/$name-started" \
+        2>/dev/null | tail -n 1) || true
+    if [ -n "$hang" ]; then
+        log "$(<"$hang")" >&2
+        return
+    fi
     for file in "$IN2_ENDINGS"/*; do
         [ -f "$file" ] || break
-        read -r rank number node ending <"$file"
+        IFS=@ read -r _ rank number node ending <<<"${file##*/}"
         if [ "$ending" -gt 128 ]; then
             log "rank $rank on $node was killed by SIG$(kill -l $((ending - 128)))" >&2
         else
@@ -158,25 +205,53 @@ report_lost_nodes() {
 requeue() {
     local state idle=0
     trap '' TERM USR1 # the requeue sends TERM to this script and to the commands it runs
-    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
-    if [ "$state" != RUNNING ]; then
+    state=$(patiently squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
+    if [ "$state" != RUNNING ] && [ "$state" != unknown ]; then
         log "Slurm has ended this start itself (state $state)"
         exit "$REQUEUE"
     fi
-    if [ "$(newest_checkpoint)" = "$first_checkpoint" ]; then
-        idle=$(($(cat "$logs/idle" 2>/dev/null || echo 0) + 1))
+    if [ -n "$logs" ]; then
+        if [ "$(newest_checkpoint)" = "$first_checkpoint" ]; then
+            idle=$(cat "$logs/idle" 2>/dev/null || true)
+            # A start that was stopped from outside says nothing about the run.
+            idle=$((${idle:-0} + $([ -n "$stopping" ] && echo 0 || echo 1)))
+        fi
+        echo "$idle" 2>/dev/null >"$logs/idle" || log "$logs/idle cannot be written"
     fi
-    echo "$idle" >"$logs/idle"
     if [ "$idle" -gt "${IN2_MAX_REQUEUES:-3}" ]; then
         log "no new checkpoint in $idle starts: giving up (IN2_MAX_REQUEUES)" >&2
         exit 1
     fi
+    require_other_nodes
     log "requeueing"
-    scontrol requeue "$SLURM_JOB_ID" || log "Slurm does not requeue this job: submit it again"
+    scontrol requeue "$SLURM_JOB_ID" || { sleep 10 && scontrol requeue "$SLURM_JOB_ID"; } ||
+        log "Slurm does not requeue this job: submit it again"
     # The list of excluded nodes can only be changed while the job is pending, as it is from here
     # on; it cannot start again before this script has ended.
-    if [ -s "$logs/sick-nodes" ]; then exclude "$(paste --serial --delimiters=, "$logs/sick-nodes")"; fi
+    if [ -n "$logs" ] && [ -s "$logs/sick-nodes" ]; then exclude "$(paste --serial --delimiters=, "$logs/sick-nodes")"; fi
     exit "$REQUEUE"
+}
+
+# Runs a command of Slurm until it succeeds: the controller may be down for a while.
+patiently() {
+    local try
+    for ((try = 1; try <= ${IN2_CONTROLLER_TRIES:-60}; try++)); do
+        if "$@"; then return 0; fi
+        sleep 10
+    done
+    return 1
+}
+
+# Ends the job if it must run on nodes that are unfit: with them excluded it would wait for ever.
+require_other_nodes() {
+    local node
+    [[ "$(scontrol show job --oneliner "$SLURM_JOB_ID")" =~ ReqNodeList=([^ \(]+) ]] || return 0
+    while read -r node; do
+        if scontrol show hostnames "${BASH_REMATCH[1]}" | grep --quiet --line-regexp "$node"; then
+            log "$node is unfit and --nodelist demands it: repair it or leave it out" >&2
+            exit 1
+        fi
+    done < <(sort --unique "$logs/sick-nodes" 2>/dev/null)
 }
 
 exclude() {
@@ -192,27 +267,16 @@ exclude() {
 
 log "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
 
-# Runs a command in one process on the job's first node.
-run_alone() {
-    "${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$python" "$@"
-}
-
 # A base in Hugging Face's form is imported once; the run and its restarts then start from that.
 if [ -n "${IN2_BASE:-}" ] && [ ! -e "$init" ]; then
     log "importing $IN2_BASE"
-    run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" || {
-        code=$?
-        log "the import failed with exit code $code: nothing was started, nothing is requeued" >&2
-        exit "$code"
-    }
+    run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" ||
+        settle_alone import $?
 fi
 
 # One process checks configuration, data and checkpoint, and prints what is left to do.
-plan=$(run_alone tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") || {
-    code=$?
-    log "the plan failed with exit code $code: nothing was started, nothing is requeued" >&2
-    exit "$code"
-}
+plan=$(run_alone tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") ||
+    settle_alone plan $?
 read -r done_steps total_steps checkpoint_dir <<<"$plan"
 if [ "$done_steps" -ge "$total_steps" ]; then
     log "the run is finished: step $done_steps of $total_steps is in $checkpoint_dir"
@@ -228,7 +292,8 @@ rm -f "$logs/sick-nodes"
 log "step $done_steps of $total_steps is done; logs by node in $logs"
 
 run_ranks check tools/cluster_check.py nodes --nodes="$(IFS=, && echo "${nodes[*]}")" \
-    --sick-nodes="$logs/sick-nodes" "${options[@]}" || settle check $?
+    --sick-nodes="$logs/sick-nodes" ${IN2_CHECK_TIMEOUT:+--timeout="$IN2_CHECK_TIMEOUT"} \
+    "${options[@]}" || settle check $?
 [ -z "$stopping" ] || settle check "$REQUEUE"
 
 run_ranks train tools/train.py "${options[@]}" || settle train $?

@@ -3,7 +3,7 @@
 # (an array of shards), preprocessing (an array) and merging, import, training, export, probing.
 #
 #   IN2_HOME=/runs/film7b IN2_BASE=/models/Mistral-7B-Instruct-v0.2 \
-#       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
+#       IN2_SYNTHESIS=configs/in2_film.yaml slurm/pipeline.sh [options of tools/train.py]
 #
 # Run it on a login node from the repository's root. Run it again after a failure: stages whose
 # output exists are skipped. docs/cluster.md has the variables.
@@ -28,12 +28,21 @@ read -ra train_options <<<"${IN2_SBATCH_TRAIN:-}"
 logs="$IN2_HOME/logs"
 mkdir -p "$logs"
 
+# Two chains would write the same files: only one may be in the queue, and be submitted, at a time.
+exec 9>>"$logs/jobs"
+flock --nonblock 9 || refuse "another pipeline.sh submits jobs for IN2_HOME=$IN2_HOME: wait for it"
+queue=$(squeue --noheader --format=%F) || refuse "squeue failed: submit again when Slurm answers"
+queued=$(grep --line-regexp --fixed-strings --file="$logs/jobs" <<<"$queue" | sort -u | xargs) || true
+[ -z "$queued" ] || refuse "IN2_HOME=$IN2_HOME has jobs in the queue: wait for them, or scancel $queued"
+: >"$logs/jobs"
+
 # Submits a job that depends on others; prints its number. If one of them fails, it is cancelled.
 submit() {
     local name=$1 after=$2
     shift 2
     sbatch --parsable --job-name="in2-$name" --output="$logs/$name-%j.out" --open-mode=append \
-        --kill-on-invalid-dep=yes ${after:+--dependency=afterok:$after} "$@"
+        --kill-on-invalid-dep=yes ${after:+--dependency=afterok:$after} "$@" |
+        cut --delimiter=';' --fields=1 | tee --append "$logs/jobs" # the cluster's name may follow
 }
 
 stage() { # NAME AFTER FUNCTION OPTIONS-OF-SBATCH...

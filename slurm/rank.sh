@@ -18,8 +18,8 @@ while kill -0 "$rank" 2>/dev/null; do # a trapped signal ends wait early
 done
 wait "$rank"
 code=$?
+# All is in the file's name: a full disk takes no content.
 if [ "$code" -ne 0 ] && [ -n "${IN2_ENDINGS:-}" ]; then
-    echo "$SLURM_PROCID $SLURM_NODEID $SLURMD_NODENAME $code" \
-        >"$IN2_ENDINGS/$(date +%s.%N)-rank-$SLURM_PROCID"
+    touch "$IN2_ENDINGS/$(date +%s.%N)@$SLURM_PROCID@$SLURM_NODEID@$SLURMD_NODENAME@$code"
 fi
 exit "$code"

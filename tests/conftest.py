@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 
+from megatron_in2.processes import STOP_SIGNALS
 from megatron_in2.synthesis.python_texts import python_texts
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -111,8 +113,13 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
         script = str(ROOT / "tools" / f"{name}.py")
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        try:
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(script, run_name="__main__")
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         printed = capsys.readouterr()
         code = ended.value.code
         assert isinstance(code, int)

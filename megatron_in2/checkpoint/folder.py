@@ -7,7 +7,8 @@ tokenizer/                  all files of the run's tokenizer
 huggingface/                config.json and generation_config.json that the model came with
 datasets.json               weight, prefix and manifest of each dataset that was trained on
 instruction_template.json   the template of those datasets
-complete.json               written last: without it the step does not count
+complete.json               size and hash of each file, written last: without it the step does not
+                            count
 
 A model that was drawn fresh has no huggingface/. Older checkpoints have none either, the file
 ``tokenizer.model`` instead of tokenizer/, and ``dataset.json`` instead of the data sets' files: the
@@ -15,7 +16,7 @@ manifest of their only dataset.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,24 @@ from typing import Any
 import yaml
 
 from megatron_in2.architectures.config import ModelConfig
+from megatron_in2.checkpoint.integrity import COMPLETE, FileSum, seal_step
 from megatron_in2.checkpoint.source import SourceFiles, keep_source
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.errors import InputError
-from megatron_in2.files import atomic_file, read_json, sha256_of_file, write_json
+from megatron_in2.files import atomic_file, read_json, sha256_of_file, sync_directory, write_json
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside, template_of_values
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 
-COMPLETE = "complete.json"
 CONFIG = "config.yaml"
 STATE = "state.json"
 TOKENIZER = "tokenizer"
 OLD_TOKENIZER = "tokenizer.model"
 DATASETS = "datasets.json"
+METRICS = "metrics.jsonl"  # beside the steps
 OLD_DATASET = "dataset.json"
+DAMAGED = "damaged_"  # before the name of a step that was set aside
 LATEST = "latest"
 DEFAULT_INIT_STD = 0.02
 
@@ -192,17 +195,42 @@ def read_tokenizer(step: Path) -> Tokenizer:
     return load_tokenizer(str(folder), saved["tokenizer_sha256"])
 
 
-def mark_complete(step: Path, number: int, tokenizer: Tokenizer) -> None:
-    """Declare a step whole, with the hashes of its tokenizer's files."""
+def mark_complete(
+    step: Path,
+    number: int,
+    tokenizer: Tokenizer,
+    written: Mapping[str, FileSum] | None = None,
+) -> None:
+    """Declare a step whole, with the hashes of its tokenizer's files.
+
+    Args:
+        step: its folder.
+        number: optimizer steps done.
+        tokenizer: the run's.
+        written: files that were hashed, and forced to disk, as they were written.
+    """
     files = sorted((step / TOKENIZER).iterdir())
-    write_json(
-        step / COMPLETE,
-        {
-            "step": number,
-            "tokenizer_sha256": tokenizer.sha256,
-            "tokenizer_files": {path.name: sha256_of_file(path) for path in files},
-        },
-    )
+    values = {
+        "step": number,
+        "tokenizer_sha256": tokenizer.sha256,
+        "tokenizer_files": {path.name: sha256_of_file(path) for path in files},
+    }
+    seal_step(step, values, written or {})
+
+
+def set_aside(step: Path) -> Path:
+    """Take a damaged step out of use, and return where it is now."""
+    target = step.with_name(f"{DAMAGED}{step.name}")
+    while target.exists():
+        target = target.with_name(f"{target.name}_")
+    step.rename(target)
+    sync_directory(step.parent)
+    return target
+
+
+def damaged_steps(folder: Path) -> list[Path]:
+    """Return the steps of a folder that were set aside."""
+    return sorted(folder.glob(f"{DAMAGED}iter_*"))
 
 
 def remove_older(folder: Path, keep_last: int, keep_every: int = 0) -> None:
@@ -221,7 +249,9 @@ def remove_older(folder: Path, keep_last: int, keep_every: int = 0) -> None:
         kept |= {step for step in steps if int(step.name.removeprefix("iter_")) % keep_every == 0}
     for path in folder.glob("iter_*"):
         if path not in kept and path < steps[-1]:
-            (path / COMPLETE).unlink(missing_ok=True)
+            if (path / COMPLETE).exists():
+                (path / COMPLETE).unlink()
+                sync_directory(path)  # no half of a step may look whole after a power cut
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megatron_in2.checkpoint.folder import COMPLETE, complete_steps
+from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.checkpoint.integrity import COMPLETE
 from megatron_in2.errors import EXIT_BAD_INPUT, InputError
 
 _SPACE = "free some, lower checkpoint.keep_last or name another checkpoint.dir"

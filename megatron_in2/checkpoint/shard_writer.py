@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.filesystem import (
 )
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megatron_in2.checkpoint.integrity import FileSum, HashingStream
 from megatron_in2.processes import die_with_parent, ignore_stop_signals
 
 # One file: its path, the name that the metadata know it by, and its (plan item, value) pairs,
@@ -66,37 +67,53 @@ class Mailbox:
         return pickle.loads(content)
 
 
-def use_mailbox_for_results() -> None:
-    """Have Megatron-Core's writers collect their results without a manager process."""
-    filesystem_async._results_queue = Mailbox()
+class ShardWriter:
+    """Writes this rank's shards of one save after the other."""
+
+    def __init__(self) -> None:
+        self._sums = Mailbox()
+        # Megatron-Core's writers collect their results here, without a manager process.
+        filesystem_async._results_queue = Mailbox()
+
+    def take_over(self, request: AsyncRequest) -> AsyncRequest:
+        """Let this writer do the writing of a save that Megatron-Core has planned."""
+        if request.async_fn is None:  # nothing to write on this rank
+            return request
+        return request._replace(async_fn=partial(_write_shards, os.getpid(), self._sums))
+
+    def take_sums(self) -> dict[str, FileSum]:
+        """Return size and hash of each file that this rank has written since the last call."""
+        try:
+            sums: dict[str, FileSum] = self._sums.get_nowait()
+        except queue.Empty:  # nothing to write on this rank
+            return {}
+        return sums
 
 
-def written_here(request: AsyncRequest) -> AsyncRequest:
-    """Let :func:`write_shards` do the writing of a save that Megatron-Core has planned."""
-    if request.async_fn is None:  # nothing to write on this rank
-        return request
-    return request._replace(async_fn=partial(write_shards, os.getpid()))
-
-
-def write_shards(parent: int, rank: int, buckets: Sequence[WriteBucket], results: Mailbox) -> None:
+def _write_shards(
+    parent: int, sums: Mailbox, rank: int, buckets: Sequence[WriteBucket], results: Mailbox
+) -> None:
     """Write all files of a rank and report the results; runs in a process forked from the rank."""
     die_with_parent(parent)
     ignore_stop_signals()  # what ends a run in order waits for its checkpoint
     gc.disable()  # the parent's tensors on a GPU must not be collected in this process
     try:
         with ThreadPoolExecutor(len(buckets)) as threads:
-            results.put(dict(enumerate(threads.map(_write_bucket, buckets))))
+            written = list(threads.map(_write_bucket, buckets))
+        sums.put({name: sum for (_, name, _), (_, sum) in zip(buckets, written, strict=True)})
+        results.put(dict(enumerate(result for result, _ in written)))
     except Exception as error:
         results.put(error)
 
 
-def _write_bucket(bucket: WriteBucket) -> list[WriteResult]:
+def _write_bucket(bucket: WriteBucket) -> tuple[list[WriteResult], FileSum]:
     path, storage_key, (byte_items, tensor_items) = bucket
-    with open(Path(path), "wb") as stream:
+    with open(Path(path), "wb") as file:
+        stream = HashingStream(file)
         written = [
             _write_item(
                 _StorageWriterTransforms(),
-                stream,
+                stream,  # type: ignore[arg-type]
                 value,
                 item,
                 storage_key,
@@ -106,4 +123,4 @@ def _write_bucket(bucket: WriteBucket) -> list[WriteResult]:
         ]
         stream.flush()
         os.fsync(stream.fileno())
-    return written
+    return written, stream.sum

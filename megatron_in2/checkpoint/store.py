@@ -6,7 +6,7 @@ not depend on TP, PP, CP or DP.
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from megatron_in2.checkpoint.folder import (
     step_folder,
 )
 from megatron_in2.checkpoint.save_errors import explained
-from megatron_in2.checkpoint.shard_writer import use_mailbox_for_results, written_here
+from megatron_in2.checkpoint.shard_writer import ShardWriter
 from megatron_in2.checkpoint.source import SourceFiles
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
@@ -67,6 +67,7 @@ class CheckpointSaver:
         keep_last: complete steps to keep; 0 keeps all.
         keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
         asynchronous: write while training continues.
+        on_poll: called whenever a save that the run waits for is looked after.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class CheckpointSaver:
         keep_last: int,
         keep_every: int,
         asynchronous: bool,
+        on_poll: Callable[[], None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._config = config
@@ -88,7 +90,8 @@ class CheckpointSaver:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
-        use_mailbox_for_results()
+        self._on_poll = on_poll
+        self._writer = ShardWriter()
         self._queue = AsyncCallsQueue()
         self._under_way = folder  # the step that is being saved
 
@@ -117,7 +120,7 @@ class CheckpointSaver:
                 async_sharded_save=True,
             )
             request.add_finalize_fn(partial(self._complete, step, state))
-            self._queue.schedule_async_request(written_here(request))
+            self._queue.schedule_async_request(self._writer.take_over(request))
         if not self._asynchronous:
             self.wait()
         return step
@@ -133,14 +136,19 @@ class CheckpointSaver:
         """Complete what is under way."""
         while self._queue.get_num_unfinalized_calls():
             self.poll()
+            self._on_poll()
             time.sleep(_POLL_SECONDS)
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
-        if dist.get_rank() == 0:
+        is_main = dist.get_rank() == 0
+        sums: list[Any] | None = [None] * dist.get_world_size() if is_main else None
+        dist.gather_object(self._writer.take_sums(), sums)
+        if sums is not None:
             describe_checkpoint(
                 step, self._config, state, self._tokenizer, self._datasets, self._source
             )
-            mark_complete(step, state.step, self._tokenizer)
+            written = {name: sum for each in sums for name, sum in each.items()}
+            mark_complete(step, state.step, self._tokenizer, written)
             remove_older(self._folder, self._keep_last, self._keep_every)
 
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-EXIT_UNFIT_NODES = 69  # sysexits' EX_UNAVAILABLE
-
 
 @dataclass(frozen=True)
 class CheckConfig:
@@ -22,6 +20,7 @@ class CheckConfig:
         free_bytes: space that must be free in it.
         megabytes: size of the all-reduce, in units of 2**20 bytes.
         timeout_seconds: for the ranks' reports, and for collectives.
+        job: the scheduler's number of the job: two jobs may check one folder at the same time.
     """
 
     nodes: Sequence[str]
@@ -29,6 +28,7 @@ class CheckConfig:
     free_bytes: float
     megabytes: int
     timeout_seconds: float
+    job: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,4 @@ def node_of_rank(index: int, config: CheckConfig, ranks_per_node: int) -> str:
 
 def probe_file(config: CheckConfig, index: int) -> Path:
     """Return the file that a rank creates to show that it shares the directory."""
-    return config.folder / f".seen-by-rank-{index}"
+    return config.folder / f".seen-by-rank-{index}{config.job and f'-of-job-{config.job}'}"

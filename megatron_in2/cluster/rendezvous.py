@@ -8,6 +8,7 @@ from datetime import timedelta
 from torch._C._distributed_c10d import Store, TCPStore
 
 from megatron_in2.cluster.findings import CheckConfig, NodeFaultError
+from megatron_in2.parallel.ports import port_taken
 from megatron_in2.parallel.rank import Rank
 
 PRINT_SECONDS = 10.0  # for rank 0 to print its error before another rank's end ends the step
@@ -18,6 +19,7 @@ def join_store(config: CheckConfig, rank: Rank, node: str) -> Store:
 
     Raises:
         NodeFaultError: rank 0 cannot be reached from this node.
+        TryAgainError: another program has taken the port on the first node.
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
@@ -31,6 +33,8 @@ def join_store(config: CheckConfig, rank: Rank, node: str) -> Store:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
+        if again := port_taken(error, node):
+            raise again from error
         fault = f"{node}: rank {rank.index} cannot reach {address}:{port} ({reason})"
         raise NodeFaultError([node], [fault]) from error
 

@@ -7,9 +7,11 @@ Examples:
 "plan" checks configuration, data and checkpoints in one process, describes the run on stderr and
 prints one line: steps done, steps in all, checkpoint.dir. "nodes" runs as every rank of the job:
 each node sees the run's files, has the same code and packages and a sound GPU, and an all-reduce
-over all ranks works; it prints the bandwidth. Exit codes: 0 sound, 2 bad input, 69 sick nodes.
+over all ranks works; it prints the bandwidth. Exit codes: 0 sound, 2 bad input, 69 sick nodes,
+75 the port is taken.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,13 +26,16 @@ from megatron_in2.commands.parser import (
     run_command,
     run_subcommand,
 )
-from megatron_in2.errors import InputError
+from megatron_in2.data.inspection.check import check_some_rows
+from megatron_in2.errors import EXIT_UNFIT_NODES, InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
-from megatron_in2.training.checks.preflight import check_run
+from megatron_in2.training.checks.notes import notes_on_run
+from megatron_in2.training.checks.preflight import RunInputs, check_run
 from megatron_in2.training.config import TrainConfig
 
+MIN_TIMEOUT_SECONDS = 300.0  # of the check; many ranks load Python from one file server
 CHECKPOINT_BYTES = 14  # of a parameter: bfloat16 weight, float32 master weight and two moments
 
 
@@ -47,9 +52,24 @@ def _plan_parser() -> CommandParser:
 def _plan(options: Any) -> None:
     config = config_of(options, TrainConfig)
     inputs = check_run(config, options.world_size)
+    _check_data(config, inputs)
     print(describe_run(config, options.world_size), file=sys.stderr)
+    for note in notes_on_run(config, inputs):
+        print(f"NOTE {note}", file=sys.stderr)
     done = inputs.resume_from[1].step if inputs.resume_from else 0
     print(done, inputs.total_steps, config.checkpoint.dir)
+
+
+def _check_data(config: TrainConfig, inputs: RunInputs) -> None:
+    """Read some rows of every dataset of the run: damage there shows before all nodes wait."""
+    held_out = [prefix for prefix in (config.data.validation, config.data.probe) if prefix]
+    for prefix in (*(part.prefix for part in inputs.datasets), *map(Path, held_out)):
+        findings = check_some_rows(prefix, inputs.tokenizer)
+        if findings.problems:
+            raise InputError(
+                f"{prefix} is damaged: {findings.problems[0]}: pack it again; in2 inspect "
+                f"{prefix} --verify reads all of it"
+            )
 
 
 def _nodes_parser() -> CommandParser:
@@ -58,13 +78,13 @@ def _nodes_parser() -> CommandParser:
     add("--nodes", required=True, help="the job's nodes, with commas between")
     add("--sick-nodes", type=Path, help="write unfit nodes here, one a line")
     add("--megabytes", type=int, default=64, help="size of the all-reduce, MiB")
-    add("--timeout", type=float, default=120, help="seconds for every rank to come")
+    add("--timeout", type=float, help="seconds for every rank to come; default 300 and 1 a rank")
     return parser
 
 
 def _nodes(options: Any) -> int:
     from megatron_in2.cluster.check import check_cluster
-    from megatron_in2.cluster.findings import EXIT_UNFIT_NODES, CheckConfig, NodeFaultError
+    from megatron_in2.cluster.findings import CheckConfig, NodeFaultError
 
     config = config_of(options, TrainConfig)
     rank = rank_from_environment()
@@ -75,7 +95,8 @@ def _nodes(options: Any) -> int:
         folder=Path(config.checkpoint.dir),
         free_bytes=2 * CHECKPOINT_BYTES * parameter_count(config.model),
         megabytes=options.megabytes,
-        timeout_seconds=options.timeout,
+        timeout_seconds=options.timeout or MIN_TIMEOUT_SECONDS + rank.world_size,
+        job=os.environ.get("SLURM_JOB_ID", ""),
     )
     try:
         line = check_cluster(checks, rank, lambda: check_run(config, rank.world_size))

@@ -14,7 +14,13 @@ import docstring_parser
 import jsonargparse
 
 from megatron_in2.choices import as_field, choices_in, wrong_choice
-from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
+from megatron_in2.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    InputError,
+    TryAgainError,
+)
 
 _Config = TypeVar("_Config")
 _Arguments = Sequence[str] | None  # None: those of the process
@@ -257,14 +263,17 @@ def run_command(command: Callable[[], int | None]) -> None:
     """Run a command's main function and end the process with the exit code that its outcome means.
 
     0 on success, 2 with one line on stderr for bad input (an ``InputError``, or an operating
-    system error that names a file), 130 on Ctrl-C. Anything else is a defect of ours and keeps
-    its traceback.
+    system error that names a file), 75 with one line for a ``TryAgainError``, 130 on Ctrl-C.
+    Anything else is a defect of ours and keeps its traceback.
     """
     try:
         sys.exit(command() or 0)
     except InputError as error:
         _complain(str(error))
         sys.exit(EXIT_BAD_INPUT)
+    except TryAgainError as error:
+        _complain(str(error))
+        sys.exit(EXIT_REQUEUE)
     except OSError as error:
         if error.errno is None:
             raise

@@ -1,15 +1,24 @@
 r"""Rank parallel layouts for so many GPUs of a type: memory, step time, days.
 
-Example:
+Examples:
     %(prog)s --config configs/film7b.yaml --gpus 128 --gpu-type a100-80g
+    %(prog)s --config configs/film7b.yaml --gpus 1024 --gpu-type h100 --failures-per-gpu-day llama3
 
 Formulas only, no GPU needed; gpus.yaml has the types of GPU and the sources of their figures.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
+from megatron_in2.training.arithmetic.failures import (
+    PUBLISHED,
+    SECONDS_A_DAY,
+    outlooks,
+    outlooks_as_table,
+    parse_rate,
+)
 from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpu
 from megatron_in2.training.arithmetic.plan import as_table, rank_layouts
 from megatron_in2.training.config import TrainConfig
@@ -23,6 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu-type", required=True, help="a type of gpus.yaml")
     parser.add_argument("--rows", type=int, default=PAPER_ROWS, help="training rows")
     parser.add_argument("--top", type=int, default=8, help="layouts to show")
+    parser.add_argument(
+        "--failures-per-gpu-day",
+        help=f"also plan for failures: a number, or {', '.join(PUBLISHED)}",
+    )
+    parser.add_argument("--recovery", type=float, help="seconds from a failure to the next step")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=2.0, help="seconds that a save stops training"
+    )
     options = parser.read(arguments)
     config = config_of(options, TrainConfig)
     layouts = rank_layouts(config, options.gpus, read_gpu(GPU_TYPES, options.gpu_type))
@@ -34,6 +51,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = config.schedule.total_steps(options.rows)
     print(f"{options.gpus} x {options.gpu_type}, {steps:,} steps; best of {len(layouts)} layouts\n")
     print(as_table(layouts[: options.top], steps))
+    if options.failures_per_gpu_day is not None:
+        print(f"\n{_failures(options)}")
+
+
+def _failures(options: Any) -> str:
+    for name, lowest in (("checkpoint_seconds", 1e-3), ("recovery", 0.0)):
+        value = getattr(options, name)
+        if value is not None and not lowest <= value < SECONDS_A_DAY:
+            option = name.replace("_", "-")
+            raise InputError(f"--{option} {value}: from {lowest:g} to below {SECONDS_A_DAY}")
+    rate = parse_rate(options.failures_per_gpu_day)
+    found = outlooks(options.gpus, rate.per_gpu_day, options.checkpoint_seconds, options.recovery)
+    hours = 24 / (rate.per_gpu_day * options.gpus)
+    return (
+        f"{rate.per_gpu_day:.2e} failures a GPU and day ({rate.source}): one every {hours:,.1f} h "
+        f"on {options.gpus} GPUs\n\n{outlooks_as_table(found)}"
+    )
 
 
 if __name__ == "__main__":

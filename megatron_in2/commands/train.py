@@ -8,8 +8,8 @@ Examples:
 Checks everything first, then starts --nproc local ranks; where torchrun's or srun's variables
 are set, this process is itself a rank. A run resumes from the newest complete checkpoint in
 checkpoint.dir. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C ends it after the present step, saved; whatever
-ends it, no process of it is left. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and
-saved (130 after Ctrl-C).
+ends it, no process of it is left. Exit codes: 0 done, 2 bad input, 69 a rank hangs, 75 stopped by
+a signal and saved (130 after Ctrl-C).
 """
 
 from megatron_in2.processes import die_with_launcher, exit_on_stop_signals

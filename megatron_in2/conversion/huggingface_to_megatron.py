@@ -62,14 +62,14 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
         step = step_folder(temporary, 0)
         step.mkdir()
         tensors = read_ahead(read, table)
-        write_megatron_tensors(
+        sums = write_megatron_tensors(
             step, table, config.model.num_layers, lambda each: dtypes[each.key], tensors
         )
         described: dict[str, Any] = {"model": asdict(config.model)}
         release = family.release(config.model)
         described["converted_from"] = {"folder": source.name, "release": release}
         describe_checkpoint(step, described, None, tokenizer, source=read_source(source))
-        mark_complete(step, 0, tokenizer)
+        mark_complete(step, 0, tokenizer, sums)
     warnings = (*_surprises(config, source, set(dtypes.values())), *watch.warnings)
     step = step_folder(output, 0)
     summary = summary_of(config.model)

@@ -18,6 +18,13 @@ from megatron_in2.checkpoint.folder import (
     read_tokenizer,
     resolve_checkpoint,
 )
+from megatron_in2.checkpoint.integrity import (
+    NOT_PROTECTED,
+    checked_meanwhile,
+    damaged,
+    find_damage,
+    is_protected,
+)
 from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.conversion.huggingface_config import (
     DTYPE_NAMES,
@@ -60,6 +67,8 @@ def export_checkpoint(
     if dtype is not None and dtype not in DTYPE_NAMES:
         raise wrong_choice(as_option("dtype", dtype), tuple(DTYPE_NAMES))
     step = resolve_checkpoint(source, wanted)
+    if problem := find_damage(step, share=None):
+        raise damaged(step, problem)
     model = read_model_config(step)
     tokenizer, template = read_tokenizer(step), read_template(step)
     reader = MegatronReader(step, model)
@@ -80,7 +89,7 @@ def export_checkpoint(
             watch.see(name, tensor)
         return converted
 
-    with atomic_directory(output) as temporary, watch:
+    with atomic_directory(output) as temporary, checked_meanwhile(step), watch:
         tensors = chain.from_iterable(read_ahead(read, table))
         write_huggingface_tensors(temporary, specs, tensors, shard_bytes)
         fresh = {
@@ -95,4 +104,6 @@ def export_checkpoint(
         (temporary / "README.md").write_text(
             model_card(step, template, tokenizer), encoding="utf-8"
         )
-    return Conversion(step, output, summary_of(model), watch.tensors, watch.nbytes, watch.warnings)
+    notes = [] if is_protected(step) else [NOT_PROTECTED.format(step=step)]
+    warnings = (*notes, *watch.warnings)
+    return Conversion(step, output, summary_of(model), watch.tensors, watch.nbytes, warnings)

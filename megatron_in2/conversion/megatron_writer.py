@@ -5,14 +5,22 @@ beside it (``metadata.json``, ``common.pt``), so torch's own writer makes it. Ea
 part of one saving rank with one file: only its tensors are in memory while it is written.
 """
 
+import contextlib
+import io
+import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import IO, cast
 
 import torch
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import (
+    DEFAULT_SUFFIX,
+    FileSystem,
+    FileSystemWriter,
+)
 from torch.distributed.checkpoint.metadata import (
     STORAGE_TYPES,
     ChunkStorageMetadata,
@@ -29,6 +37,7 @@ from torch.distributed.checkpoint.planner import (
 )
 
 from megatron_in2.architectures.tensors import TensorMapping
+from megatron_in2.checkpoint.integrity import FileSum, HashingStream
 
 
 def write_megatron_tensors(
@@ -37,7 +46,7 @@ def write_megatron_tensors(
     num_layers: int,
     dtype_of: Callable[[TensorMapping], torch.dtype],
     tensors: Iterator[torch.Tensor],
-) -> None:
+) -> dict[str, FileSum]:
     """Write every tensor of the table to an existing, empty step folder.
 
     Args:
@@ -46,6 +55,9 @@ def write_megatron_tensors(
         num_layers: layers of the model: the length of the stacked tensors' leading axis.
         dtype_of: the dtype of a tensor, the same for all layers of one key.
         tensors: those of the table, in its order, each taken when its turn comes.
+
+    Returns:
+        Size and hash of the files that hold tensors, which are on disk.
     """
     items = [(each, _write_item(each, num_layers, dtype_of(each))) for each in table]
     groups = groupby(items, key=lambda pair: pair[0].layer)
@@ -53,12 +65,31 @@ def write_megatron_tensors(
     planner = _OneByOne(zip((item for _, item in items), tensors, strict=True))
     # No copy ahead: torch would take tensors out of order where there is a GPU.
     writer = FileSystemWriter(step, thread_count=1, per_thread_copy_ahead=0)
+    writer.fs = files = _HashedFiles()
     writer.set_up_storage_writer(is_coordinator=True)
     plans = writer.prepare_global_plan([writer.prepare_local_plan(plan) for plan in local_plans])
     results = [writer.write_data(plan, planner).wait() for plan in plans]
     writer.finish(Metadata(_stored(item for _, item in items)), results)
     torch.save({}, step / "common.pt")
     save_config(CheckpointingConfig("torch_dist"), str(step))
+    return {name: sum for name, sum in files.sums.items() if name.endswith(DEFAULT_SUFFIX)}
+
+
+class _HashedFiles(FileSystem):
+    """Hashes every file that torch's writer writes."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, FileSum] = {}
+
+    @contextlib.contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
+        with super().create_stream(path, mode) as stream:
+            if mode != "wb":
+                yield stream
+                return
+            hashed = HashingStream(cast(IO[bytes], stream))
+            yield cast(io.IOBase, hashed)
+            self.sums[Path(path).name] = hashed.sum
 
 
 class _OneByOne(DefaultSavePlanner):

@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import HashStore
 
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.cpu import cuda_named_as_cpu
+from megatron_in2.parallel.flight_recorder import record_collectives
 from megatron_in2.parallel.rank import Rank
 
 
@@ -74,6 +75,7 @@ def open_world(
         InputError: the layout does not fit the world size.
     """
     parallel.validate(rank.world_size)
+    record_collectives()
     # Sequence and context parallelism overlap communication only with a single work queue.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with contextlib.ExitStack() as stack:

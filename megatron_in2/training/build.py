@@ -17,6 +17,7 @@ from megatron_in2.model.initialisation import initialise_weights
 from megatron_in2.parallel.world import World
 from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.pulse import Pulse
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.own_work import OwnWork, stops_when_called
 from megatron_in2.training.step.rows import TrainingRows
@@ -24,7 +25,9 @@ from megatron_in2.training.step.rows import TrainingRows
 TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -> TrainingState:
+def build_training_state(
+    config: TrainConfig, inputs: RunInputs, world: World, pulse: Pulse | None = None
+) -> TrainingState:
     """Build the model, the optimizer and the rows of a run, at the step from which it starts.
 
     The weights are those of the step that is resumed (with the optimizer's state), else those of
@@ -68,6 +71,7 @@ def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -
         step=step,
         consumed_rows=start.consumed_rows if start else 0,
         total_steps=inputs.total_steps,
+        pulse=pulse or Pulse(),
         stop_at=min(inputs.total_steps, step + exit_after) if exit_after else inputs.total_steps,
     )
 

@@ -1,6 +1,8 @@
 """The configuration of one training run: one YAML file, every field overridable as an option."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -109,6 +111,8 @@ class CheckpointConfig:
         keep_every_steps: also keep the checkpoints of multiples of this step; 0 for none.
         asynchronous: write checkpoints in helper processes while the training continues.
         allow_changed_data: resume even if the data or the batch size has changed.
+        allow_changed_model: resume even if the model computes something else: rotary frequencies,
+            precision, normalisation of the loss.
     """
 
     dir: str = ""
@@ -118,6 +122,7 @@ class CheckpointConfig:
     keep_every_steps: int = 0
     asynchronous: bool = True
     allow_changed_data: bool = False
+    allow_changed_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,9 @@ class RuntimeConfig:
             not finite. Each such step is skipped.
         rehearsal: run the largest possible row before the first step, so that a lack of memory
             shows at once: always, never or auto (on a GPU).
+        hang_timeout: seconds without any progress (a micro-batch, a part of a checkpoint) after
+            which the run ends with exit code 69 and names the ranks that did not arrive; four
+            times as long until the first micro-batch. 0 for never.
     """
 
     dtype: Dtype = "bfloat16"
@@ -180,6 +188,7 @@ class RuntimeConfig:
     recompute: Recompute = "none"
     stop_after_skipped: int = 3
     rehearsal: RehearsalMode = "auto"
+    hang_timeout: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -224,6 +233,10 @@ class TrainConfig:
                 f"schedule.warmup_fraction={self.schedule.warmup_fraction}: from 0 to below 1"
             )
         self._validate_logging(world_size)
+        for (section, name), (is_possible, words) in _RANGES.items():
+            number: float = getattr(getattr(self, section), name)
+            if not (math.isfinite(number) and is_possible(number)):
+                raise InputError(f"{section}.{name}={number}: must be {words}")
         for section, names in _COUNTS.items():
             for name, low in names.items():
                 count: int = getattr(getattr(self, section), name)
@@ -318,6 +331,18 @@ def parse_range(field: str, value: int | str) -> range:
     return range(first, last + 1)
 
 
+_RANGES: dict[tuple[str, str], tuple[Callable[[float], bool], str]] = {
+    ("model", "rope_theta"): (lambda value: value > 0, "above 0"),
+    ("model", "norm_epsilon"): (lambda value: value > 0, "above 0"),
+    ("optimizer", "lr"): (lambda value: value > 0, "above 0"),
+    ("optimizer", "beta1"): (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("optimizer", "beta2"): (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    ("optimizer", "eps"): (lambda value: value > 0, "above 0"),
+    ("optimizer", "weight_decay"): (lambda value: value >= 0, "0 or more"),
+    ("optimizer", "clip_grad"): (lambda value: value >= 0, "0 (no clipping) or more"),
+    ("runtime", "init_std"): (lambda value: value > 0, "above 0"),
+    ("runtime", "hang_timeout"): (lambda value: value >= 0, "0 (never) or more"),
+}
 _COUNTS = {
     "schedule": {"epochs": 1, "steps": 0, "exit_after_steps": 0},
     "checkpoint": {"interval_steps": 1, "keep_last": 0, "keep_every_steps": 0},

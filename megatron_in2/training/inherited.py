@@ -11,6 +11,7 @@ from megatron_in2.checkpoint.folder import (
     read_model_config,
     resolve_checkpoint,
 )
+from megatron_in2.checkpoint.integrity import find_damage
 
 TOKENIZER_PLACES = ("tokenizer", "tokenizer.model")  # in a step
 
@@ -18,7 +19,7 @@ TOKENIZER_PLACES = ("tokenizer", "tokenizer.model")  # in a step
 def inherited_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return defaults of the fields that follow from a checkpoint: the model, and its tokenizer.
 
-    The checkpoint is the newest complete step of ``checkpoint.dir``, else
+    The checkpoint is the newest complete step, without apparent damage, of ``checkpoint.dir``, else
     ``checkpoint.init_from``.
 
     Args:
@@ -32,10 +33,11 @@ def inherited_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     checkpoint = given.get("checkpoint") or {}
     steps = complete_steps(Path(checkpoint["dir"])) if checkpoint.get("dir") else []
-    if steps:
+    step = next((each for each in reversed(steps) if not find_damage(each, share=None)), None)
+    if step is not None:
         # Not the step's own tokenizer: the run may remove this step while it still needs that.
-        tokenizer = read_config(steps[-1]).get("data", {}).get("tokenizer_model")
-        return _defaults(steps[-1], tokenizer)
+        tokenizer = read_config(step).get("data", {}).get("tokenizer_model")
+        return _defaults(step, tokenizer)
     if checkpoint.get("init_from"):
         step = resolve_checkpoint(Path(checkpoint["init_from"]))
         places = (step / name for name in TOKENIZER_PLACES)

@@ -9,7 +9,7 @@ from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.packed.dataset import PackedDataset
-from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE, InputError
+from megatron_in2.errors import EXIT_REQUEUE, InputError
 from megatron_in2.model.backend import choose_backend
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.world import World, open_world
@@ -27,47 +27,61 @@ from megatron_in2.training.callbacks.step_report import StepReport
 from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
 from megatron_in2.training.checks.agreement import find_disagreement
+from megatron_in2.training.checks.hang_watch import START_FACTOR, watch_for_hangs
+from megatron_in2.training.checks.notes import notes_on_run
+from megatron_in2.training.checks.ownership import own_checkpoints
 from megatron_in2.training.checks.preflight import RunInputs
-from megatron_in2.training.checks.rank_errors import failures_in_one_line
+from megatron_in2.training.checks.rank_errors import failures_in_one_line, said_by_one_rank
+from megatron_in2.training.checks.start_step import start_from_sound_step
 from megatron_in2.training.config import TrainConfig, parse_range
+from megatron_in2.training.pulse import Pulse
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.trainer import fit
+
+MIN_TIMEOUT_MINUTES = 30.0
 
 
 def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     """Train as one rank of the world.
 
     Returns:
-        The exit code: 0; 75 where a signal ended the run early and it is saved; 2 on other ranks
-        where rank 0 raises InputError because the ranks see different files.
+        The exit code: 0; 75 where a signal ended the run early and it is saved.
 
     Raises:
         InputError: something that the user must fix; the message has the remedy.
     """
-    signals = StopSignals()
+    signals, pulse = StopSignals(), Pulse()
     with (
         failures_in_one_line(config, rank),
-        open_world(config.parallel, rank, config.runtime.seed) as world,
+        open_world(config.parallel, rank, config.runtime.seed, _timeout_minutes(config)) as world,
+        said_by_one_rank(),
+        failures_in_one_line(config, rank),
     ):
         if difference := find_disagreement(config, inputs, world):
+            raise InputError(difference)
+        log, stop = None, StopOnSignal(signals)
+        with own_checkpoints(config, world), watch_for_hangs(config, world, pulse):
+            inputs = start_from_sound_step(config, inputs, world)
             if world.is_main:
-                raise InputError(difference)
-            return EXIT_BAD_INPUT
-        log = None
-        if world.is_main:
-            log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
-            print(_first_line(config, inputs, world.size), flush=True)
-        state = build_training_state(config, inputs, world)
-        stop = StopOnSignal(signals)
-        with _saver(config, inputs) as saver:
-            fit(state, _callbacks(state, inputs, log, stop, saver))
+                log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
+                print(_first_line(config, inputs, world.size), flush=True)
+                for note in notes_on_run(config, inputs):
+                    print(f"NOTE {note}", flush=True)
+            state = build_training_state(config, inputs, world, pulse)
+            with _saver(config, inputs, pulse) as saver:
+                fit(state, _callbacks(state, inputs, log, stop, saver))
         ignore_stop_signals()  # everything is saved
         if log is not None:
             log.close()
         return EXIT_REQUEUE if stop.is_requested else 0
 
 
-def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
+def _timeout_minutes(config: TrainConfig) -> float:
+    """Return the limit of a collective: the watch for hangs, which can name ranks, is faster."""
+    return max(MIN_TIMEOUT_MINUTES, 2 * START_FACTOR * config.runtime.hang_timeout / 60)
+
+
+def _saver(config: TrainConfig, inputs: RunInputs, pulse: Pulse) -> CheckpointSaver:
     start = inputs.resume_from[0] if inputs.resume_from else inputs.init_from
     return CheckpointSaver(
         Path(config.checkpoint.dir),
@@ -78,6 +92,7 @@ def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
         config.checkpoint.keep_last,
         config.checkpoint.keep_every_steps,
         config.checkpoint.asynchronous,
+        pulse.beat,
     )
 
 

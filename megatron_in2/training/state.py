@@ -1,7 +1,7 @@
 """The state of a run between its steps: its objects and its progress."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from megatron_in2.parallel.world import World
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.pulse import Pulse
 from megatron_in2.training.step.batch import Batch
 from megatron_in2.training.step.loss import ForwardStep
 from megatron_in2.training.step.own_work import OwnWork
@@ -32,6 +33,7 @@ class TrainingState:
         consumed_rows: training rows read by all ranks since step 0.
         total_steps: optimizer steps of the whole run.
         stop_at: the step after which this start ends; a callback may lower it.
+        pulse: beats with every micro-batch.
     """
 
     config: TrainConfig
@@ -44,6 +46,7 @@ class TrainingState:
     consumed_rows: int
     total_steps: int
     stop_at: int
+    pulse: Pulse = field(default_factory=Pulse)
 
     @property
     def epoch(self) -> int:
@@ -74,10 +77,16 @@ class TrainingState:
         """
         return get_forward_backward_func()(  # type: ignore[no-any-return]
             forward_step_func=forward_step,
-            data_iterator=batches,
+            data_iterator=self._beating(batches),
             model=[self.model],
             num_microbatches=micro_batches,
             seq_length=self.config.data.seq_length,
             micro_batch_size=1,  # one packed row
             forward_only=forward_only,
         )
+
+    def _beating(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            self.pulse.step = self.step
+            self.pulse.beat()
+            yield batch

@@ -103,7 +103,7 @@ class SlurmCluster:
             )
         )
         self._start_munge()
-        self._start("slurmctld", "-D", "-f", str(self.config))
+        self.start_controller()
         self.wait_for(lambda: "UP" in self.run("scontrol", "ping", check=False), "slurmctld")
         for node in self.node_names:
             self.start_node(node)
@@ -112,6 +112,16 @@ class SlurmCluster:
     @property
     def node_names(self) -> list[str]:
         return [f"node{number:02d}" for number in range(1, self.nodes + 1)]
+
+    def start_controller(self) -> None:
+        """Start the controller; it remembers the jobs of the one before."""
+        self._start("slurmctld", "-D", "-f", str(self.config))
+
+    def kill_controller(self) -> None:
+        """Take the controller away, as a crash of its machine does."""
+        controller = self._daemons.pop("slurmctld")
+        controller.kill()
+        controller.wait()
 
     def start_node(self, node: str) -> None:
         """Start the daemon of one virtual node."""

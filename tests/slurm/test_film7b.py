@@ -1,6 +1,7 @@
 """``sbatch slurm/film7b.sh`` on a real Slurm of virtual nodes, one rank a node, on the CPU."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -142,6 +143,30 @@ def test_data_missing_on_one_node_are_named(
 
 
 @pytest.mark.slow
+def test_of_a_job_array_on_one_output_one_task_trains(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    folder = tmp_path / "run"
+    options = ("--data.validation=", "--schedule.steps=20", "--checkpoint.interval_steps=5")
+    array = ("--array=0-1", f"--output={tmp_path}/task-%a.out")
+    job = submit(1, *options, sbatch=array, IN2_CONFIG=write_config(folder))
+    job.cluster.wait_for(lambda: len(_array_states(job)) == 2, "the end of both tasks")
+    assert sorted(_array_states(job)) == ["COMPLETED 0:0", "FAILED 2:0"]
+    logs = [(tmp_path / f"task-{task}.out").read_text() for task in (0, 1)]
+    assert sum(f"checkpoint.dir={folder} is in use by process" in log for log in logs) == 1
+    assert sorted(read_metrics(folder)) == list(range(1, 21))
+    assert "Traceback" not in "".join(logs)
+
+
+def _array_states(job: Job) -> list[str]:
+    """State and exit code of the array's tasks that have ended."""
+    lines = job.cluster.run("scontrol", "show", "job", "--oneliner", str(job.number)).splitlines()
+    found = [re.search(r"JobState=(\S+) .*ExitCode=(\S+)", line) for line in lines if line]
+    states = [f"{match[1]} {match[2]}" for match in found if match]
+    return [state for state in states if state.startswith(("COMPLETED", "FAILED"))]
+
+
+@pytest.mark.slow
 def test_the_time_limit_saves_and_requeues(
     submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
 ) -> None:
@@ -151,7 +176,7 @@ def test_the_time_limit_saves_and_requeues(
     limit = ("--time=3", "--signal=B:USR1@90")
     job = submit(4, *LONG, sbatch=limit, IN2_CONFIG=write_config(folder))
     _wait_for_step(job, folder, 2)
-    _suspend_until(job, lambda: "SIGUSR1: the ranks save and leave" in job.log)
+    _suspend_until(job, lambda: "SIGUSR1: the ranks save and end" in job.log)
     assert job.finish() == "COMPLETED 0:0", job.log
     assert job.restarts >= 1
     assert "requeueing" in job.log
@@ -256,6 +281,68 @@ def test_a_crash_loop_ends(submit: Submit, tmp_path: Path, write_config: WriteCo
     assert job.restarts == 1
     assert "rank 0 on node01 ended first, with exit code 9" in job.log
     assert "no new checkpoint in 2 starts: giving up" in job.log
+
+
+@pytest.mark.slow
+def test_a_hung_rank_is_named_and_its_node_left_out(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, "--runtime.hang_timeout=10", IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 11)
+    node = job.cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"]).split()[2]
+    (rank,) = _ranks(job, node)
+    rank.suspend()
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert job.restarts == 1
+    assert f"rank 2 on {node} did not arrive (no answer: it is stopped" in job.log
+    assert f"excluding {node}\n" in job.log
+    assert job.fields["ExcNodeList"] == node
+    assert_same_losses(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_down_only_delays_the_requeue(
+    cluster: SlurmCluster,
+    submit: Submit,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    uninterrupted: dict[int, dict],
+) -> None:
+    folder = tmp_path / "run"
+    job = submit(4, *LONG, IN2_CONFIG=write_config(folder))
+    _wait_for_step(job, folder, 11)
+    nodes = cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"]).split()
+    (rank,) = _ranks(job, nodes[1])
+    cluster.kill_controller()
+    try:
+        rank.kill()
+        cluster.wait_for(lambda: "was killed by SIGKILL" in job.log, f"the failure\n{job.log}")
+        cluster.wait_for(lambda: "Unable to contact slurm controller" in job.log, "squeue's try")
+    finally:
+        cluster.start_controller()
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert job.restarts == 1
+    assert_same_losses(folder, uninterrupted)
+
+
+@pytest.mark.slow
+def test_a_broken_python_on_the_first_node_moves_the_plan_to_another(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    python, broken = tmp_path / "python", tmp_path / "broken"
+    python.write_text(
+        "#!/bin/bash\n"
+        f"if [ $2 = plan ]; then [ -e {broken} ] || echo $SLURMD_NODENAME >{broken}; fi\n"
+        f'if [ $2 = plan ] && [ "$(<{broken})" = $SLURMD_NODENAME ]; then exit 127; fi\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    options = ("--data.validation=", "--schedule.steps=2")
+    job = submit(2, *options, IN2_CONFIG=write_config(tmp_path / "run"), IN2_PYTHON=python)
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert f"plan failed on {broken.read_text().strip()} with exit code 127" in job.log
+    assert job.restarts == 0
 
 
 def test_any_base_is_imported_once_and_trained(

@@ -137,3 +137,39 @@ def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
         assert done.returncode == 2
         assert missing in done.stderr
     assert not (tmp_path / "home").exists()
+
+
+def test_a_chain_is_not_submitted_twice(tmp_path: Path) -> None:
+    """With commands in place of Slurm's: a job is in the queue as long as a file names it."""
+    queue, programs = tmp_path / "queue", tmp_path / "bin"
+    programs.mkdir()
+    queue.touch()
+    submits = f"number=$((100 + $(wc -l <{queue})))\necho $number | tee -a {queue}\n"
+    for name, lines in (("sbatch", submits), ("squeue", f"cat {queue}\n")):
+        (programs / name).write_text(f"#!/bin/bash\n{lines}")
+        (programs / name).chmod(0o755)
+    known = {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "IN2_HOME": str(tmp_path / "home"),
+        "IN2_SYNTHESIS": str(ROOT / "megatron_in2" / "quickstart" / "synthesis.yaml"),
+        "IN2_MODEL": str(tmp_path),
+    }
+
+    def submit() -> subprocess.CompletedProcess[str]:
+        command = ["bash", str(ROOT / "slurm" / "pipeline.sh")]
+        return subprocess.run(command, env=known, capture_output=True, text=True, check=False)
+
+    first = submit()
+    assert first.returncode == 0, first.stderr
+    numbers = queue.read_text().split()
+    assert len(numbers) == 7
+    queue.write_text("\n".join(["99", *numbers[-2:]]))  # the others have ended
+    second = submit()
+    assert second.returncode == 2
+    assert (
+        f"has jobs in the queue: wait for them, or scancel {' '.join(numbers[-2:])}"
+        in second.stderr
+    )
+    assert len(queue.read_text().split()) == 3
+    queue.write_text("99\n")
+    assert submit().returncode == 0

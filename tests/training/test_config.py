@@ -1,11 +1,12 @@
 """Every wrong field is refused by name; the shipped configurations are valid."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from megatron_in2.architectures.config import POSITION_FIELDS
+from megatron_in2.architectures.config import POSITION_FIELDS, ModelConfig
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
@@ -75,6 +76,14 @@ def _load(path: Path, *options: str) -> TrainConfig:
             8,
             "runtime.rehearsal='on': use auto, always or",
         ),
+        ({"model": ModelConfig(rope_theta=-3.0)}, 8, "model.rope_theta=-3.0: must be above 0"),
+        ({"optimizer": OptimizerConfig(beta2=1.5)}, 8, "optimizer.beta2=1.5: must be from 0 to"),
+        ({"optimizer": OptimizerConfig(eps=0.0)}, 8, "optimizer.eps=0.0: must be above 0"),
+        ({"optimizer": OptimizerConfig(clip_grad=-1.0)}, 8, "optimizer.clip_grad=-1.0: must be 0"),
+        ({"optimizer": OptimizerConfig(weight_decay=math.nan)}, 8, "optimizer.weight_decay=nan"),
+        ({"optimizer": OptimizerConfig(lr=math.inf)}, 8, "optimizer.lr=inf"),
+        ({"runtime": RuntimeConfig(init_std=0.0)}, 8, "runtime.init_std=0.0"),
+        ({"runtime": RuntimeConfig(hang_timeout=-1.0)}, 8, "runtime.hang_timeout=-1.0"),
         ({"logging": LoggingConfig(straggler_threshold=0.0)}, 8, "straggler_threshold=0.0"),
         ({"logging": LoggingConfig(profile_steps="5+")}, 8, "profile_steps=5+: write a number"),
         ({"logging": LoggingConfig(profile_steps="12-10")}, 8, "write 10-12"),

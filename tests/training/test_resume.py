@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import yaml
 
 from megatron_in2.checkpoint.folder import complete_steps
 from megatron_in2.errors import EXIT_REQUEUE
-from tests.conftest import ROOT
+from tests.conftest import ROOT, RunTool, assert_refused
 from tests.training.conftest import STEPS, Train, read_metrics
 
 EXACT = ("loss", "grad_norm", "learning_rate", "answer_tokens", "consumed_rows")
@@ -120,6 +121,32 @@ def test_a_finished_run_does_nothing_more(reference: tuple[Path, dict], train: T
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.distcp")}
     assert train(folder) == metrics
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.distcp")} == before
+
+
+def test_changes_are_reported_and_another_function_is_refused(
+    reference: tuple[Path, dict],
+    tmp_path: Path,
+    run_tool: RunTool,
+    write_config: Callable[[Path], Path],
+) -> None:
+    folder = shutil.copytree(reference[0], tmp_path / "run")
+    options = ("--config", write_config(folder), "--optimizer.lr=0.004", "--model.rope_theta=3e4")
+    assert_refused(
+        run_tool("train", *options),
+        "resumed with another model.rope_theta=30000.0 (saved with 10000.0)",
+        "checkpoint.allow_changed_model=true",
+    )
+    result = run_tool("train", *options, "--checkpoint.allow_changed_model=true")
+    assert result.returncode == 0, result.stderr
+    notes = [line for line in result.stdout.splitlines() if line.startswith("NOTE ")]
+    assert notes == [
+        "NOTE resumed with another model.rope_theta=30000.0 (saved with 10000.0)",
+        "NOTE resumed with another optimizer.lr=0.004 (saved with 0.005)",
+        f"NOTE resumed with another checkpoint.dir={folder} (saved with {reference[0]})",
+        "NOTE resumed with another checkpoint.allow_changed_model=True (saved with False)",
+        f"NOTE the run is finished: step {STEPS} is in {folder / f'iter_{STEPS:07d}'}; "
+        "nothing is trained",
+    ]
 
 
 def test_the_optimizers_step_count_survives(reference: tuple[Path, dict]) -> None:

@@ -18,6 +18,8 @@ from megatron_in2.templates.ids import part_ids
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
 BLOCK_TOKENS = 1 << 22  # read at a time
+SAMPLED_BLOCKS = 8
+SAMPLED_TOKENS = 1 << 18  # of each block
 MARK_TOKENS = 2  # last ids of a prompt, at most, that tell that an answer follows
 
 
@@ -56,6 +58,17 @@ def check_dataset(prefix: Path, tokenizer: Tokenizer) -> Findings:
     _check_hashes(prefix, manifest, findings)
     if not findings.problems:  # what follows relies on files that can be read
         _Contents(prefix, manifest, tokenizer, findings).check()
+    return findings
+
+
+def check_some_rows(prefix: Path, tokenizer: Tokenizer) -> Findings:
+    """Check indices and records of a dataset, and some of its rows, in seconds at any size.
+
+    Raises:
+        InputError: there is no dataset.
+    """
+    manifest, findings = read_manifest(prefix), Findings()
+    _Contents(prefix, manifest, tokenizer, findings).check_sampled()
     return findings
 
 
@@ -103,6 +116,19 @@ class _Contents:
             self._findings.expect(
                 counted == stated, f"{name}: {counted:,} counted, the manifest says {stated:,}"
             )
+
+    def check_sampled(self) -> None:
+        """Check blocks of rows that are spread evenly over the dataset, the last row included."""
+        self._check_indices()
+        self._check_records()
+        if self._findings.problems:
+            return
+        total, rows = self._manifest.rows, max(SAMPLED_TOKENS // self._manifest.seq_length, 1)
+        first_sequences = np.searchsorted(self._samples["row"], np.arange(total + 1))
+        last = max(total - rows, 0)
+        for start in np.unique(np.linspace(0, last, SAMPLED_BLOCKS).astype(int)).tolist():
+            end = min(start + rows, total)
+            self._check_rows(start, end, first_sequences[start], first_sequences[end])
 
     def _check_indices(self) -> None:
         borders = np.cumsum(np.bincount(self._samples["row"]))

@@ -33,7 +33,8 @@ class PackedDataset:
     """A packed dataset at a prefix, memory-mapped.
 
     Raises:
-        InputError: no complete dataset is there.
+        InputError: no complete dataset is there; or, when a row is read, it holds a token id
+            that no vocabulary entry has.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -64,9 +65,16 @@ class PackedDataset:
         first, last = int(borders[index]), int(borders[index + 1])
         # A row's sequences lie side by side: one reading, copied, for the file's pages are lent.
         size = self.manifest.seq_length
+        tokens = self._tokens.get(first, length=size).astype(np.int64)
+        if (largest := int(tokens.max())) >= self.manifest.vocab_size:
+            raise InputError(
+                f"{self.prefix}: row {index} holds token id {largest}, the vocabulary has "
+                f"{self.manifest.vocab_size}: the files have changed since they were packed; "
+                "inspect_dataset --verify shows where, pack them again"
+            )
         return Row(
             index=index,
-            tokens=self._tokens.get(first, length=size).astype(np.int64),
+            tokens=tokens,
             loss_mask=self._masks.get(first, length=size).copy(),
             lengths=self._tokens.sequence_lengths[first:last].tolist(),
             records=self._samples[first:last],

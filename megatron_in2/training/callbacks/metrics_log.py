@@ -6,11 +6,10 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from megatron_in2.checkpoint.folder import METRICS
 from megatron_in2.files import atomic_file
 from megatron_in2.training.callbacks.wandb_run import WandbRun
 from megatron_in2.training.config import TrainConfig
-
-METRICS = "metrics.jsonl"
 
 
 class MetricsLog:

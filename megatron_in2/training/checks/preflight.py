@@ -2,17 +2,12 @@
 
 import shutil
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_in2.architectures.config import POSITION_FIELDS
-from megatron_in2.checkpoint.folder import (
-    CheckpointState,
-    complete_steps,
-    read_model_config,
-    read_state,
-    resolve_checkpoint,
-)
+from megatron_in2.checkpoint.folder import CheckpointState, complete_steps, resolve_checkpoint
+from megatron_in2.checkpoint.integrity import damaged, find_damage
+from megatron_in2.checkpoint.lease import require_no_owner, this_process
 from megatron_in2.data.packed.blend import BlendPart, blend_sha256, parse_blend
 from megatron_in2.data.packed.manifest import Manifest, read_manifest
 from megatron_in2.errors import InputError
@@ -21,6 +16,7 @@ from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 from megatron_in2.training.arithmetic.memory import checkpoint_bytes
 from megatron_in2.training.callbacks.wandb_run import require_wandb
+from megatron_in2.training.checks.resume import newest_sound_step, require_same_model
 from megatron_in2.training.config import TrainConfig, parse_range
 
 
@@ -50,7 +46,7 @@ class RunInputs:
 
 
 def check_run(config: TrainConfig, world_size: int) -> RunInputs:
-    """Check configuration, data, tokenizer, checkpoints and free disk of a run.
+    """Check configuration, data, tokenizer, checkpoints, their owner and free disk of a run.
 
     Raises:
         InputError: naming the field, its value and the remedy.
@@ -82,14 +78,18 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
             seals[f"data.{name}={prefix}"] = held_out.seal
     if not learnt_tokens:
         raise InputError(f"data.train={config.data.train}: it has no token that is trained on")
+    require_no_owner(Path(config.checkpoint.dir), this_process())
     _check_disk(config)
     total_steps = config.schedule.total_steps(rows)
     _check_profile(config, total_steps)
-    resume_from = _checked_resume(config, tokenizer, blend_sha256(config.data.train, train))
+    rows_sha256 = blend_sha256(config.data.train, train)
+    resume_from = newest_sound_step(config, tokenizer.sha256, rows_sha256)
     init_from = None
     if config.checkpoint.init_from and resume_from is None:
         init_from = resolve_checkpoint(Path(config.checkpoint.init_from))
-        _require_same_model(config, init_from)
+        if problem := find_damage(init_from, share=None):
+            raise damaged(init_from, problem)
+        require_same_model(config, init_from)
     return RunInputs(
         tokenizer, datasets, rows, learnt_tokens, seals, total_steps, resume_from, init_from
     )
@@ -193,36 +193,3 @@ def _check_profile(config: TrainConfig, total_steps: int) -> None:
             f"logging.profile_steps={wanted}: the run ends with step {total_steps}: name "
             "steps before its end"
         )
-
-
-def _checked_resume(
-    config: TrainConfig, tokenizer: Tokenizer, rows_sha256: str
-) -> tuple[Path, CheckpointState] | None:
-    steps = complete_steps(Path(config.checkpoint.dir))
-    if not steps:
-        return None
-    state = read_state(steps[-1])
-    _require_same_model(config, steps[-1])
-    changed = {
-        "tokenizer": state.tokenizer_sha256 != tokenizer.sha256,
-        "training rows": state.dataset_sha256 != rows_sha256,
-        "schedule.global_batch_rows": state.global_batch_rows != config.schedule.global_batch_rows,
-        "runtime.seed": state.seed != config.runtime.seed,
-    }
-    found = [name for name, differs in changed.items() if differs]
-    if found and not config.checkpoint.allow_changed_data:
-        raise InputError(
-            f"{steps[-1]} was saved with other {' and '.join(found)}: use what it was saved with, "
-            "another checkpoint.dir, or checkpoint.allow_changed_data=true"
-        )
-    return steps[-1], state
-
-
-def _require_same_model(config: TrainConfig, step: Path) -> None:
-    saved, wanted = asdict(read_model_config(step)), asdict(config.model)
-    for name, value in saved.items():
-        if name not in POSITION_FIELDS and value != wanted[name]:
-            raise InputError(
-                f"{step} was saved with model.{name}={value}, the configuration has "
-                f"{wanted[name]}: leave it out to take the checkpoint's"
-            )

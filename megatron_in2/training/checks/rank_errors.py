@@ -2,11 +2,14 @@
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import torch
+from torch.distributed.distributed_c10d import _get_default_store
 
-from megatron_in2.errors import InputError
+from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+from megatron_in2.parallel.ports import port_taken
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.training.config import TrainConfig
 
@@ -18,6 +21,7 @@ OUT_OF_MEMORY = (
     "Failed to CUDA malloc",  # NCCL
 )
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo
+SPEAK_SECONDS = 2.0  # what the rank that says why gets before the others end
 MAX_MESSAGE_CHARACTERS = 200  # of torch's message in ours
 
 
@@ -29,6 +33,7 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
         InputError: this rank ran out of memory; the message has the remedies.
         SystemExit: the connection to another rank is lost; exit code 1. That rank's own message
             has the reason.
+        TryAgainError: the port of the job is taken.
     """
     try:
         yield
@@ -40,11 +45,33 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
                 f"{where} is out of memory ({message}): "
                 f"{' or '.join(memory_remedies(config))}; in2 plan shows what fits"
             ) from error
+        if again := port_taken(error, where):
+            raise again from error
         if any(words in str(error) for words in LOST_PEER):
             raise SystemExit(
                 f"{where} lost the connection to another rank, whose message has the reason; ending"
             ) from error
         raise
+
+
+@contextlib.contextmanager
+def said_by_one_rank() -> Iterator[None]:
+    """Let one rank say what several have found; the others end with the same exit code, silently.
+
+    Inside :func:`open_world`, whose store decides who it is.
+    """
+    store = _get_default_store()
+    try:
+        yield
+    except InputError as error:
+        try:
+            is_first = store.add("said", 1) == 1
+        except RuntimeError:  # the rank that serves the store is gone already
+            is_first = True
+        if is_first:
+            raise
+        time.sleep(SPEAK_SECONDS)  # a launcher may end the others as soon as one has ended
+        raise SystemExit(EXIT_BAD_INPUT) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

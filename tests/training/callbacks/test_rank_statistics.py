@@ -109,7 +109,7 @@ def test_memory_is_that_of_the_fullest_rank() -> None:
 SLOW = {
     "data": {"validation": ""},
     "schedule": {"exit_after_steps": 4},
-    "logging": {"interval_steps": 4, "straggler_threshold": 0.3},
+    "logging": {"interval_steps": 4, "straggler_threshold": 0.2},
 }
 
 
@@ -122,7 +122,7 @@ def test_a_slow_rank_is_named(run_odd: RunOdd, tmp_path: Path) -> None:
     metrics = read_metrics(tmp_path / "run")
     assert "rank_spread" not in metrics[1]  # the first step, which is left out
     assert metrics[4]["slowest_rank"] == 1
-    assert metrics[4]["rank_spread"] > 0.3
+    assert metrics[4]["rank_spread"] > 0.2
     # Both ranks wait for the slow one's two rows, so the time of the step does not differ.
     assert metrics[4]["seconds"] > 1.2
 

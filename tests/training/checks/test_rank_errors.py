@@ -1,12 +1,14 @@
 """Failed allocations are distinguished from other errors; remedies fit the configuration."""
 
+import socket
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch.distributed import TCPStore
 
-from megatron_in2.errors import InputError
+from megatron_in2.errors import InputError, TryAgainError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.training.checks.rank_errors import failures_in_one_line, memory_remedies
@@ -50,6 +52,17 @@ def test_a_lost_peer_is_one_line() -> None:
         failures_in_one_line(TrainConfig(), RANK),
     ):
         raise RuntimeError("[../third_party/gloo/pair.cc:534] Connection closed by peer [::1]:1")
+
+
+def test_a_port_that_is_taken_asks_for_another_start() -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with (
+            pytest.raises(TryAgainError, match=r"rank 3 on .* another program listens on port"),
+            failures_in_one_line(TrainConfig(), RANK),
+        ):
+            TCPStore("127.0.0.1", taken.getsockname()[1], 2, True)
 
 
 def test_remedies_leave_out_what_is_already_set() -> None:
