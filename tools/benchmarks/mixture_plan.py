@@ -5,8 +5,8 @@ Example:
     python tools/benchmarks/mixture_plan.py
 
 1.75 million samples get drawn lengths: 4K to 32K tokens for the long kinds; answers are log-normal,
-with the medians of film_mixture.py. Packing plans their rows as preprocess_in2.py does. What steps of 64
-rows then hold is compared with a control: the same rows in any order, as a shuffle gives them.
+with the medians of film_mixture.py. Packing plans their rows as preprocess_in2.py does. What steps
+of 64 rows then hold is compared with a control: the same rows in any order, as a shuffle gives.
 """
 
 import resource
