@@ -1,5 +1,7 @@
 """Builds a run: from a checked configuration to model, optimizer and rows."""
 
+from collections.abc import Iterator
+
 import torch
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -31,31 +33,18 @@ def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -
     ``checkpoint.init_from``, else freshly drawn from ``runtime.seed``.
     """
     runtime = config.runtime
-    module = build_model(
-        config.model,
-        config.parallel,
-        world,
-        TORCH_DTYPES[runtime.dtype],
-        runtime.recompute,
-        runtime.fp8,
-        runtime.backend,
-        runtime.logits,
-    )
+    module = build_module(config, world)
     if inputs.resume_from is None:
         if inputs.init_from is not None:
             load_weights(inputs.init_from, module)
         else:
             initialise_weights(module, config.model, runtime.seed, runtime.init_std)
     own_work = OwnWork(world.device)
-    model = _data_parallel(module, own_work)
-    optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
-    module.config.grad_scale_func = optimizer.scale_loss
+    model = wrap_for_data_parallelism(module, own_work)
+    optimizer = build_optimizer(config, model)
     if inputs.resume_from is not None:
         load_checkpoint(inputs.resume_from[0], module, optimizer)
-    _set_weight_decay(optimizer, config.optimizer.weight_decay)
-    if world.device.type == "cpu":
-        for group in optimizer.param_groups:
-            group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
+    set_update_options(config, optimizer, world)
     start = inputs.resume_from[1] if inputs.resume_from else None
     step, exit_after = start.step if start else 0, config.schedule.exit_after_steps
     return TrainingState(
@@ -72,7 +61,24 @@ def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -
     )
 
 
-def _data_parallel(module: AnswerGPTModel, own_work: OwnWork) -> DistributedDataParallel:
+def build_module(config: TrainConfig, world: World) -> AnswerGPTModel:
+    """Build this rank's part of the model; its weights are still to be set."""
+    runtime = config.runtime
+    return build_model(
+        config.model,
+        config.parallel,
+        world,
+        TORCH_DTYPES[runtime.dtype],
+        runtime.recompute,
+        runtime.fp8,
+        runtime.backend,
+        runtime.logits,
+    )
+
+
+def wrap_for_data_parallelism(
+    module: AnswerGPTModel, own_work: OwnWork
+) -> DistributedDataParallel:
     """Wrap the model so that communication overlaps with computation.
 
     Gradients are reduced bucket by bucket while the last micro-batch's backward pass runs on;
@@ -97,14 +103,29 @@ def _data_parallel(module: AnswerGPTModel, own_work: OwnWork) -> DistributedData
     return model
 
 
-def _set_weight_decay(optimizer: MegatronOptimizer, weight_decay: float) -> None:
-    """Give each group its decay: none to norms.
+def build_optimizer(config: TrainConfig, model: DistributedDataParallel) -> MegatronOptimizer:
+    """Build the distributed optimizer of a wrapped model."""
+    optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
+    model.module.config.grad_scale_func = optimizer.scale_loss
+    return optimizer
 
-    Megatron-Core marks the norms' group by ``wd_mult`` 0 and leaves the product to the
-    scheduler that calls it, which this project replaces by its own.
+
+def set_update_options(config: TrainConfig, optimizer: MegatronOptimizer, world: World) -> None:
+    """Set what no checkpoint decides: each group's weight decay, and the kernel of the update.
+
+    Megatron-Core marks the norms' group by ``wd_mult`` 0, for no decay, and leaves the product to
+    the scheduler that calls it, which this project replaces by its own.
     """
     for group in optimizer.param_groups:
-        group["weight_decay"] = weight_decay * group["wd_mult"]
+        group["weight_decay"] = config.optimizer.weight_decay * group["wd_mult"]
+        if world.device.type == "cpu":
+            group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
+
+
+def inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Optimizer]:
+    """Yield the plain optimizers inside: one, or one a device where some state is offloaded."""
+    for each in getattr(optimizer, "chained_optimizers", [optimizer]):
+        yield from getattr(each.optimizer, "sub_optimizers", [each.optimizer])
 
 
 def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:

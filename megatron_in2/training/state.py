@@ -61,17 +61,30 @@ class TrainingState:
         micro_batches: int,
         forward_only: bool,
     ) -> list[torch.Tensor]:
-        """Run micro-batches through Megatron-Core's schedule for this layout.
+        """Run micro-batches; see :func:`run_schedule`."""
+        length = self.config.data.seq_length
+        return run_schedule(self.model, length, forward_step, batches, micro_batches, forward_only)
 
-        Returns:
-            Each micro-batch's report, on the last pipeline stage; nothing elsewhere.
-        """
-        return get_forward_backward_func()(  # type: ignore[no-any-return]
-            forward_step_func=forward_step,
-            data_iterator=batches,
-            model=[self.model],
-            num_microbatches=micro_batches,
-            seq_length=self.config.data.seq_length,
-            micro_batch_size=1,  # one packed row
-            forward_only=forward_only,
-        )
+
+def run_schedule(
+    model: DistributedDataParallel,
+    seq_length: int,
+    forward_step: ForwardStep,
+    batches: Iterator[Batch],
+    micro_batches: int,
+    forward_only: bool,
+) -> list[torch.Tensor]:
+    """Run micro-batches of one row each through Megatron-Core's schedule for this layout.
+
+    Returns:
+        Each micro-batch's report, on the last pipeline stage; nothing elsewhere.
+    """
+    return get_forward_backward_func()(  # type: ignore[no-any-return]
+        forward_step_func=forward_step,
+        data_iterator=batches,
+        model=[model],
+        num_microbatches=micro_batches,
+        seq_length=seq_length,
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from megatron_in2.data.packed.dataset import PackedDataset, Row
 from megatron_in2.data.packed.manifest import SAMPLE_RECORD
 from megatron_in2.parallel.random_states import random_states_restored
+from megatron_in2.training.build import inner_optimizers
 from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.callbacks.rank_statistics import (
     format_memory,
@@ -113,15 +114,9 @@ def _moments_to_come(optimizer: MegatronOptimizer) -> list[torch.Tensor]:
     """Allocate what the optimizer's first step will: AdamW's two moments of each parameter."""
     return [
         torch.empty_like(parameter)
-        for inner in _inner_optimizers(optimizer)
+        for inner in inner_optimizers(optimizer)
         for group in inner.param_groups
         for parameter in group["params"]
         if not inner.state.get(parameter)
         for _ in ("exp_avg", "exp_avg_sq")
     ]
-
-
-def _inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Optimizer]:
-    """Yield the plain optimizers inside: one, or one a device where some state is offloaded."""
-    for each in getattr(optimizer, "chained_optimizers", [optimizer]):
-        yield from getattr(each.optimizer, "sub_optimizers", [each.optimizer])
