@@ -79,20 +79,19 @@ class PackedAttention(torch.nn.Module):
             key = key_TGD.narrow(0, span.key_start, span.keys)
             value = value_TGD.narrow(0, span.key_start, span.keys)
             outputs.append(self._attend(query, key, value))
-        return torch.cat(outputs).flatten(1)
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return output.flatten(1)
 
     @staticmethod
     def _takes_row_at_once(query_THD: torch.Tensor, row: PackedRow) -> bool:
         return (
             HAS_VARLEN
             and query_THD.is_cuda
-            and query_THD.dtype in FLASH_DTYPES
-            and query_THD.size(-1) in FLASH_WIDTHS
+            and _has_flash_kernel(query_THD)
             # Context chunks, and the head's queries, see keys that borders cannot express.
             and row.row_order is None
             and row.cu_seqlens_q is not None
             and len(row.spans) > 1
-            and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
         )
 
     def _attend_row(
@@ -126,17 +125,59 @@ class PackedAttention(torch.nn.Module):
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:  # like query; the last query sees every key
-        is_square = query.size(0) == key.size(0)
-        output = F.scaled_dot_product_attention(
-            query.transpose(0, 1).unsqueeze(0),
-            key.transpose(0, 1).unsqueeze(0),
-            value.transpose(0, 1).unsqueeze(0),
-            attn_mask=None if is_square else causal_lower_right(query.size(0), key.size(0)),
-            is_causal=is_square,
-            scale=self.softmax_scale,
-            enable_gqa=self.is_grouped,
+        query_BHLD, key_BGLD, value_BGLD = (
+            each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)
         )
+        attend = _attend_square if query.size(0) == key.size(0) else attend_lower_right
+        output = attend(query_BHLD, key_BGLD, value_BGLD, self.softmax_scale, self.is_grouped)
         return output.squeeze(0).transpose(0, 1)
+
+
+def _attend_square(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None,
+    is_grouped: bool,
+) -> torch.Tensor:
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=is_grouped
+    )
+
+
+def attend_lower_right(
+    query_BHLD: torch.Tensor,
+    key_BGLD: torch.Tensor,
+    value_BGLD: torch.Tensor,
+    scale: float | None,
+    is_grouped: bool,
+) -> torch.Tensor:
+    """Attend causally with fewer queries than keys, of which the last query sees every one.
+
+    Flash attention aligns its mask so; torch offers that by its operator only. Elsewhere the mask
+    is made.
+    """
+    if query_BHLD.is_cuda and _has_flash_kernel(query_BHLD):
+        output: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+            query_BHLD, key_BGLD, value_BGLD, 0.0, True, False, scale=scale
+        )[0]
+        return output
+    return F.scaled_dot_product_attention(
+        query_BHLD,
+        key_BGLD,
+        value_BGLD,
+        attn_mask=causal_lower_right(query_BHLD.size(2), key_BGLD.size(2)),
+        scale=scale,
+        enable_gqa=is_grouped,
+    )
+
+
+def _has_flash_kernel(query: torch.Tensor) -> bool:
+    return (
+        query.dtype in FLASH_DTYPES
+        and query.size(-1) in FLASH_WIDTHS
+        and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    )
 
 
 class HeadAttention(PackedAttention):
