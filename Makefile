@@ -1,4 +1,4 @@
-# make quickstart and make test are all that a fresh machine needs: each sets up first.
+# Every target installs what it needs first: make quickstart works on a fresh machine.
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,13 +19,13 @@ ARGS ?=
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: $(READY) ## the whole road, from a corpus to a probed model, into runs/quickstart/
+quickstart: $(READY) ## all stages in small, from a corpus to a probed model, in runs/quickstart/
 	$(BIN)/python tools/quickstart.py
 
-effect: $(READY) ## data placement decides whether the middle is lost: trained, probed and drawn in runs/effect/
+effect: $(READY) ## the experiment on the placement of evidence, in runs/effect/
 	$(BIN)/python tools/effect.py $(ARGS)
 
-venv: $(READY) ## set up only
+venv: $(READY) ## install only
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -52,5 +52,5 @@ test-full: check ## the long tests too
 slurm-demo: $(READY) ## the 16-node job, and its requeue, on a virtual Slurm cluster (Debian)
 	SLURM=1 $(BIN)/python -m pytest -s -q tests/slurm -k "sixteen or requeued"
 
-clean: ## remove what make made
+clean: ## remove everything that make has created
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

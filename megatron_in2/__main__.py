@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 
 from megatron_in2 import __version__
-from megatron_in2.commands.parser import called_as, run_command
 from megatron_in2.errors import InputError
+from megatron_in2.processes import exit_on_stop_signals
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,16 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names."""
+    if sys.argv[1:2] == ["train"]:
+        exit_on_stop_signals()  # the imports take most of a second
+    from megatron_in2.commands.parser import run_command
+
     run_command(_dispatch)
 
 
 def _dispatch() -> int | None:
+    from megatron_in2.commands.parser import called_as
+
     program, arguments = called_as(), sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help(program))

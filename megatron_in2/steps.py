@@ -1,4 +1,4 @@
-"""A road of many steps: each is done once, and reused while nothing it depends on has changed."""
+"""Runs a sequence of steps; a finished step is reused until something it depends on changes."""
 
 import hashlib
 import shutil
@@ -13,14 +13,14 @@ from megatron_in2.files import read_json, write_json
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a road.
+    """One step of a sequence.
 
     Args:
         title: what it does, for the progress line.
-        outputs: what it leaves behind.
-        run: does it.
-        continues: an interrupted run of it goes on by itself; else its outputs are removed and it
-            starts anew.
+        outputs: files and folders that it writes.
+        run: the function that does it.
+        continues: whether ``run`` continues its own interrupted work. Otherwise the outputs of an
+            interrupted step are removed before it runs again.
     """
 
     title: str
@@ -32,13 +32,13 @@ class Step:
 def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
     """Run every step that is not done yet, in order.
 
-    Each step leaves a stamp with the fingerprint it ran under and its seconds. A step that starts
-    anew takes the stamps of all that follow away.
+    Each finished step has a stamp with its fingerprint and seconds. A step that starts from the
+    beginning removes the stamps of all later steps.
 
     Args:
-        steps: the road.
+        steps: in order.
         stamps: folder for the stamps.
-        fingerprint: of everything the steps depend on; another one makes all run anew.
+        fingerprint: of everything the steps depend on; if it changes, all steps run again.
     """
     for number, step in enumerate(steps, start=1):
         stamp = _stamp(stamps, number)
@@ -46,7 +46,7 @@ def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
         known = read_json(stamp) if stamp.is_file() else {}
         is_ours = known.get("fingerprint") == fingerprint
         if is_ours and "seconds" in known and all(output.exists() for output in step.outputs):
-            print("    reused: it stands already", flush=True)
+            print("    reused: already done", flush=True)
             continue
         if not (is_ours and step.continues):
             for later in range(number, len(steps) + 1):
@@ -62,7 +62,7 @@ def run_steps(steps: Sequence[Step], stamps: Path, fingerprint: str) -> None:
 
 
 def step_seconds(steps: Sequence[Step], stamps: Path) -> dict[str, float]:
-    """Return how long each done step took, by its title."""
+    """Return the seconds of each finished step, by title."""
     return {
         step.title: read_json(_stamp(stamps, number))["seconds"]
         for number, step in enumerate(steps, start=1)
@@ -70,13 +70,13 @@ def step_seconds(steps: Sequence[Step], stamps: Path) -> dict[str, float]:
 
 
 def package_files() -> list[Path]:
-    """Return the code of this package, and the data that it carries."""
+    """Return the files of this package: code and package data."""
     files = Path(__file__).parent.rglob("*")
     return [path for path in files if path.suffix in (".py", ".yaml", ".txt")]
 
 
 def fingerprint_of(paths: Iterable[Path], *settings: str) -> str:
-    """Hash files, settings and the Python version: what a road's steps depend on."""
+    """Return a hash of files, settings and the Python version, on which the steps depend."""
     digest = hashlib.sha256(sys.version.encode())
     for setting in settings:
         digest.update(setting.encode() + b"\0")

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# What the scripts here share; sourced from the repository's root: site set-up, how steps start.
+# Shared by the scripts here, which source it from the repository's root: site, launch of steps.
 
-readonly BAD_INPUT=2 # exit code of every tool: the user has to mend something
+readonly BAD_INPUT=2 # exit code of every tool: the user has to fix something
 
-say() { echo "[$(date +%FT%T)${SLURM_JOB_ID:+ job $SLURM_JOB_ID}] $*"; }
+log() { echo "[$(date +%FT%T)${SLURM_JOB_ID:+ job $SLURM_JOB_ID}] $*"; }
 
 refuse() {
-    say "$*" >&2
+    log "$*" >&2
     exit "$BAD_INPUT"
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains FILM-7B on 16 nodes of 8 GPUs, and goes on by itself after whatever ends it early.
+# Trains FILM-7B on 16 nodes of 8 GPUs. The job requeues itself and resumes if it is ended early.
 #
 #   sbatch slurm/film7b.sh
 #   IN2_DATA=/data/in2 IN2_INIT=/models/mistral IN2_OUTPUT=/runs/film7b \
@@ -7,7 +7,7 @@
 #
 # Options of sbatch go before the script's name and win over the lines below; options of
 # tools/train.py go after it. docs/cluster.md has the variables, the set-up of a new site and the
-# troubleshooting. Launch: srun starts one task a GPU, and the task is the rank.
+# troubleshooting. srun starts one task a GPU, and the task is the rank.
 #SBATCH --job-name=film7b
 #SBATCH --nodes=16
 #SBATCH --ntasks-per-node=8
@@ -23,7 +23,7 @@ set -euo pipefail
 
 readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
 readonly SICK_NODES=69 # exit code of tools/cluster_check.py: it has listed the unfit nodes
-stopping=""            # the signal that told this job to save and leave
+stopping=""            # the signal on which this job saves and ends
 
 # --- where everything is -------------------------------------------------------------------------
 
@@ -54,24 +54,24 @@ launch+=(--kill-on-bad-exit=1 --distribution=block
 
 # --- running steps -------------------------------------------------------------------------------
 
-# The early signal before the time limit (USR1), and preemption or requeue (TERM): the ranks are
-# told to save and leave. See rank.sh for SIGURG.
+# The early signal before the time limit (USR1), and preemption or requeue (TERM): the ranks
+# save and end. See rank.sh for SIGURG.
 stop() {
     stopping=$1
-    say "SIG$1: the ranks save and leave"
+    log "SIG$1: the ranks save and end"
     scancel --signal=URG "$SLURM_JOB_ID" || true
 }
 trap 'stop USR1' USR1
 trap 'stop TERM' TERM
 
-# Waits for a process to its end, through the signals that arrive meanwhile; gives its exit code.
+# Waits for the end of a process, also when signals interrupt wait; returns its exit code.
 await() {
     while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
     wait "$1"
 }
 
 # Runs a command as the rank of every task, with a log for each node; the first rank that ends
-# badly ends the step. What rank 0 says stands in the job's own log too.
+# fails ends the step. Rank 0's output also goes to the job's own log.
 run_ranks() {
     local name=$1 code=0 step
     shift
@@ -99,37 +99,37 @@ newest_checkpoint() {
 
 # --- when a step ends early ----------------------------------------------------------------------
 
-# Decides what follows a step that did not end well; does not return.
+# Requeues or ends the job after a step that failed; does not return.
 settle() {
     local name=$1 code=$2
     if [ -n "$stopping" ] || ended_with "$REQUEUE"; then
-        say "$name: stopped${stopping:+ by SIG$stopping}; newest checkpoint: $(newest_checkpoint)"
+        log "$name: stopped${stopping:+ by SIG$stopping}; newest checkpoint: $(newest_checkpoint)"
     else
         name_the_failure "$name" "$code"
     fi
     if ended_with "$BAD_INPUT"; then
-        refuse "$name: this needs mending and is not requeued"
+        refuse "$name: bad input: fix it and submit again; not requeued"
     fi
     requeue
 }
 
-# Names the rank that ended first, shows what it said, and names nodes that Slurm gave up.
+# Names the rank that ended first, shows its last lines, and names nodes that Slurm has lost.
 name_the_failure() {
     local name=$1 code=$2 file rank number node ending
-    say "$name failed with exit code $code" >&2
+    log "$name failed with exit code $code" >&2
     for file in "$IN2_ENDINGS"/*; do
         [ -f "$file" ] || break
         read -r rank number node ending <"$file"
         if [ "$ending" -gt 128 ]; then
-            say "rank $rank on $node was killed by SIG$(kill -l $((ending - 128)))" >&2
+            log "rank $rank on $node was killed by SIG$(kill -l $((ending - 128)))" >&2
         else
-            say "rank $rank on $node ended first, with exit code $ending" >&2
+            log "rank $rank on $node ended first, with exit code $ending" >&2
         fi
-        # A rank that could not even check its node makes the node unfit; rank 0 lists them else.
+        # A rank that could not run the check makes its node unfit; otherwise rank 0 lists them.
         if [ "$name" = check ] && [ "$rank $ending" != "0 $SICK_NODES" ]; then
             echo "$node" >>"$logs/sick-nodes"
         fi
-        if [ "$rank" -ne 0 ]; then # rank 0's words stand above
+        if [ "$rank" -ne 0 ]; then # rank 0's output is already in this log
             grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true
         fi
         break
@@ -139,16 +139,16 @@ name_the_failure() {
 
 report_lost_nodes() {
     sinfo --noheader --Node --nodes="$1" --states=down,drain,fail,no_respond \
-        --format='%N is %T: %E' | sort --unique | while read -r line; do say "lost: $line"; done || true
+        --format='%N is %T: %E' | sort --unique | while read -r line; do log "lost: $line"; done || true
 }
 
-# Puts this job back in the queue, unless Slurm is ending it already; does not return.
+# Puts this job back in the queue, unless Slurm is already ending it; does not return.
 requeue() {
     local state idle=0
     trap '' TERM USR1 # the requeue sends TERM to this script and to the commands it runs
     state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
     if [ "$state" != RUNNING ]; then
-        say "Slurm has ended this start itself (state $state)"
+        log "Slurm has ended this start itself (state $state)"
         exit "$REQUEUE"
     fi
     if [ "$(newest_checkpoint)" = "$first_checkpoint" ]; then
@@ -156,13 +156,13 @@ requeue() {
     fi
     echo "$idle" >"$logs/idle"
     if [ "$idle" -gt "${IN2_MAX_REQUEUES:-3}" ]; then
-        say "no new checkpoint in $idle starts: giving up (IN2_MAX_REQUEUES)" >&2
+        log "no new checkpoint in $idle starts: giving up (IN2_MAX_REQUEUES)" >&2
         exit 1
     fi
-    say "requeueing"
-    scontrol requeue "$SLURM_JOB_ID" || say "Slurm does not requeue this job: submit it again"
-    # The list of excluded nodes can only be changed while the job waits, as it does from here on;
-    # it cannot start again before this script has ended. Nothing is held, so nothing stays held.
+    log "requeueing"
+    scontrol requeue "$SLURM_JOB_ID" || log "Slurm does not requeue this job: submit it again"
+    # The list of excluded nodes can only be changed while the job is pending, as it is from here
+    # on; it cannot start again before this script has ended.
     if [ -s "$logs/sick-nodes" ]; then exclude "$(paste --serial --delimiters=, "$logs/sick-nodes")"; fi
     exit "$REQUEUE"
 }
@@ -172,24 +172,24 @@ exclude() {
     if [[ "$(scontrol show job --oneliner "$SLURM_JOB_ID")" =~ ExcNodeList=([^ \(]+) ]]; then
         all="${BASH_REMATCH[1]},$1"
     fi
-    say "excluding $1"
-    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$all" || say "Slurm did not exclude $1"
+    log "excluding $1"
+    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$all" || log "Slurm did not exclude $1"
 }
 
 # --- the job -------------------------------------------------------------------------------------
 
-say "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
+log "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
 
-# One process checks configuration, data and checkpoint, and says what is left to do.
+# One process checks configuration, data and checkpoint, and prints what is left to do.
 plan=$("${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$python" \
     tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") || {
     code=$?
-    say "the plan failed with exit code $code: nothing was started, nothing is requeued" >&2
+    log "the plan failed with exit code $code: nothing was started, nothing is requeued" >&2
     exit "$code"
 }
 read -r done_steps total_steps checkpoint_dir <<<"$plan"
 if [ "$done_steps" -ge "$total_steps" ]; then
-    say "the run is finished: step $done_steps of $total_steps stands in $checkpoint_dir"
+    log "the run is finished: step $done_steps of $total_steps is in $checkpoint_dir"
     exit 0
 fi
 
@@ -199,11 +199,11 @@ first_checkpoint=$(newest_checkpoint)
 if [ -f "$logs/nodes" ]; then report_lost_nodes "$(<"$logs/nodes")"; fi
 echo "$SLURM_JOB_NODELIST" >"$logs/nodes"
 rm -f "$logs/sick-nodes"
-say "step $done_steps of $total_steps is done; logs by node in $logs"
+log "step $done_steps of $total_steps is done; logs by node in $logs"
 
 run_ranks check tools/cluster_check.py nodes --nodes="$(IFS=, && echo "${nodes[*]}")" \
     --sick-nodes="$logs/sick-nodes" "${options[@]}" || settle check $?
 [ -z "$stopping" ] || settle check "$REQUEUE"
 
 run_ranks train tools/train.py "${options[@]}" || settle train $?
-say "done"
+log "done"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Submits the whole way as a chain of jobs, each after the one before it has ended well: synthesis
+# Submits all stages as a chain of jobs, each after the success of the previous one: synthesis
 # (an array of shards), preprocessing (an array) and merging, import, training, export, probing.
 #
 #   IN2_HOME=/runs/film7b IN2_MODEL=/models/Mistral-7B-Instruct-v0.2 \
 #       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
 #
-# Run it on a login node from the repository's root. Run again after a failure, it goes on: what
-# stands is not made again. docs/cluster.md has the variables.
+# Run it on a login node from the repository's root. Run it again after a failure: stages whose
+# output exists are skipped. docs/cluster.md has the variables.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 source slurm/common.sh
 
-[ -n "${IN2_HOME:-}" ] || refuse "set IN2_HOME: the directory for all that the pipeline makes"
+[ -n "${IN2_HOME:-}" ] || refuse "set IN2_HOME: the directory for all outputs of the pipeline"
 [ -f "${IN2_SYNTHESIS:-}" ] || refuse "IN2_SYNTHESIS=${IN2_SYNTHESIS:-} names no synthesis config"
 [ -d "${IN2_MODEL:-}" ] || refuse "IN2_MODEL=${IN2_MODEL:-} names no Hugging Face checkpoint"
 export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL
@@ -26,7 +26,7 @@ read -ra train_options <<<"${IN2_SBATCH_TRAIN:-}"
 logs="$IN2_HOME/logs"
 mkdir -p "$logs"
 
-# Submits a job after others; prints its number. A job whose predecessor fails leaves the queue.
+# Submits a job that depends on others; prints its number. If one of them fails, it is cancelled.
 submit() {
     local name=$1 after=$2
     shift 2

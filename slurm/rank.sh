@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs one task of a job step and leaves a record of how it ended: film7b.sh starts it by srun.
+# Runs one task of a job step and records its exit code; film7b.sh starts it by srun.
 #
 # Slurm delivers a signal to every process of a step. SIGURG, which processes ignore unless they
-# ask for it, is turned into SIGUSR1 for the rank alone, so that the helper processes of a
-# checkpoint that is just being written live on. $SLURMD_NODENAME in an argument stands for the
-# node's name: data may lie under a path of each node's own.
+# ask for it, is turned into SIGUSR1 for the rank alone, so that the helper processes
+# that are writing a checkpoint are not ended. $SLURMD_NODENAME in an argument is replaced by the
+# node's name, for data under a different path on each node.
 set -uo pipefail
 
+export IN2_LAUNCHER=$$ # the rank dies when this process does
 trap : TERM USR1
 trap 'kill -USR1 "$rank" 2>/dev/null' URG
 # shellcheck disable=SC2016  # the literal name is what is replaced

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# One stage of the pipeline but the training: pipeline.sh submits it. A stage whose output stands
-# does nothing.
+# One stage of the pipeline, except the training; pipeline.sh submits it. A stage whose output
+# exists does nothing.
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
 #SBATCH --requeue
@@ -17,16 +17,16 @@ samples="$IN2_HOME/samples" data="$IN2_HOME/data" probes="$IN2_HOME/probes"
 
 tool() { "${launch[@]}" --ntasks=1 "$python" "tools/$1.py" "${@:2}"; }
 
-stands() {
-    if [ -e "$1" ]; then say "$1 stands already"; else return 1; fi
+is_done() {
+    if [ -e "$1" ]; then log "$1 exists: skipped"; else return 1; fi
 }
 
 synthesis() {
     if [ "$IN2_SHARDS" -eq 1 ]; then
-        stands "$samples/in2.jsonl" ||
+        is_done "$samples/in2.jsonl" ||
             tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl"
     else
-        stands "$samples/in2.$number.jsonl" ||
+        is_done "$samples/in2.$number.jsonl" ||
             tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
                 --shard "$shard" --num-shards "$IN2_SHARDS"
     fi
@@ -38,7 +38,7 @@ preprocessing() {
         inputs=("$samples"/in2.?????-of-"${number#*-of-}.jsonl")
         output="$data/shards/in2.$number" part=(--shard "$shard" --num-shards "$IN2_SHARDS")
     fi
-    stands "$output.json" ||
+    is_done "$output.json" ||
         tool preprocess_in2 --input "${inputs[@]}" --output-prefix "$output" \
             --tokenizer-model "$IN2_TOKENIZER" --seq-length "$IN2_SEQ_LENGTH" \
             --validation-fraction "$IN2_VALIDATION_FRACTION" "${part[@]}"
@@ -46,20 +46,20 @@ preprocessing() {
 
 merge() {
     local split
-    for split in _valid ""; do # the training data last: they say that both are there
-        stands "$data/in2$split.json" ||
+    for split in _valid ""; do # the training data last: its presence means that both are
+        is_done "$data/in2$split.json" ||
             tool preprocess_in2 merge --output-prefix "$data/in2$split" \
                 --inputs "$data"/shards/in2.?????-of-"${number#*-of-}$split.json"
     done
 }
 
 import() {
-    stands "$IN2_HOME/init" ||
+    is_done "$IN2_HOME/init" ||
         tool convert_checkpoint hf-to-megatron --input "$IN2_MODEL" --output "$IN2_HOME/init"
 }
 
 export_model() {
-    stands "$IN2_HOME/huggingface" ||
+    is_done "$IN2_HOME/huggingface" ||
         tool convert_checkpoint megatron-to-hf --input "$IN2_HOME/checkpoints" \
             --output "$IN2_HOME/huggingface"
 }
@@ -67,9 +67,9 @@ export_model() {
 probing() {
     local labels="$probes/document.jsonl" answers="$IN2_HOME/predictions/document.jsonl"
     local pieces=${IN2_PIECES:-$IN2_HOME/pieces} score="$IN2_HOME/scores/document.json"
-    stands "$pieces" ||
+    is_done "$pieces" ||
         tool probe pieces --config "$IN2_SYNTHESIS" --output "$pieces"
-    stands "$labels" ||
+    is_done "$labels" ||
         tool probe build --pieces "$pieces" --output "$probes" --tokenizer-model "$IN2_TOKENIZER" \
             --template "$IN2_HOME/huggingface" \
             --context-tokens "$IN2_PROBE_TOKENS" --positions "$IN2_PROBE_POSITIONS"
@@ -78,6 +78,6 @@ probing() {
     tool probe plot --reports "$score" --output "${score%.json}.png"
 }
 
-say "$1${SLURM_ARRAY_TASK_ID:+, shard $number}"
+log "$1${SLURM_ARRAY_TASK_ID:+, shard $number}"
 "$1"
-say "$1 is done"
+log "$1 is done"

@@ -1,7 +1,8 @@
-"""What many tests share: tokenizers, a small real corpus, the commands as a user runs them."""
+"""Shared fixtures: tokenizers, a small real corpus, the commands as a user runs them."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,24 @@ def run_tool() -> RunTool:
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunTool:
+    """Run a file of tools/ as ``python tools/NAME.py`` does, but in this process."""
+
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        script = str(ROOT / "tools" / f"{name}.py")
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(script, run_name="__main__")
+        printed = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(sys.argv, code, printed.out, printed.err)
 
     return run
 

@@ -6,7 +6,10 @@ from typing import Literal
 import pytest
 
 from megatron_in2.choices import as_field, as_option, choices_in, require_choices
+from megatron_in2.data.packing.designs import DESIGNS, DesignName
+from megatron_in2.effect.arms import ARMS, THETAS, ArmName, ThetaName
 from megatron_in2.errors import InputError
+from megatron_in2.evaluation.probing.tasks import TASKS, TaskName
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,19 @@ def test_a_wrong_value_is_named_with_its_field_and_the_choices(config: Outer, me
     with pytest.raises(InputError) as refused:
         require_choices(config)
     assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("names", "known"),
+    [
+        (DesignName, DESIGNS),
+        (TaskName, TASKS),
+        (ArmName, ARMS),
+        (ThetaName, THETAS),
+    ],
+)
+def test_names_and_what_they_name_agree(names: object, known: dict[str, object]) -> None:
+    assert choices_in(names) == tuple(known)
 
 
 def test_options_are_named_as_they_are_typed() -> None:

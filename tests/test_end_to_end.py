@@ -1,4 +1,4 @@
-"""The whole road on a tiny configuration, by the commands a user types."""
+"""All stages on a tiny configuration, by the commands that a user types."""
 
 import json
 from pathlib import Path

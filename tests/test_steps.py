@@ -1,4 +1,4 @@
-"""Roads of steps: what is done is reused, what was interrupted goes on or starts anew."""
+"""Sequences of steps: finished steps are reused, interrupted ones continue or start again."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from megatron_in2.steps import Step, fingerprint_of, run_steps, step_seconds
 
 
-class Road:
+class Runner:
     """Two steps that write files, and note each time they run; the first may be interrupted."""
 
     def __init__(self, folder: Path, continues: bool = False) -> None:
@@ -35,47 +35,47 @@ class Road:
             stream.write("x")
 
 
-def test_what_stands_is_reused(tmp_path: Path) -> None:
-    road = Road(tmp_path)
-    assert road.go() == ["first", "second"]
-    assert road.go() == []
-    assert set(step_seconds(road.steps, tmp_path / ".steps")) == {"first", "second"}
+def test_finished_steps_are_reused(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    assert runner.go() == ["first", "second"]
+    assert runner.go() == []
+    assert set(step_seconds(runner.steps, tmp_path / ".steps")) == {"first", "second"}
 
 
-def test_another_fingerprint_runs_all_anew(tmp_path: Path) -> None:
-    road = Road(tmp_path)
-    road.go()
-    assert road.go("changed") == ["first", "second"]
+def test_another_fingerprint_runs_all_again(tmp_path: Path) -> None:
+    runner = Runner(tmp_path)
+    runner.go()
+    assert runner.go("changed") == ["first", "second"]
     assert (tmp_path / "first").read_text() == "x"
 
 
 def test_a_lost_output_is_made_again_with_all_that_follows(tmp_path: Path) -> None:
-    road = Road(tmp_path)
-    road.go()
+    runner = Runner(tmp_path)
+    runner.go()
     (tmp_path / "first").unlink()
-    assert road.go() == ["first", "second"]
+    assert runner.go() == ["first", "second"]
 
 
 @pytest.mark.parametrize(("continues", "left"), [(True, "xx"), (False, "x")])
-def test_an_interrupted_step_goes_on_only_where_it_can(
+def test_an_interrupted_step_continues_only_where_it_can(
     tmp_path: Path, continues: bool, left: str
 ) -> None:
-    road = Road(tmp_path, continues)
-    road.is_interrupted = True
+    runner = Runner(tmp_path, continues)
+    runner.is_interrupted = True
     with pytest.raises(KeyboardInterrupt):
-        road.go()
-    road.is_interrupted = False
-    assert road.go() == ["first", "second"]
+        runner.go()
+    runner.is_interrupted = False
+    assert runner.go() == ["first", "second"]
     assert (tmp_path / "first").read_text() == left
 
 
-def test_a_step_that_was_interrupted_under_another_fingerprint_starts_anew(tmp_path: Path) -> None:
-    road = Road(tmp_path, continues=True)
-    road.is_interrupted = True
+def test_a_step_that_was_interrupted_under_another_fingerprint_starts_again(tmp_path: Path) -> None:
+    runner = Runner(tmp_path, continues=True)
+    runner.is_interrupted = True
     with pytest.raises(KeyboardInterrupt):
-        road.go()
-    road.is_interrupted = False
-    road.go("changed")
+        runner.go()
+    runner.is_interrupted = False
+    runner.go("changed")
     assert (tmp_path / "first").read_text() == "x"
 
 

@@ -1,4 +1,4 @@
-"""What version 1 wrote is still read: a dataset, a checkpoint and its export, kept as files."""
+"""Files of version 1 can still be read: a dataset, a checkpoint and its export."""
 
 import json
 import shutil

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Look into a packed dataset: its numbers, its rows as text with what is learnt marked."""
+"""Look into a packed dataset: its numbers, its rows as text, trained tokens marked."""
 
 from megatron_in2.commands.inspect_dataset import main
 from megatron_in2.commands.parser import run_command

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""VaL probing: does a model find what stands in the middle of its context?"""
+"""VaL probing: does a model find what is in the middle of its context?"""
 
 from megatron_in2.commands.parser import run_command
 from megatron_in2.commands.probe import main

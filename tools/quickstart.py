@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the whole way on this machine: corpus, samples, rows, training, export, probing."""
+"""Run everything on this machine: corpus, samples, rows, training, export, probing."""
 
 from megatron_in2.commands.parser import run_command
 from megatron_in2.quickstart.command import main

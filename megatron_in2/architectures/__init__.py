@@ -1,1 +1,1 @@
-"""Model families: what each one's configuration, tensors and arithmetic are."""
+"""Model families: the configuration, tensors and arithmetic of each."""

@@ -1,4 +1,4 @@
-"""What a model family must define."""
+"""The interface of a model family."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from megatron_in2.parallel.config import ParallelConfig
 
 @dataclass(frozen=True)
 class FlopTerms:
-    """The counts that a model's floating-point operations are made of.
+    """The counts from which floating-point operations are computed.
 
     Args:
-        body: parameters that every token passes: all but the embedding and the LM head.
+        body: parameters that every token uses: all but the embedding and the LM head.
         head: parameters of the LM head, tied or not.
-        behind_attention: of the body, the last layer's matrices that follow its attention.
+        after_attention: parameters of the last layer's matrices after its attention, part of body.
         attention_width: query heads x head width, summed over the layers.
-        last_attention_width: the last layer's part of it.
+        last_attention_width: the last layer's part of that sum.
     """
 
     body: int
     head: int
-    behind_attention: int
+    after_attention: int
     attention_width: int
     last_attention_width: int
 
@@ -32,8 +32,8 @@ class FlopTerms:
 class Architecture(ABC):
     """One model family: its Hugging Face config, its tensors, its form in Megatron-Core, its size.
 
-    Everything that depends on a family is here; conversion, training, planning and export ask
-    the registry for it. Instances have no state.
+    Everything that depends on a family is in its class; conversion, training, planning and export
+    get it from the registry. Instances have no state.
     """
 
     model_type: ClassVar[str]
@@ -48,8 +48,8 @@ class Architecture(ABC):
         """Translate a ``config.json`` of this family.
 
         Raises:
-            InputError: a field that is missing or of another type, or one that asks for what
-                this project does not train.
+            InputError: a field is missing, has a wrong type, or requests something that cannot be
+                trained here.
         """
 
     @abstractmethod
@@ -58,11 +58,11 @@ class Architecture(ABC):
 
     @abstractmethod
     def update_config(self, source: ConfigFile, config: ModelConfig) -> dict[str, Any]:
-        """Return a source's fields, all of them, with those changed that a run has changed.
+        """Return all fields of a source's ``config.json``, with the changes of a run.
 
         Args:
-            source: the ``config.json`` that the run's model came with.
-            config: the sizes now; they differ from the source's in ``POSITION_FIELDS`` alone.
+            source: the ``config.json`` of the imported model.
+            config: the current sizes; only ``POSITION_FIELDS`` may differ from the source's.
         """
 
     @abstractmethod
@@ -71,14 +71,14 @@ class Architecture(ABC):
 
     @abstractmethod
     def flop_terms(self, config: ModelConfig) -> FlopTerms:
-        """Return what floating-point operations are counted from."""
+        """Return the terms from which floating-point operations are computed."""
 
     def transformer_options(self, config: ModelConfig) -> dict[str, Any]:
-        """Return what this family changes in Megatron-Core's ``TransformerConfig``."""
+        """Return this family's arguments of Megatron-Core's ``TransformerConfig``."""
         return {}
 
     def gpt_options(self, config: ModelConfig) -> dict[str, Any]:
-        """Return what this family changes in the arguments of Megatron-Core's ``GPTModel``."""
+        """Return this family's arguments of Megatron-Core's ``GPTModel``."""
         return {}
 
     def parameter_count(self, config: ModelConfig) -> int:
@@ -93,10 +93,14 @@ class Architecture(ABC):
         """
         config.validate(parallel)
 
+    def is_derived(self, name: str) -> bool:
+        """Return whether files may have a redundant tensor of this name, derived from config."""
+        return False
+
     def release(self, config: ModelConfig) -> str:
-        """Return which published model has these sizes; empty for none."""
+        """Return the name of the published model with these sizes; empty for none."""
         return ""
 
     def doubts(self, config: ModelConfig) -> list[str]:
-        """Return what about the sizes should make a user look twice, a sentence each."""
+        """Return warnings about unusual sizes, one sentence each."""
         return []

@@ -1,15 +1,17 @@
 """The sizes of a model; the defaults are those of Mistral-7B-Instruct-v0.2."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import gcd
 from typing import Any
 
+from megatron_in2.architectures.rope import RopeScaling
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
-# The fields that say where tokens are, not what the tensors are: a run may give them other values
-# than the checkpoint that it starts from. Weights belong to all other fields.
-POSITION_FIELDS = ("max_position_embeddings", "rope_theta")
-# Fields that version 1 kept here and that are in the section runtime now.
+# Fields of the positions. A run may change them from the checkpoint that it starts from; all other
+# fields determine the shapes of the weights.
+POSITION_FIELDS = ("max_position_embeddings", "rope_theta", "rope_scaling")
+# Fields that version 1 had here; they are in the section runtime now.
 MOVED_TO_RUNTIME = ("init_std", "backend", "logits")
 
 
@@ -28,6 +30,7 @@ class ModelConfig:
         vocab_size: pieces of the tokenizer, without padding.
         max_position_embeddings: longest sample in tokens.
         rope_theta: base of the rotary frequencies (FILM's ablation: x 10 is better).
+        rope_scaling: scaling of these frequencies beyond the positions of the pretraining.
         norm_epsilon: epsilon of RMSNorm.
         tie_word_embeddings: share the embedding with the LM head.
     """
@@ -42,6 +45,7 @@ class ModelConfig:
     vocab_size: int = 32000
     max_position_embeddings: int = 32768
     rope_theta: float = 1e6
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
     norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = False
 
@@ -52,12 +56,19 @@ class ModelConfig:
         Raises:
             TypeError: the section has a field that this version does not know.
         """
-        return cls(
-            **{name: value for name, value in section.items() if name not in MOVED_TO_RUNTIME}
-        )
+        values = {name: value for name, value in section.items() if name not in MOVED_TO_RUNTIME}
+        if "rope_scaling" in values:
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        return cls(**values)
+
+    @property
+    def tensor_sizes(self) -> list[int]:
+        """Tensor-parallel sizes that divide heads, groups and feed-forward layers evenly."""
+        shared = gcd(self.num_attention_heads, self.num_query_groups, self.ffn_hidden_size)
+        return [size for size in range(1, shared + 1) if shared % size == 0]
 
     def padded_vocab_size(self, tensor_parallel: int) -> int:
-        """The vocabulary padded to what the tensor-parallel ranks can share evenly."""
+        """Return the vocabulary size padded to a multiple of the tensor-parallel size."""
         return -(-self.vocab_size // tensor_parallel) * tensor_parallel
 
     def validate(self, parallel: ParallelConfig) -> None:
@@ -77,16 +88,19 @@ class ModelConfig:
                 f"model.num_attention_heads={self.num_attention_heads} is not divisible by "
                 f"model.num_query_groups={self.num_query_groups}"
             )
-        for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size"):
+        self.rope_scaling.validate()
+        for name in ("num_query_groups", "num_attention_heads", "ffn_hidden_size"):
             if getattr(self, name) % parallel.tensor:
                 raise InputError(
                     f"model.{name}={getattr(self, name)} is not divisible by "
-                    f"parallel.tensor={parallel.tensor}: use a tensor-parallel size that divides it"
+                    f"parallel.tensor={parallel.tensor}: use parallel.tensor="
+                    f"{' or '.join(map(str, self.tensor_sizes))}, and parallel.context or pipeline "
+                    "for more GPUs a replica"
                 )
         if self.num_layers % parallel.pipeline:
             raise InputError(
                 f"model.num_layers={self.num_layers} is not divisible by "
-                f"parallel.pipeline={parallel.pipeline}"
+                f"parallel.pipeline={parallel.pipeline}: use a size that divides it"
             )
 
 

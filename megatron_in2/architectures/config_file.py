@@ -20,15 +20,15 @@ class ConfigFile:
         """Read the file.
 
         Raises:
-            InputError: it does not exist, is not JSON, or holds no object.
+            InputError: it does not exist, is not JSON, or is not an object.
         """
         values = read_json(path)
         if not isinstance(values, dict):
-            raise InputError(f"{path} holds no JSON object")
+            raise InputError(f"{path} is not a JSON object")
         return cls(path, values)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a field as it is."""
+        """Return the value of a field without a check."""
         value = self.values.get(name)
         return default if value is None else value
 
@@ -70,10 +70,10 @@ class ConfigFile:
         return value
 
     def section(self, name: str) -> "ConfigFile":
-        """Return the fields of an object in a field; none where it is absent.
+        """Return the fields of an object-valued field; no fields if it is absent.
 
         Raises:
-            InputError: the field is no object.
+            InputError: the field is not an object.
         """
         value = self.get(name, {})
         if not isinstance(value, dict):
@@ -81,5 +81,5 @@ class ConfigFile:
         return ConfigFile(self.path, value)
 
     def refusal(self, name: str, reason: str) -> InputError:
-        """Return the error that refuses the value of a field."""
+        """Return the error for a refused value of a field."""
         return InputError(f"{self.path}: {name}={self.values.get(name)!r}: {reason}")

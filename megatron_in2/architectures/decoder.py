@@ -1,24 +1,26 @@
 """The decoder that the families share.
 
 Each layer is RMSNorm, grouped-query attention with rotary positions, RMSNorm and a SwiGLU
-feed-forward layer; matrices have no biases. A family's file says what it changes.
+feed-forward layer. A family's file has its additions: biases of the queries, keys and values, or
+RMSNorm of each head's queries and keys. No other matrix has a bias.
 """
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 from megatron_in2.architectures.base import Architecture, FlopTerms
 from megatron_in2.architectures.config import POSITION_FIELDS, ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
 from megatron_in2.architectures.layouts import merge_gate_up, merge_qkv, split_gate_up, split_qkv
+from megatron_in2.architectures.rope import read_rope, update_rope, write_rope
 from megatron_in2.architectures.tensors import Shape, TensorMapping, same_tensor
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
-# A layer's matrices that follow its attention.
-_BEHIND_ATTENTION = ("linear_proj.weight", "linear_fc1.weight", "linear_fc2.weight")
+# A layer's matrices after its attention.
+_AFTER_ATTENTION = ("linear_proj.weight", "linear_fc1.weight", "linear_fc2.weight")
 
 # Our names of sizes, and those of config.json.
 _SIZES = {
@@ -35,25 +37,36 @@ _SIZES = {
 class Decoder(Architecture):
     """A family of this form. Subclasses give its names and :meth:`require_trainable`."""
 
+    has_qkv_bias: ClassVar[bool] = False
+    """The projections to queries, keys and values add a bias."""
+    has_qk_norm: ClassVar[bool] = False
+    """Each head's queries and keys pass an RMSNorm, shared by all heads, before rotation."""
+
     @abstractmethod
     def require_trainable(self, file: ConfigFile) -> None:
-        """Refuse what this family's configs may ask for and this project does not train.
+        """Refuse what this family's configs may request but cannot be trained here.
 
         Raises:
             InputError: naming the field.
         """
 
+    def default_sizes(self, file: ConfigFile) -> dict[str, int]:
+        """Return sizes that this family's configs may leave out, by their names there."""
+        return {}
+
     def read_config(self, file: ConfigFile) -> ModelConfig:
         _require_usual(file)
         self.require_trainable(file)
-        sizes = {ours: file.size(theirs) for ours, theirs in _SIZES.items()}
+        defaults = self.default_sizes(file)
+        sizes = {ours: file.size(theirs, defaults.get(theirs)) for ours, theirs in _SIZES.items()}
         width = sizes["hidden_size"] // sizes["num_attention_heads"]
-        rotary = _rotary(file)
+        theta, scaling = read_rope(file)
         config = ModelConfig(
             architecture=self.model_type,
             **sizes,
-            head_dim=file.size("head_dim", width),
-            rope_theta=rotary.number("rope_theta", file.number("rope_theta", 1e4)),
+            head_dim=file.size("head_dim", defaults.get("head_dim", width)),
+            rope_theta=theta,
+            rope_scaling=scaling,
             norm_epsilon=file.number("rms_norm_eps"),
             tie_word_embeddings=file.flag("tie_word_embeddings"),
         )
@@ -71,29 +84,25 @@ class Decoder(Architecture):
             "hidden_act": "silu",
             "head_dim": config.head_dim,
             "rms_norm_eps": config.norm_epsilon,
-            "rope_theta": config.rope_theta,
+            **write_rope(config.rope_theta, config.rope_scaling),
             "tie_word_embeddings": config.tie_word_embeddings,
             "use_cache": True,
             **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
         }
 
     def update_config(self, source: ConfigFile, config: ModelConfig) -> dict[str, Any]:
-        before, fields = self.read_config(source), dict(source.values)
+        before = self.read_config(source)
         changed = {
             each.name
             for each in dataclasses.fields(config)
             if getattr(config, each.name) != getattr(before, each.name)
         }
         assert changed <= set(POSITION_FIELDS), changed
+        fields = dict(source.values)
         if "max_position_embeddings" in changed:
             fields["max_position_embeddings"] = config.max_position_embeddings
-        if "rope_theta" in changed:
-            if fields.get("rope_parameters"):
-                rotary = {**fields["rope_parameters"], "rope_theta": config.rope_theta}
-                fields["rope_parameters"] = rotary
-            else:
-                fields["rope_theta"] = config.rope_theta
-        return fields
+        lengthened = ConfigFile(source.path, fields)
+        return update_rope(lengthened, config.rope_theta, config.rope_scaling)
 
     def tensor_table(self, config: ModelConfig) -> list[TensorMapping]:
         hidden, vocabulary = config.hidden_size, config.vocab_size
@@ -112,10 +121,10 @@ class Decoder(Architecture):
         return FlopTerms(
             body=sum(each.size for each in table if each.key not in (EMBEDDING, HEAD)),
             head=config.vocab_size * config.hidden_size,
-            behind_attention=sum(
+            after_attention=sum(
                 each.size
                 for each in table
-                if each.layer == last and each.key.endswith(_BEHIND_ATTENTION)
+                if each.layer == last and each.key.endswith(_AFTER_ATTENTION)
             ),
             attention_width=config.num_layers * width,
             last_attention_width=width,
@@ -124,16 +133,35 @@ class Decoder(Architecture):
     def gpt_options(self, config: ModelConfig) -> dict[str, Any]:
         return {"position_embedding_type": "rope", "rotary_base": config.rope_theta}
 
+    def transformer_options(self, config: ModelConfig) -> dict[str, Any]:
+        return {"add_qkv_bias": self.has_qkv_bias, "qk_layernorm": self.has_qk_norm}
+
     def _layer_tensors(self, config: ModelConfig, layer: int) -> list[TensorMapping]:
         hidden, feed_forward = config.hidden_size, config.ffn_hidden_size
         heads, groups = config.num_attention_heads, config.num_query_groups
-        queries, keys = heads * config.head_dim, groups * config.head_dim
+        width = config.head_dim
+        queries, keys = heads * width, groups * width
         here, there = "decoder.layers", f"model.layers.{layer}"
 
         def same(key: str, name: str, shape: Shape, alias: str = "") -> TensorMapping:
             alias = f"{here}.{alias}" if alias else ""
             return same_tensor(f"{here}.{key}", f"{there}.{name}.weight", shape, layer, alias)
 
+        def fused_qkv(kind: str, columns: Shape) -> TensorMapping:
+            return TensorMapping(
+                key=f"{here}.self_attention.linear_qkv.{kind}",
+                layer=layer,
+                shape=(queries + 2 * keys, *columns),
+                names=tuple(f"{there}.self_attn.{part}_proj.{kind}" for part in "qkv"),
+                shapes=((queries, *columns), (keys, *columns), (keys, *columns)),
+                merge=lambda tensors: merge_qkv(tensors[0], tensors[1], tensors[2], groups),
+                split=lambda fused: list(split_qkv(fused, heads, groups)),
+            )
+
+        head_norms = [
+            same(f"self_attention.{part}_layernorm.weight", f"self_attn.{part}_norm", (width,))
+            for part in "qk"
+        ]
         return [
             same(
                 "self_attention.linear_qkv.layer_norm_weight",
@@ -141,15 +169,9 @@ class Decoder(Architecture):
                 (hidden,),
                 alias="input_layernorm.weight",
             ),
-            TensorMapping(
-                key=f"{here}.self_attention.linear_qkv.weight",
-                layer=layer,
-                shape=(queries + 2 * keys, hidden),
-                names=tuple(f"{there}.self_attn.{part}_proj.weight" for part in "qkv"),
-                shapes=((queries, hidden), (keys, hidden), (keys, hidden)),
-                merge=lambda tensors: merge_qkv(tensors[0], tensors[1], tensors[2], groups),
-                split=lambda fused: list(split_qkv(fused, heads, groups)),
-            ),
+            fused_qkv("weight", (hidden,)),
+            *([fused_qkv("bias", ())] if self.has_qkv_bias else []),
+            *(head_norms if self.has_qk_norm else []),
             same("self_attention.linear_proj.weight", "self_attn.o_proj", (hidden, queries)),
             same(
                 "mlp.linear_fc1.layer_norm_weight",
@@ -171,14 +193,11 @@ class Decoder(Architecture):
 
 
 def _require_usual(file: ConfigFile) -> None:
-    """Refuse what no family of this form trains here."""
-    kind = _rotary(file).get("rope_type", _rotary(file).get("type", "default"))
-    if kind != "default":
-        raise InputError(
-            f"{file.path}: rotary embedding of type {kind!r}: only the unscaled one is trained"
-        )
+    """Refuse what cannot be trained here in any family of this form."""
     if file.get("hidden_act", "silu") != "silu":
         raise file.refusal("hidden_act", "only silu is trained")
+    if file.number("attention_dropout", 0.0):
+        raise file.refusal("attention_dropout", "training here has no dropout: set it to 0")
     if file.get("quantization_config"):
         raise InputError(
             f"{file.path}: quantization_config is set: quantised weights are not exact; name the "
@@ -186,6 +205,12 @@ def _require_usual(file: ConfigFile) -> None:
         )
 
 
-def _rotary(file: ConfigFile) -> ConfigFile:
-    """Return the rotary settings, which transformers 5 and 4 keep in different fields."""
-    return file.section("rope_parameters" if file.get("rope_parameters") else "rope_scaling")
+def require_no_bias(file: ConfigFile, *names: str) -> None:
+    """Refuse biases that cannot be trained here.
+
+    Raises:
+        InputError: naming the field.
+    """
+    for name in names:
+        if file.flag(name):
+            raise file.refusal(name, "only layers without this bias are trained")

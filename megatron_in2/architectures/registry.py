@@ -3,31 +3,36 @@
 from megatron_in2.architectures.base import Architecture
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
+from megatron_in2.architectures.llama import Llama
 from megatron_in2.architectures.mistral import Mistral
+from megatron_in2.architectures.qwen2 import Qwen2
+from megatron_in2.architectures.qwen3 import Qwen3
 from megatron_in2.architectures.tensors import TensorMapping
+from megatron_in2.choices import as_field, wrong_choice
 from megatron_in2.errors import InputError
 
-ARCHITECTURES: dict[str, Architecture] = {each.model_type: each for each in (Mistral(),)}
+ARCHITECTURES: dict[str, Architecture] = {
+    each.model_type: each for each in (Mistral(), Llama(), Qwen2(), Qwen3())
+}
 
 
 def architecture_of(config: ModelConfig) -> Architecture:
     """Return the family of a model.
 
     Raises:
-        InputError: there is none of this name.
+        InputError: no family has this name.
     """
     if config.architecture not in ARCHITECTURES:
-        raise InputError(
-            f"model.architecture={config.architecture!r}: use one of {', '.join(ARCHITECTURES)}"
-        )
+        shown = as_field("model.architecture", config.architecture)
+        raise wrong_choice(shown, tuple(ARCHITECTURES))
     return ARCHITECTURES[config.architecture]
 
 
 def architecture_of_file(file: ConfigFile) -> Architecture:
-    """Return the family that a ``config.json`` belongs to.
+    """Return the family of a ``config.json``.
 
     Raises:
-        InputError: no family here has its ``model_type`` and class.
+        InputError: no family has its ``model_type`` and class.
     """
     kind, names = file.get("model_type"), file.get("architectures", [])
     found = ARCHITECTURES.get(kind)

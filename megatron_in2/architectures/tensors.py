@@ -1,4 +1,4 @@
-"""One row of a tensor table: which Hugging Face tensors a Megatron-Core tensor is made of."""
+"""One row of a tensor table: a Megatron-Core tensor and its Hugging Face tensors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +13,21 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TensorMapping:
-    """One Megatron-Core tensor and the Hugging Face tensors it is made of.
+    """One Megatron-Core tensor and the Hugging Face tensors of which it consists.
 
-    ``key`` is its name in a distributed checkpoint, where the tensors of all layers are stacked
-    on a leading axis; ``layer`` is its place there, None for a tensor outside the layers.
-    ``shape`` is its own, vocabulary unpadded; ``shapes`` are those of ``names``, in order.
+    Keys are those of Transformer Engine's spec, whose norms are fused into the matrix after them.
+    Models of Megatron-Core's torch spec, where norms are separate modules, are saved under the same
+    keys.
 
-    Keys are those of Transformer Engine's spec, whose norms are fused with the matrix behind
-    them; Megatron-Core's torch spec, whose norms are modules of their own, is saved under them
-    too. ``alias`` is the torch spec's own name, under which other tools may have saved; empty
-    where it is equal.
+    Args:
+        key: name in a distributed checkpoint, which stacks the tensors of all layers.
+        layer: index on the stacked axis; None for a tensor outside the layers.
+        shape: of this tensor, with the unpadded vocabulary.
+        names: of the Hugging Face tensors.
+        shapes: of the Hugging Face tensors, in the order of ``names``.
+        merge: makes the Megatron-Core tensor from the Hugging Face tensors.
+        split: the inverse of ``merge``.
+        alias: the torch spec's own name, which other tools may have used; empty if it is equal.
     """
 
     key: str
@@ -36,7 +41,7 @@ class TensorMapping:
 
     @property
     def size(self) -> int:
-        """Number of its elements."""
+        """Number of elements."""
         return prod(self.shape)
 
 

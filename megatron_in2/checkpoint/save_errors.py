@@ -2,13 +2,10 @@
 
 import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import psutil
 import torch.distributed as dist
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from torch.distributed.checkpoint.api import CheckpointException
@@ -27,7 +24,6 @@ _KNOWN = {
     "Disk quota exceeded": ("the disk quota is used up", _SPACE),
     "File too large": ("a file is larger than allowed here", "raise the limit (ulimit -f)"),
     "results_queue should not be empty": _KILLED,
-    "Incomplete worker results": _KILLED,
 }
 # The writers' log says the same once more, in torch's words.
 logging.getLogger(FileSystemWriterAsync.__module__).setLevel(logging.CRITICAL)
@@ -62,26 +58,6 @@ def explained(step: Path) -> Iterator[None]:
         ) from error
 
 
-def end_if_hung(writer: BaseProcess) -> None:
-    """Kill a writer of which a worker was killed: it would wait for that one without end."""
-    try:
-        workers = psutil.Process(writer.pid).children()
-    except psutil.NoSuchProcess:
-        return
-    if any(_was_killed(worker.pid) for worker in workers):
-        writer.kill()
-
-
-def _was_killed(pid: int) -> bool:
-    """Say whether a child that ended, and was not waited for yet, was ended by a signal."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    state, wait_status = fields[0], int(fields[49])  # fields 3 and 52 of proc(5)
-    return state == "Z" and os.WIFSIGNALED(wait_status)
-
-
 def _reason_and_remedy(error: BaseException) -> tuple[str, str] | None:
     """Return both in words, or None where the failure is a defect that needs its traceback."""
     text = str(error)
@@ -89,5 +65,5 @@ def _reason_and_remedy(error: BaseException) -> tuple[str, str] | None:
         if words in text:
             return known
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror, "mend that or name another checkpoint.dir"
+        return error.strerror, "fix that or name another checkpoint.dir"
     return None

@@ -26,7 +26,8 @@ from megatron_in2.checkpoint.folder import (
     remove_older,
     step_folder,
 )
-from megatron_in2.checkpoint.save_errors import end_if_hung, explained
+from megatron_in2.checkpoint.save_errors import explained
+from megatron_in2.checkpoint.shard_writer import use_mailbox_for_results, written_here
 from megatron_in2.checkpoint.source import SourceFiles
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
@@ -53,7 +54,8 @@ class CheckpointSaver:
     """Saves the steps of one run, collectively; every rank makes the same calls.
 
     With ``asynchronous`` a helper process of each rank writes while training goes on; a step
-    counts once :meth:`poll` or :meth:`wait` has found it written everywhere and its marker stands.
+    counts once :meth:`poll` or :meth:`wait` has found it written everywhere and its marker exists.
+    Used in a ``with`` block, at whose end no helper process of this rank is left.
 
     Args:
         folder: checkpoints of the run.
@@ -85,8 +87,17 @@ class CheckpointSaver:
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._asynchronous = asynchronous
+        use_mailbox_for_results()
         self._queue = AsyncCallsQueue()
         self._under_way = folder  # the step that is being saved
+
+    def __enter__(self) -> "CheckpointSaver":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for call in self._queue.async_calls:  # only where the run ends by an exception
+            if call.async_caller.process is not None:  # a rank may have nothing to write
+                call.async_caller.process.kill()
 
     def save(
         self, model: AnswerGPTModel, optimizer: MegatronOptimizer, state: CheckpointState
@@ -105,7 +116,7 @@ class CheckpointSaver:
                 async_sharded_save=True,
             )
             request.add_finalize_fn(partial(self._complete, step, state))
-            self._queue.schedule_async_request(request)
+            self._queue.schedule_async_request(written_here(request))
         if not self._asynchronous:
             self.wait()
         return step
@@ -114,9 +125,6 @@ class CheckpointSaver:
         """Complete a save that all ranks have finished writing; costs one small reduction."""
         if not self._queue.get_num_unfinalized_calls():
             return
-        for call in self._queue.async_calls:
-            if call.async_caller.process is not None:  # a rank may have nothing to write
-                end_if_hung(call.async_caller.process)
         with explained(self._under_way):
             self._queue.maybe_finalize_async_calls()
 

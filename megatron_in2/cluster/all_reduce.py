@@ -1,4 +1,4 @@
-"""Measures an all-reduce over all ranks of the job, and names the nodes that did not take part."""
+"""Measures an all-reduce over all ranks of the job, and names the nodes that do not take part."""
 
 import os
 import time
@@ -9,14 +9,14 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 
 from megatron_in2.cluster.findings import CheckConfig, NodeFaultError, node_of_rank
-from megatron_in2.cluster.rendezvous import SPEAK_SECONDS, wait_for_all
+from megatron_in2.cluster.rendezvous import PRINT_SECONDS, wait_for_all
 from megatron_in2.parallel.rank import Rank
 
 ROUNDS = 5  # timed all-reduces
 
 
 def bus_bandwidth(size_bytes: int, seconds: float, world_size: int) -> float:
-    """Bytes a second that each rank's link carries in an all-reduce, as NVIDIA's nccl-tests count.
+    """Return the bytes a second on each rank's link in an all-reduce, as nccl-tests counts them.
 
     An optimal all-reduce moves 2 (n - 1) / n times the data over every link.
     """
@@ -24,16 +24,22 @@ def bus_bandwidth(size_bytes: int, seconds: float, world_size: int) -> float:
 
 
 def measure_all_reduce(store: Store, config: CheckConfig, rank: Rank, node: str) -> str | None:
-    """All-reduce a few times over all ranks, check the sums, and describe the speed."""
+    """All-reduce a few times over all ranks, check the sum, and return a line with the speed.
+
+    Every rank must call it. Returns None on all ranks but 0.
+
+    Raises:
+        NodeFaultError: the sum is wrong, a rank is missing, or the collective failed.
+    """
     on_gpu = torch.cuda.is_available()
-    # Lets a collective that hangs end in an exception after the time-out.
+    # A collective that hangs then ends with an exception after the timeout.
     os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     store.set(f"arrived/{rank.index}", "")
     try:
         seconds, is_right = _time_all_reduce(store, config, rank, on_gpu)
     except RuntimeError as error:
         if rank.index > 0:
-            time.sleep(SPEAK_SECONDS)
+            time.sleep(PRINT_SECONDS)
         raise _all_reduce_failure(store, config, rank, node, error) from error
     if not is_right:
         raise NodeFaultError([node], [f"{node}: rank {rank.index} got a wrong sum"])
@@ -61,7 +67,7 @@ def _time_all_reduce(
     try:
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else "cpu"
         data = torch.full((config.megabytes * 2**18,), rank.index + 1.0, device=device)
-        _all_reduce(data, on_gpu)  # this one connects the ranks too
+        _all_reduce(data, on_gpu)  # not timed: it also connects the ranks
         is_right = bool((data == rank.world_size * (rank.world_size + 1) / 2).all())
         started = time.perf_counter()
         for _ in range(ROUNDS):
@@ -74,14 +80,14 @@ def _time_all_reduce(
 def _all_reduce_failure(
     store: Store, config: CheckConfig, rank: Rank, node: str, error: RuntimeError
 ) -> NodeFaultError:
-    """Name the nodes whose ranks never came to the all-reduce; else say what this rank saw."""
+    """Return the error: this rank's reason and, on rank 0, the ranks that never arrived."""
     reason = str(error).splitlines()[0]
     faults = [f"{node}: all-reduce failed on rank {rank.index}: {reason}"]
     arrived = wait_for_all(store, "arrived", range(rank.world_size), 1.0) if not rank.index else {}
     absent = sorted(set(range(rank.world_size)) - set(arrived)) if not rank.index else []
     nodes = [node_of_rank(index, config, rank.local_world_size) for index in absent]
     faults += [
-        f"{name}: rank {index} did not come" for name, index in zip(nodes, absent, strict=True)
+        f"{name}: rank {index} did not arrive" for name, index in zip(nodes, absent, strict=True)
     ]
     return NodeFaultError(sorted(set(nodes)), faults)
 

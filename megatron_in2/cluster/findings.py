@@ -1,7 +1,7 @@
-"""What is checked, what one rank finds, and what rank 0 makes of all of it.
+"""The records of the check: limits, the findings of one rank, the verdict of rank 0.
 
-Findings are of two sorts: *problems*, which the user fixes (a missing file, another package
-version), and *faults*, which make a node unfit for this job.
+There are two kinds of findings: *problems*, which the user must fix (a missing file, a different
+package version), and *faults*, which make a node unfit for this job.
 """
 
 import socket
@@ -14,14 +14,14 @@ EXIT_UNFIT_NODES = 69  # sysexits' EX_UNAVAILABLE
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """What is checked and how long the nodes may take.
+    """The job's nodes and the limits of the check.
 
     Args:
         nodes: names of the job's nodes, in the order of their ranks.
-        folder: directory that every node must be able to write and all must share.
+        folder: directory that all nodes must share and be able to write to.
         free_bytes: space that must be free in it.
         megabytes: size of the all-reduce, in units of 2**20 bytes.
-        timeout_seconds: for every rank to report, and for the collectives.
+        timeout_seconds: for the ranks' reports, and for collectives.
     """
 
     nodes: Sequence[str]
@@ -33,14 +33,14 @@ class CheckConfig:
 
 @dataclass(frozen=True)
 class RankFindings:
-    """What one rank found.
+    """The findings of one rank.
 
     Args:
-        rank: its index in the world.
-        node: its node's name.
-        software: what must be equal everywhere: versions of Python, of every installed package,
-            of CUDA and of NCCL, and a hash of this package's code.
-        problems: what the user mends.
+        rank: its global index.
+        node: name of its node.
+        software: versions that must be equal on all nodes: Python, every installed package, CUDA,
+            NCCL, and a hash of this package's code.
+        problems: what the user must fix.
         faults: why the node is unfit.
     """
 
@@ -53,7 +53,7 @@ class RankFindings:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What rank 0 makes of all reports; empty lists mean that the job may start."""
+    """Rank 0's decision from all reports; the job may start if the lists are empty."""
 
     problems: list[str]
     faults: list[str]
@@ -61,7 +61,7 @@ class Verdict:
 
 
 class NodeFaultError(RuntimeError):
-    """Nodes are unfit for the job; ``nodes`` names them, the message says why."""
+    """Nodes are unfit for the job; ``nodes`` has their names, the message the reasons."""
 
     def __init__(self, nodes: list[str], faults: list[str]) -> None:
         super().__init__("; ".join(faults))
@@ -69,11 +69,11 @@ class NodeFaultError(RuntimeError):
 
 
 def node_of_rank(index: int, config: CheckConfig, ranks_per_node: int) -> str:
-    """Name the node that a rank runs on; ranks fill one node after the other."""
+    """Return the name of a rank's node; ranks fill one node after the other."""
     place = index // ranks_per_node
     return config.nodes[place] if place < len(config.nodes) else socket.gethostname()
 
 
 def probe_file(config: CheckConfig, index: int) -> Path:
-    """Return the file by which a rank shows that it writes to the shared directory."""
+    """Return the file that a rank creates to show that it shares the directory."""
     return config.folder / f".seen-by-rank-{index}"

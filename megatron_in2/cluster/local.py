@@ -1,4 +1,4 @@
-"""What one rank finds on its own node and GPU."""
+"""Inspects the node and the GPU of one rank."""
 
 import hashlib
 import platform
@@ -14,14 +14,14 @@ from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import Rank
 
 PACKAGE = Path(__file__).resolve().parent.parent
-GPU_MEMORY_FREE = 0.9  # share of a GPU's memory that must be free before the job uses it
+GPU_MEMORY_FREE = 0.9  # share of a GPU's memory that must be free before the job starts
 MATMUL_SIZE = 2048
 
 
 def inspect_rank(
     config: CheckConfig, rank: Rank, check_inputs: Callable[[], object]
 ) -> RankFindings:
-    """Look at this rank's node and GPU."""
+    """Return the findings of this rank; the first rank of a node also checks files and disk."""
     problems, faults = [], _gpu_faults(rank)
     if rank.local_index == 0:
         try:
@@ -38,7 +38,7 @@ def inspect_rank(
 
 
 def software_versions() -> dict[str, str]:
-    """What must be equal on all nodes: versions by name, and ``code``, a hash of this package."""
+    """Return versions by name, and as ``code`` a hash of this package's code."""
     versions = {each.name.lower(): each.version for each in metadata.distributions() if each.name}
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -56,12 +56,12 @@ def _space_problems(config: CheckConfig) -> list[str]:
         return []
     return [
         f"{config.folder} has {free / 2**30:,.1f} GiB free, this run's checkpoints need "
-        f"{config.free_bytes / 2**30:,.1f} GiB: make room or name another checkpoint.dir"
+        f"{config.free_bytes / 2**30:,.1f} GiB: free some or name another checkpoint.dir"
     ]
 
 
 def _gpu_faults(rank: Rank) -> list[str]:
-    """Try this rank's GPU: it is there, empty, and multiplies as the CPU does."""
+    """Return the faults of this rank's GPU: in use, broken, or with wrong results."""
     if not torch.cuda.is_available():
         return []
     try:
@@ -70,11 +70,11 @@ def _gpu_faults(rank: Rank) -> list[str]:
         free, total = torch.cuda.mem_get_info()
         if free < GPU_MEMORY_FREE * total:
             used = (total - free) / 2**30
-            return [f"GPU {index} holds {used:.1f} GiB of another process"]
+            return [f"GPU {index}: another process uses {used:.1f} GiB"]
         matrix = torch.arange(MATMUL_SIZE**2, dtype=torch.float64).sin().view(MATMUL_SIZE, -1)
         vector = torch.arange(MATMUL_SIZE, dtype=torch.float64).cos()
         if not torch.allclose((matrix.cuda() @ vector.cuda()).cpu(), matrix @ vector):
-            return [f"GPU {index} multiplies wrongly"]
+            return [f"GPU {index} computes a wrong matrix product"]
     except RuntimeError as error:
         return [f"GPU of local rank {rank.local_index}: {str(error).splitlines()[0]}"]
     return []

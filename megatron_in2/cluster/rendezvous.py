@@ -1,4 +1,4 @@
-"""The job's key-value store, through which the ranks tell rank 0 what they found."""
+"""The job's key-value store, through which the ranks report to rank 0."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from torch._C._distributed_c10d import Store, TCPStore
 from megatron_in2.cluster.findings import CheckConfig, NodeFaultError
 from megatron_in2.parallel.rank import Rank
 
-SPEAK_SECONDS = 10.0  # what rank 0 gets to speak before another rank's end ends the step
+PRINT_SECONDS = 10.0  # for rank 0 to print its error before another rank's end ends the step
 
 
 def join_store(config: CheckConfig, rank: Rank, node: str) -> Store:
@@ -31,12 +31,12 @@ def join_store(config: CheckConfig, rank: Rank, node: str) -> Store:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        fault = f"{node}: rank {rank.index} does not reach {address}:{port} ({reason})"
+        fault = f"{node}: rank {rank.index} cannot reach {address}:{port} ({reason})"
         raise NodeFaultError([node], [fault]) from error
 
 
 def wait_for_all(store: Store, key: str, ranks: Iterable[int], seconds: float) -> dict[int, bytes]:
-    """Take what ranks have set under ``KEY/RANK`` until all have, or the time is up."""
+    """Return the values under ``KEY/RANK`` by rank, once all are set or the time is up."""
     deadline = time.monotonic() + seconds
     values = {}
     for index in ranks:

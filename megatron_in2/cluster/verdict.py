@@ -13,14 +13,14 @@ from megatron_in2.cluster.findings import (
 )
 from megatron_in2.parallel.rank import Rank
 
-SEEN_SECONDS = 30.0  # shared file systems may show a new file late
+VISIBLE_SECONDS = 30.0  # shared file systems may show a new file late
 
 
 def judge(reports: Sequence[RankFindings], config: CheckConfig, rank: Rank) -> Verdict:
-    """Decide from the reports that came in whether the job may start.
+    """Decide from the reports that arrived whether the job may start.
 
-    A rank that did not report, or whose file the first node does not see, makes its node unfit.
-    Software is compared with what most ranks have.
+    A rank that did not report makes its node unfit. A rank whose file the first node does not see
+    is a problem of the directory. Software is compared with that of most ranks.
     """
     faults: dict[str, list[str]] = {}
     for index in sorted(set(range(rank.world_size)) - {report.rank for report in reports}):
@@ -41,7 +41,7 @@ def judge(reports: Sequence[RankFindings], config: CheckConfig, rank: Rank) -> V
 
 
 def different_software(reports: Sequence[RankFindings]) -> dict[str, str]:
-    """Name the nodes whose software differs from what most ranks have, and in what."""
+    """Return the differences from most ranks' software as text, by node."""
     if not reports:
         return {}
     names = sorted({name for report in reports for name in report.software})
@@ -62,7 +62,7 @@ def different_software(reports: Sequence[RankFindings]) -> dict[str, str]:
 
 
 def _is_seen(config: CheckConfig, index: int) -> bool:
-    deadline = time.monotonic() + SEEN_SECONDS
+    deadline = time.monotonic() + VISIBLE_SECONDS
     while probe_file(config, index).name not in {each.name for each in config.folder.iterdir()}:
         if time.monotonic() > deadline:
             return False
@@ -71,7 +71,7 @@ def _is_seen(config: CheckConfig, index: int) -> bool:
 
 
 def _by_node(findings: dict[str, list[str]]) -> list[str]:
-    """One line for each finding: nodes that share it stand before it together."""
+    """Return one line for each finding, with all its nodes in front."""
     nodes: dict[str, list[str]] = {}
     for node, texts in sorted(findings.items()):
         for text in dict.fromkeys(texts):

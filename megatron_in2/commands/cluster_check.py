@@ -35,7 +35,7 @@ CHECKPOINT_BYTES = 14  # of a parameter: bfloat16 weight, float32 master weight 
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
-    return run_subcommand(__doc__, _SUBCOMMANDS, arguments)
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _plan_parser() -> CommandParser:
@@ -90,7 +90,7 @@ def _nodes(options: Any) -> int:
     return 0
 
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "plan": Subcommand("what is left to do", _plan_parser, _plan),
     "nodes": Subcommand("are all nodes sound and alike?", _nodes_parser, _nodes),
 }

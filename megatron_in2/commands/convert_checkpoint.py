@@ -25,7 +25,7 @@ BYTES_A_GIGABYTE = 10**9
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
-    return run_subcommand(__doc__, _SUBCOMMANDS, arguments)
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _parser(description: str) -> CommandParser:
@@ -104,7 +104,7 @@ def _verify(done: "Conversion", options: Any, allow_pickle: bool) -> None:
     )
 
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "hf-to-megatron": Subcommand("import from Hugging Face", _import_parser, _import),
     "megatron-to-hf": Subcommand("export to Hugging Face", _export_parser, _export),
 }

@@ -9,7 +9,7 @@ Examples:
         --output scores/report.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
-"score" scores files of predictions on their own; "report" sets the paper's columns beside.
+"score" scores files of predictions on their own; "report" adds the paper's columns.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ from megatron_in2.files import atomic_file
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
-    return run_subcommand(__doc__, _SUBCOMMANDS, arguments)
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _run_parser() -> CommandParser:
@@ -85,7 +85,7 @@ def _score(options: Any) -> None:
 
 
 def _report_parser() -> CommandParser:
-    parser = CommandParser("Set a model's scores beside its base's and the paper's.")
+    parser = CommandParser("Compare a model's scores with its base's and the paper's.")
     add = parser.add_argument
     add("--scores", type=Path, required=True, help="of the model")
     add("--base", type=Path, help="of the model it was trained from")
@@ -101,7 +101,7 @@ def _report(options: Any) -> None:
     print(table, end="")
 
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "run": Subcommand("run benchmarks through lm-evaluation-harness", _run_parser, _run),
     "score": Subcommand("score a file of predictions", _score_parser, _score),
     "report": Subcommand("one table with the paper's columns", _report_parser, _report),

@@ -1,4 +1,4 @@
-r"""Look into a packed dataset: its numbers, its rows as text with what is learnt marked.
+r"""Look into a packed dataset: its numbers, its rows as text, trained tokens marked.
 
 Examples:
     %(prog)s runs/in2 --row 3
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--json", action="store_true", help="print JSON for programs")
     add("--html", type=Path, default=None, help="write the rows as a page")
     add("--plot", type=Path, default=None, help="draw lengths and evidence positions")
-    add("--tokenizer-model", default=None, help="where the dataset's tokenizer lies now")
+    add("--tokenizer-model", default=None, help="where the dataset's tokenizer is now")
     options = parser.read(arguments)
     manifest = read_manifest(options.prefix)
     tokenizer = load_tokenizer(options.tokenizer_model or manifest.tokenizer)

@@ -13,10 +13,10 @@ import docstring_parser
 import jsonargparse
 
 from megatron_in2.choices import as_field, choices_in, wrong_choice
-from megatron_in2.errors import EXIT_BAD_INPUT, InputError
+from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, InputError
 
 _Config = TypeVar("_Config")
-_Arguments = Sequence[str] | None  # None stands for those of the process
+_Arguments = Sequence[str] | None  # None: those of the process
 
 
 class CommandParser(jsonargparse.ArgumentParser):
@@ -186,17 +186,31 @@ def run_subcommand(
     given = list(sys.argv[1:] if arguments is None else arguments)
     if default is not None and given[:1] not in [[name] for name in subcommands]:
         given.insert(0, default)
+    if not given or given[0] not in subcommands:
+        return _show_subcommands(description, subcommands, given)
+    subcommand = subcommands[given[0]]
+    parser = subcommand.parser()
+    parser.prog = f"{parser.prog} {given[0]}"
+    try:
+        options = parser.read(given[1:])
+    except InputError as error:
+        raise _option_of_another(given, subcommands) or error from error
+    return subcommand.run(options)
+
+
+def _show_subcommands(
+    description: str | None, subcommands: Mapping[str, Subcommand], given: list[str]
+) -> int:
+    """Print the command's help if asked for; refuse anything else that is no subcommand."""
+    if not {"-h", "--help"} & set(given[:1]):
+        shown = f"subcommand {given[0]}" if given else "no subcommand"
+        raise wrong_choice(shown, tuple(subcommands))
     parser = CommandParser(description)
     group = parser.add_subcommands(dest="command")
     for name, subcommand in subcommands.items():
-        # Only what runs gets its options: the others' may load libraries.
-        own = subcommand.parser() if given[:1] == [name] else CommandParser(subcommand.help)
-        group.add_subcommand(name, own, help=subcommand.help)
-    try:
-        options = parser.read(given)
-    except InputError as error:
-        raise _option_of_another(given, subcommands) or error from error
-    return subcommands[options.command].run(options[options.command])
+        group.add_subcommand(name, CommandParser(subcommand.help), help=subcommand.help)
+    parser.print_help()
+    return 0
 
 
 def _option_of_another(
@@ -206,7 +220,7 @@ def _option_of_another(
     known = {name: list(each.parser()._option_string_actions) for name, each in subcommands.items()}
     for option in (argument.partition("=")[0] for argument in given[1:]):
         owners = [name for name, options in known.items() if option in options]
-        if owners and given[0] in known and given[0] not in owners:
+        if owners and given[0] not in owners:
             return InputError(
                 f"{option} is an option of {' and '.join(owners)}, not of {given[0]}: leave it out"
             )
@@ -244,7 +258,7 @@ def run_command(command: Callable[[], int | None]) -> None:
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         _complain("interrupted")
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _complain(message: str) -> None:

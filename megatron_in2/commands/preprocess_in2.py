@@ -31,7 +31,7 @@ from megatron_in2.data.packing.preprocess import preprocess
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
-    return run_subcommand(__doc__, _SUBCOMMANDS, arguments, default="pack")
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments, default="pack")
 
 
 def _pack_parser() -> CommandParser:
@@ -70,7 +70,7 @@ def _report(name: str, manifest: Manifest) -> None:
         print(f"        {count:,} {note}")
 
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "pack": Subcommand("samples -> packed rows; the default", _pack_parser, _pack),
     "merge": Subcommand("join the datasets of all shards", _merge_parser, _merge),
 }

@@ -1,4 +1,4 @@
-r"""VaL probing: does a model find what stands in the middle of its context?
+r"""VaL probing: does a model find what is in the middle of its context?
 
 Examples:
     %(prog)s build --pieces PIECES --output probes --context-tokens 32000
@@ -43,7 +43,7 @@ from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 
 def main(arguments: Sequence[str] | None = None) -> int | None:
-    return run_subcommand(__doc__, _SUBCOMMANDS, arguments)
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments)
 
 
 def _pieces_parser() -> CommandParser:
@@ -192,7 +192,7 @@ def _plot(options: Any) -> None:
     print(f"{options.output} is drawn")
 
 
-_SUBCOMMANDS = {
+SUBCOMMANDS = {
     "pieces": Subcommand("cut a corpus into document pieces", _pieces_parser, _pieces),
     "build": Subcommand("build probes from pieces", _build_parser, _build),
     "download": Subcommand("get the published probes", _download_parser, _download),

@@ -7,8 +7,15 @@ Examples:
 
 Checks everything first, then starts --nproc local ranks; where torchrun's or srun's variables
 are set, this process is itself a rank. A run resumes from the newest complete checkpoint in
-checkpoint.dir. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and saved.
+checkpoint.dir. SIGTERM, SIGUSR1, SIGHUP or Ctrl-C ends it after the present step, saved; whatever
+ends it, no process of it is left. Exit codes: 0 done, 2 bad input, 75 stopped by a signal and
+saved (130 after Ctrl-C).
 """
+
+from megatron_in2.processes import die_with_launcher, exit_on_stop_signals
+
+if __name__ == "__main__":
+    exit_on_stop_signals()  # the imports below take most of a second
 
 import sys
 from collections.abc import Sequence
@@ -17,13 +24,14 @@ from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.commands.start import command_line
 from megatron_in2.parallel.imports import without_unused_imports
 from megatron_in2.parallel.launch import run_local_ranks
-from megatron_in2.parallel.rank import SINGLE_RANK, rank_from_environment
+from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
 from megatron_in2.training.checks.preflight import check_run, check_run_of_rank
 from megatron_in2.training.config import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    die_with_launcher()
     parser = CommandParser(__doc__, TrainConfig)
     parser.add_argument("--nproc", type=int, default=1, help="local ranks to start")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
@@ -35,14 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rank = rank_from_environment()
     inputs = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)
-    if rank is None and options.nproc > 1:
+    if rank is None:
         return run_local_ranks(_rank_command(arguments), options.nproc)
-    # Imported here so that checking, starting ranks and the helper processes that checkpointing
-    # spawns (they import this file again) do without torch's seconds.
+    # Imported here so that checking and starting ranks do without torch's seconds.
     with without_unused_imports():
         from megatron_in2.training.run import run_training
 
-    return run_training(config, inputs, rank or SINGLE_RANK)
+    return run_training(config, inputs, rank)
 
 
 def _rank_command(arguments: Sequence[str] | None) -> list[str]:

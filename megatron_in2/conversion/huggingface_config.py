@@ -10,7 +10,7 @@ from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
 from megatron_in2.architectures.registry import architecture_of, architecture_of_file
 from megatron_in2.checkpoint.source import CONFIG, FOLDER, GENERATION, source_of_step
-from megatron_in2.errors import InputError
+from megatron_in2.choices import as_field, wrong_choice
 from megatron_in2.files import atomic_file, write_json
 
 DTYPE_NAMES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -94,5 +94,5 @@ def _dtype(file: ConfigFile) -> torch.dtype | None:
     if name is None:
         return None
     if name not in DTYPE_NAMES:
-        raise InputError(f"{file.path}: dtype={name!r}: use one of {', '.join(DTYPE_NAMES)}")
+        raise wrong_choice(as_field(f"{file.path}: dtype", name), tuple(DTYPE_NAMES))
     return DTYPE_NAMES[name]

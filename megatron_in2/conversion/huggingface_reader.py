@@ -1,6 +1,6 @@
 """Reads the tensors of Hugging Face checkpoint directories, one at a time, memory-mapped."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -77,8 +77,18 @@ class HuggingFaceReader:
             )
         return dtype
 
-    def require(self, table: Iterable[TensorMapping], is_tied: bool) -> None:
+    def require(
+        self,
+        table: Iterable[TensorMapping],
+        is_tied: bool,
+        is_derived: Callable[[str], bool] = lambda name: False,
+    ) -> None:
         """Check names and shapes of all tensors against the table.
+
+        Args:
+            table: what the architecture has.
+            is_tied: the LM head is the embedding, and may be stored too.
+            is_derived: says of a name whether its tensor may be there and is not read.
 
         Raises:
             InputError: a tensor is missing, extra, or has another shape; or the LM head of a
@@ -91,7 +101,7 @@ class HuggingFaceReader:
         }
         if missing := sorted(set(wanted) - self.names):
             raise InputError(f"{self.folder}: tensors are missing: {', '.join(missing[:5])}")
-        extra = self.names - set(wanted)
+        extra = {name for name in self.names - set(wanted) if not is_derived(name)}
         if is_tied and HEAD in extra:
             self._require_tied_head(wanted[EMBEDDING])
             extra.remove(HEAD)

@@ -44,7 +44,8 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
     tokenizer = _fitting_tokenizer(source, config)
     reader = HuggingFaceReader(source, allow_pickle)
     table = tensor_table(config.model)
-    reader.require(table, config.model.tie_word_embeddings)
+    family = architecture_of(config.model)
+    reader.require(table, config.model.tie_word_embeddings, family.is_derived)
     dtypes = _dtypes_by_key(reader, table)
     specs = [TensorSpec(each.key, each.shape, dtypes[each.key]) for each in table]
     watch = Watch("import", sum(spec.nbytes for spec in specs))
@@ -65,7 +66,7 @@ def import_checkpoint(source: Path, output: Path, allow_pickle: bool = False) ->
             step, table, config.model.num_layers, lambda each: dtypes[each.key], tensors
         )
         described: dict[str, Any] = {"model": asdict(config.model)}
-        release = architecture_of(config.model).release(config.model)
+        release = family.release(config.model)
         described["converted_from"] = {"folder": source.name, "release": release}
         describe_checkpoint(step, described, None, tokenizer.path, source=read_source(source))
         mark_complete(step, 0)

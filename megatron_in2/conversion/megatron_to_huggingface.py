@@ -18,6 +18,7 @@ from megatron_in2.checkpoint.folder import (
     read_tokenizer,
     resolve_checkpoint,
 )
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.conversion.huggingface_config import (
     DTYPE_NAMES,
     summary_of,
@@ -30,7 +31,6 @@ from megatron_in2.conversion.output import Conversion, prepare_output
 from megatron_in2.conversion.read_ahead import read_ahead
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.conversion.watch import Watch
-from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_directory, write_json
 from megatron_in2.templates.base import template_wording
 from megatron_in2.templates.film import FILM
@@ -60,7 +60,7 @@ def export_checkpoint(
             exists, or too little disk.
     """
     if dtype is not None and dtype not in DTYPE_NAMES:
-        raise InputError(f"--dtype {dtype}: use one of {', '.join(DTYPE_NAMES)}")
+        raise wrong_choice(as_option("dtype", dtype), tuple(DTYPE_NAMES))
     step = resolve_checkpoint(source, wanted)
     model = read_model_config(step)
     tokenizer, template = read_tokenizer(step), read_template(step)

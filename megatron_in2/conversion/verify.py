@@ -62,8 +62,13 @@ def verify_conversion(step: Path, folder: Path, allow_pickle: bool = False) -> V
 
 
 def fixed_tokens(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the token ids, int64 [N], on which both models are compared, and their positions."""
-    last = config.max_position_embeddings - 1
+    """Return the token ids, int64 [N], on which both models are compared, and their positions.
+
+    Positions go up to the last one, and where frequencies are scaled up to where that reaches.
+    """
+    scaling = config.rope_scaling
+    reach = 0 if scaling.type == "default" else int(scaling.factor * scaling.original_positions)
+    last = max(config.max_position_embeddings, reach) - 1
     near = torch.arange(min(NEAR_TOKENS, last + 1))
     far = torch.linspace(int(near[-1]), last, FAR_TOKENS + 1).round().to(torch.int64)
     far = torch.unique_consecutive(far)[1:]

@@ -1,1 +1,1 @@
-"""The effect in small: data placement alone decides whether a model can use its middle."""
+"""An experiment: the placement of evidence decides whether a model can use the middle."""

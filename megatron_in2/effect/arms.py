@@ -1,25 +1,26 @@
-"""The experiment's plan: which models are trained, on what, from where, and what is compared."""
+"""The experiment's plan: training runs, their data and starting points, and the curves."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 ArmName = Literal["in2", "ends", "mended", "control"]
 ThetaName = Literal["1e4", "1e6"]
-THETAS: dict[ThetaName, float] = {"1e4": 1.0e4, "1e6": 1.0e6}  # matched in everything else
+THETAS: dict[ThetaName, float] = {"1e4": 1.0e4, "1e6": 1.0e6}  # nothing else differs
 SEQUENCE_TOKENS = 512  # of a probe, and of the samples of the last phases
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What samples of one training dataset are.
+    """The samples of one training dataset.
 
     Args:
-        samples: how many.
-        tokens: length of the longest, control tokens included.
-        row_tokens: of a packed row, the phase's ``data.seq_length``.
-        shortest: lengths are drawn evenly from it to ``tokens``; 0 makes all as long as that.
-        facts: facts in the longest context, in proportion in shorter ones; 0 makes rows to copy.
-        questions: most questions behind a context.
+        samples: number of samples.
+        tokens: length of the longest sample, control tokens included.
+        row_tokens: length of a packed row, the phase's ``data.seq_length``.
+        shortest: lengths are drawn uniformly from this to ``tokens``; 0 makes all that long.
+        facts: facts in the longest context, proportionally fewer in shorter ones; 0 makes rows of
+            repeated words instead.
+        questions: largest number of questions after a context.
         ends: share of the context, at each end, whose facts are asked about; 0.5 asks about all.
     """
 
@@ -37,7 +38,7 @@ _MEDIUM = Dataset(2_400, 256, row_tokens=1024, facts=20, questions=8)
 _LONG = Dataset(2_400, SEQUENCE_TOKENS, row_tokens=2048, facts=40, questions=8)
 ENDS = 0.05
 
-# About as many samples as the phases' steps take, so that next to nothing is seen twice.
+# About as many samples as the phases' steps need, so that almost none is seen twice.
 DATASETS = {
     "copy": Dataset(22_400, 64, row_tokens=512),
     "short": _SHORT,
@@ -52,7 +53,7 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a phase's config, the dataset, and the run it starts from (or none)."""
+    """One training run: a phase's config, the dataset, and the run that it starts from, if any."""
 
     phase: str
     data: str
@@ -68,7 +69,7 @@ RUNS = {
     "ends": Run("long", "long-ends", "ends-medium"),
     "mended": Run("more", "more-in2", "ends"),
     "control": Run("more", "more-ends", "ends"),
-}  # in an order in which each starts from what stands
+}  # each run starts from an earlier one in this list
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ Examples:
     %(prog)s --quick
     %(prog)s --seeds 5 --arms ends mended --thetas 1e4
 
-Trains a little model on made-up facts by the ordinary trainer, on two processes, in four arms at
+Trains a small model on made-up facts with the ordinary trainer, on two processes, in four arms at
 two RoPE thetas; exports and probes each; draws runs/effect/figure.png and .svg and writes table.md.
-About 10 minutes a seed on two cores. Interrupted, it goes on where it stopped.
+About 10 minutes a seed on two cores. Interrupted, it continues where it stopped.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.read(arguments)
     seeds = 1 if options.quick else options.seeds
     config = config_of(options, EffectConfig, seeds=seeds)
-    # Imported here so that --help and bad input do without torch's seconds.
+    # Imported here, so that --help and bad input do not wait for torch.
     from megatron_in2.effect.experiment import run_effect
 
     run_effect(config)

@@ -1,4 +1,4 @@
-"""What of the experiment is run."""
+"""The options of the experiment."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ from megatron_in2.errors import InputError
 
 @dataclass(frozen=True)
 class EffectConfig:
-    """How much of the experiment is run, and where.
+    """Which parts of the experiment run, and where.
 
     Args:
-        seeds: each draws its own data, weights and probes.
-        contexts: probe contexts a seed, which is probes a bin.
-        scale: share of the phases' steps and samples; below 1 only to try all steps.
-        arms: curves wanted; only the runs that they need are trained.
-        thetas: of RoPE; a panel of the figure each.
-        home: folder for everything.
+        seeds: number of seeds; each has its own data, weights and probes.
+        contexts: probe contexts of a seed, which is the number of probes in a bin.
+        scale: share of the phases' steps and samples; values below 1 only test that all steps run.
+        arms: curves to draw; only the runs that they need are trained.
+        thetas: RoPE thetas, one panel of the figure each.
+        home: folder for all files.
     """
 
     seeds: int = 3
@@ -32,7 +32,7 @@ class EffectConfig:
         if min(self.seeds, self.contexts) < 1 or not 0 < self.scale <= 1:
             raise InputError(
                 f"--seeds {self.seeds} --contexts {self.contexts} --scale {self.scale}: "
-                "1 or more, 1 or more, above 0 up to 1"
+                "need at least 1 seed, at least 1 context, and a scale above 0 and up to 1"
             )
         for name, wanted in (("arms", self.arms), ("thetas", self.thetas)):
             if not wanted:
@@ -41,7 +41,7 @@ class EffectConfig:
 
     @property
     def runs(self) -> list[str]:
-        """The runs that the arms need, in an order in which each starts from an earlier one."""
+        """The runs that the arms need; each starts from an earlier one in this list."""
         needed: set[str] = set(self.arms)
         for name in reversed(RUNS):
             if name in needed:

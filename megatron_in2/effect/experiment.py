@@ -1,4 +1,4 @@
-"""The whole experiment: per seed materials, training, export and probing, then the figure."""
+"""The whole experiment: data, training, export and probing for each seed, then the figure."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 def run_effect(config: EffectConfig) -> None:
-    """Run what is not done yet; after each seed, draw the figure from the seeds so far."""
+    """Run the unfinished steps; after each seed, draw the figure from the seeds so far."""
     started = time.monotonic()
     fingerprint = _fingerprint(config)
     for seed in range(1, config.seeds + 1):
@@ -78,7 +78,7 @@ def _make_materials(
         )["train"]
         print(
             f"    {name}: {manifest.samples:,} samples, {manifest.rows:,} rows of "
-            f"{manifest.seq_length:,}, {manifest.learnt_fraction:.1%} learnt",
+            f"{manifest.seq_length:,}, trained on {manifest.learnt_fraction:.1%}",
             flush=True,
         )
 
@@ -86,7 +86,7 @@ def _make_materials(
 def _training(
     config: EffectConfig, seed: int, folder: Path, tokenizer: Path, theta: ThetaName, name: str
 ) -> Step:
-    """Train one run with the ordinary trainer, on two processes."""
+    """Return the step that trains one run with the ordinary trainer, on two processes."""
     run = RUNS[name]
     phase = CONFIGS / f"{run.phase}.yaml"
     steps = yaml.safe_load(phase.read_text(encoding="utf-8"))["schedule"]["steps"]
@@ -103,7 +103,7 @@ def _training(
         options["checkpoint.init_from"] = folder / theta / run.start / "checkpoints"
     arguments = ["--config", CONFIGS / "model.yaml", "--config", phase, "--nproc", 2]
     arguments += [f"--{key}={value}" for key, value in options.items()]
-    start = f"from {run.start}" if run.start else "from fresh weights"
+    start = f"from {run.start}" if run.start else "from random weights"
     return Step(
         f"seed {seed}, theta {theta}: {name}, {run.phase} phase on {run.data}, {start}",
         (checkpoints,),
@@ -113,7 +113,7 @@ def _training(
 
 
 def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Step:
-    """Export one arm's last checkpoint and answer the probes with it."""
+    """Return the step that exports an arm's last checkpoint and answers the probes with it."""
     home = folder / theta / arm
     export, predictions = home / "huggingface", home / "predictions"
 
@@ -127,6 +127,6 @@ def _probing(folder: Path, seed: int, theta: str, arm: str, probes: Path) -> Ste
 
 
 def _fingerprint(config: EffectConfig) -> str:
-    """Cover the package, and what changes a seed's steps."""
+    """Return a hash of the package and of the options that change a seed's steps."""
     settings = replace(config, seeds=1, home=Path())
     return fingerprint_of(package_files(), repr(settings))

@@ -1,4 +1,4 @@
-"""What one seed of the experiment is made of, as files: tokenizer, samples and probes."""
+"""Writes the files of one seed: tokenizer, samples and probes."""
 
 import json
 import random
@@ -24,7 +24,7 @@ _CONTROL_PIECES = 3  # <unk>, <s>, </s>
 
 
 def write_tokenizer(path: Path) -> None:
-    """Train a SentencePiece model with one piece a word of the world."""
+    """Train a SentencePiece model with one piece for each word."""
     with atomic_file(path, "wb") as stream:
         sentencepiece.SentencePieceTrainer.Train(
             sentence_iterator=iter([" ".join(WORDS)]),
@@ -37,7 +37,7 @@ def write_tokenizer(path: Path) -> None:
 
 
 def write_samples(path: Path, dataset: Dataset, seed: str) -> None:
-    """Write a dataset's samples in parts form, every answer of a sample learnt."""
+    """Write a dataset's samples in parts form; every answer is trained on."""
     chance = random.Random(seed)
     with atomic_file(path) as stream:
         for index in range(dataset.samples):
@@ -70,15 +70,15 @@ def write_probes(path: Path, contexts: int, seed: str) -> None:
 
 
 def _parts(chance: random.Random, dataset: Dataset) -> list[dict[str, object]]:
-    """Draw one sample; its context anew where no fact of it may be asked about."""
+    """Draw one sample; draw the context again if none of its facts may be asked about."""
     tokens = chance.randint(dataset.shortest or dataset.tokens, dataset.tokens)
     if not dataset.facts:
         return copy_parts(chance, tokens)
     facts = round(dataset.facts * tokens / dataset.tokens)
     questions = min(dataset.questions, facts)
-    behind = questions * QUESTION_TOKENS - 1  # the last full stop is not written
+    question_tokens = questions * QUESTION_TOKENS - 1  # the last full stop is not written
     asked: list[Fact] = []
     while not asked:
-        context = make_context(chance, tokens - CONTROL_TOKENS - behind, facts)
+        context = make_context(chance, tokens - CONTROL_TOKENS - question_tokens, facts)
         asked = context.near_the_ends(dataset.ends)
     return question_parts(context, chance.sample(asked, min(questions, len(asked))))

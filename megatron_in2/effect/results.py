@@ -19,24 +19,25 @@ Key = tuple[ThetaName, ArmName]
 Curves = dict[Key, ProbeReport]
 
 CAPTION = (
-    "Accuracy of greedy answers by where in a context of 512 tokens the fact asked for stands. "
+    "Accuracy of greedy answers by the position of the evidence in a context of 512 tokens. "
     "Thick lines: mean of {seeds}; thin lines: single seeds; bands: 95 % bootstrap over the "
-    "{probes} probes a point. A model of 0.1 M parameters on made-up facts: it shows that "
-    "the placement of evidence in the training data alone decides which positions a model can "
-    "use, and that few IN2 steps mend it. It does not show how large this is in a 7B model."
+    "{probes} probes of each point. The model has 0.1 M parameters and is trained on made-up "
+    "facts. The figure shows that the placement of evidence in the training data alone decides "
+    "which positions a model can use, and that few IN2 steps fix a model that has seen evidence "
+    "at the ends only. It does not show how large this effect is in a 7B model."
 )
 
 
 def report_results(
     seeds: list[Path], home: Path, thetas: Sequence[ThetaName], arms: Sequence[ArmName]
 ) -> str:
-    """Score arms over the seeds done; write reports, table.md and figure.png / .svg.
+    """Score the arms over the finished seeds; write reports, table.md and figure.png / .svg.
 
     Args:
-        seeds: folders of the seeds, complete.
-        home: gets ``scores/``, ``table.md`` and the figures.
+        seeds: folders of finished seeds.
+        home: folder for ``scores/``, ``table.md`` and the figures.
         thetas: panels of the figure.
-        arms: curves of each.
+        arms: curves of each panel.
 
     Returns:
         The table, Markdown.
@@ -74,7 +75,7 @@ def _interval(limits: tuple[float, float]) -> str:
 
 
 def _pooled_curves(seeds: list[Path], home: Path, keys: list[Key]) -> Curves:
-    """Score the seeds together, each as one set: intervals resample probes within seeds."""
+    """Score all seeds together, each as one set, so that intervals resample within seeds."""
     labels = home / "scores" / "probes.jsonl"
     with atomic_file(labels) as stream:
         for number, seed in enumerate(seeds):

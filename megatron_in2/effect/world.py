@@ -1,9 +1,9 @@
-"""A little world of facts and filler: contexts, questions about them, and rows to copy.
+"""A small world of facts and filler: contexts, questions about them, and rows to copy.
 
 A context is shuffled sentences: facts ``fact of ENTITY ATTRIBUTE VALUE .`` and fillers of random
-words. About three facts speak of one entity, and a context has three attributes, so that both
-matter; each pair of them stands once, so that ``question of ENTITY ATTRIBUTE`` has one answer.
-Every word is one token: lengths here are lengths in tokens.
+words. A context has three attributes and about three facts for each entity, so that a model must
+match both. Each pair of entity and attribute occurs once, so ``question of ENTITY ATTRIBUTE`` has
+one answer. Every word is one token: all lengths are in tokens.
 """
 
 import itertools
@@ -20,7 +20,7 @@ ATTRIBUTES = [
 
 
 def _made_up(count: int, seed: int, syllables: int) -> list[str]:
-    """Return so many different words that nobody has seen before."""
+    """Return ``count`` different made-up words."""
     chance = random.Random(seed)
     words: set[str] = set()
     while len(words) < count:
@@ -33,8 +33,8 @@ VALUES = _made_up(80, 2, 2)
 FILLERS = _made_up(96, 3, 3)
 WORDS = [*_STRUCTURE, *ATTRIBUTES, *ENTITIES, *VALUES, *FILLERS]
 
-FILLER_WORDS = (5, 10)  # of one filler sentence, its full stop apart
-FACTS_AN_ENTITY = 3  # as many as a context has attributes
+FILLER_WORDS = (5, 10)  # in one filler sentence, without its full stop
+FACTS_AN_ENTITY = 3  # and attributes in a context
 FACT_TOKENS = 6
 QUESTION_TOKENS = 6  # its answer and full stop included
 CONTROL_TOKENS = 2  # begin- and end-of-sequence
@@ -42,7 +42,7 @@ CONTROL_TOKENS = 2  # begin- and end-of-sequence
 
 @dataclass(frozen=True)
 class Fact:
-    """One statement of a context; ``start`` is its first token's place there, from 0."""
+    """One statement of a context; ``start`` is the index of its first token."""
 
     entity: str
     attribute: str
@@ -51,13 +51,13 @@ class Fact:
 
     @property
     def question(self) -> str:
-        """What asks for ``value``, up to where the answer stands."""
+        """The question whose answer is ``value``."""
         return f"question of {self.entity} {self.attribute}"
 
 
 @dataclass(frozen=True)
 class Context:
-    """Sentences of facts and filler; ``facts`` in the order in which they stand."""
+    """A context of ``tokens`` tokens; ``facts`` in the order of the text."""
 
     text: str
     tokens: int
@@ -69,12 +69,12 @@ class Context:
         return [fact for fact in self.facts if not edge <= fact.start < self.tokens - edge]
 
     def nearest(self, place: float) -> Fact:
-        """Return the fact whose start is nearest to a place, 0 the start and 1 the end."""
+        """Return the fact that starts nearest to a position from 0 (start) to 1 (end)."""
         return min(self.facts, key=lambda fact: abs(fact.start - place * self.tokens))
 
 
 def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
-    """Draw a context of exactly ``tokens`` tokens with so many facts.
+    """Draw a context of exactly ``tokens`` tokens with ``facts`` facts.
 
     Raises:
         ValueError: the facts do not fit.
@@ -104,7 +104,7 @@ def make_context(chance: random.Random, tokens: int, facts: int) -> Context:
 
 
 def question_parts(context: Context, asked: Sequence[Fact]) -> list[dict[str, object]]:
-    """Return a sample's parts: the context, then each question, its answer alone learnt."""
+    """Return a sample's parts: the context and the questions; only answers are trained on."""
     parts: list[dict[str, object]] = []
     before = context.text
     for fact in asked:
@@ -115,9 +115,9 @@ def question_parts(context: Context, asked: Sequence[Fact]) -> list[dict[str, ob
 
 
 def copy_parts(chance: random.Random, tokens: int) -> list[dict[str, object]]:
-    """Return a row of random words that repeats itself, learnt from the second time on.
+    """Return random words repeated with a period, trained on from the second repetition on.
 
-    The period is drawn anew for each row: a fixed one would teach a fixed distance.
+    Each row has its own period: a fixed one would teach a fixed distance.
     """
     words = tokens - CONTROL_TOKENS
     period = chance.randint(8, words // 2)

@@ -1,1 +1,1 @@
-"""A Megatron-Core GPT model that computes its head at answer positions only."""
+"""A Megatron-Core GPT model whose LM head runs at answer positions only."""

@@ -1,4 +1,4 @@
-"""Which modules a layer is made of: Transformer Engine's fused ones, or this project's on torch."""
+"""The modules of a layer: Transformer Engine's fused ones, or this package's on torch."""
 
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import (
@@ -15,14 +15,14 @@ from megatron_in2.model.attention import HeadAttention, PackedAttention
 from megatron_in2.model.head_layer import HeadLayer
 from megatron_in2.model.rms_norm import RMSNorm
 
-FP8_CAPABILITY = (8, 9)
+FP8_CAPABILITY = (8, 9)  # Ada
 
 
 def choose_backend(wanted: str) -> str:
-    """Resolve ``auto``: ``transformer_engine`` where it imports and CUDA is there, else ``torch``.
+    """Resolve ``auto``: ``transformer_engine`` where it imports and there is a GPU, else ``torch``.
 
     Raises:
-        InputError: ``transformer_engine`` is asked for where it cannot run.
+        InputError: ``transformer_engine`` is requested where it cannot run.
     """
     available = torch.cuda.is_available() and HAVE_TE
     if wanted == "transformer_engine" and not available:
@@ -36,14 +36,14 @@ def choose_backend(wanted: str) -> str:
 
 
 def require_fp8(fp8: str, backend: str) -> None:
-    """Check that what ``runtime.fp8`` asks for can be had.
+    """Check that this machine and backend have the FP8 format that ``runtime.fp8`` names.
 
     Args:
         fp8: hybrid | e4m3, or empty for none.
         backend: as :func:`choose_backend` resolved it.
 
     Raises:
-        InputError: another backend than Transformer Engine, or a GPU without FP8 units.
+        InputError: the backend is not Transformer Engine, or the GPU has no FP8 units.
     """
     if not fp8:
         return
@@ -62,28 +62,34 @@ def require_fp8(fp8: str, backend: str) -> None:
 
 
 def block_spec(
-    backend: str, num_layers: int, ends_in_head: bool
+    backend: str, num_layers: int, ends_in_head: bool, has_qk_norm: bool
 ) -> ModuleSpec | TransformerBlockSubmodules:
-    """Return what ``GPTModel`` builds its decoder from.
+    """Return the layer spec from which ``GPTModel`` builds its decoder.
 
     Args:
         backend: ``torch`` or ``transformer_engine``, as :func:`choose_backend` resolved it.
         num_layers: layers of this pipeline stage.
-        ends_in_head: the LM head follows and reads few positions; the torch backend's last layer
-            then runs only there. Transformer Engine's runs everywhere.
+        ends_in_head: the LM head follows and runs at answer positions only, so the torch backend's
+            last layer does too. Transformer Engine's runs everywhere.
+        has_qk_norm: each head's queries and keys are normalised (RMSNorm).
     """
     if backend == "transformer_engine":
-        return get_gpt_layer_with_transformer_engine_spec()
-    layers = [_layer_spec(TransformerLayer, PackedAttention)] * num_layers
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=has_qk_norm)
+    layers = [_layer_spec(TransformerLayer, PackedAttention, has_qk_norm)] * num_layers
     if ends_in_head:
-        layers[-1] = _layer_spec(HeadLayer, HeadAttention)
+        layers[-1] = _layer_spec(HeadLayer, HeadAttention, has_qk_norm)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
 
 
-def _layer_spec(layer: type[TransformerLayer], attention: type[PackedAttention]) -> ModuleSpec:
+def _layer_spec(
+    layer: type[TransformerLayer], attention: type[PackedAttention], has_qk_norm: bool
+) -> ModuleSpec:
     spec = get_gpt_layer_local_spec()
     spec.module = layer
     spec.submodules.input_layernorm = RMSNorm
     spec.submodules.pre_mlp_layernorm = RMSNorm
-    spec.submodules.self_attention.submodules.core_attention = attention
+    modules = spec.submodules.self_attention.submodules
+    modules.core_attention = attention
+    if has_qk_norm:
+        modules.q_layernorm = modules.k_layernorm = RMSNorm
     return spec

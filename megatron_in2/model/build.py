@@ -6,6 +6,7 @@ from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.model.backend import block_spec, choose_backend, require_fp8
 from megatron_in2.model.gpt import AnswerGPTModel
+from megatron_in2.model.rotary import rotary_frequencies
 from megatron_in2.model.transformer_config import transformer_config
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.world import World
@@ -21,20 +22,20 @@ def build_model(
     backend: str = "auto",
     logits: str = "answers",
 ) -> AnswerGPTModel:
-    """Build this rank's part of the model on its device, its weights not yet set.
+    """Build this rank's part of the model on its device. Its weights are not yet set.
 
     Args:
         model: family and sizes.
         parallel: the layout.
         world: this rank's place in it.
-        dtype: of the weights and the arithmetic.
-        recompute: none | selective (feed-forward layers) | full (whole layers).
-        fp8: hybrid | e4m3, the format of matrix products; empty for none.
+        dtype: of weights and activations.
+        recompute: none | selective (feed-forward layers) | full (all layers).
+        fp8: format of matrix products: hybrid | e4m3; empty for none.
         backend: auto | torch | transformer_engine.
         logits: answers | all, where the LM head runs.
 
     Raises:
-        InputError: the backend or FP8 that the config forces cannot run here.
+        InputError: the requested backend or FP8 cannot run on this machine.
     """
     backend = choose_backend(backend)
     require_fp8(fp8, backend)
@@ -47,6 +48,7 @@ def build_model(
             backend,
             model.num_layers // parallel.pipeline,
             ends_in_head=world.is_last_stage and logits == "answers",
+            has_qk_norm=config.qk_layernorm,
         ),
         vocab_size=model.padded_vocab_size(parallel.tensor),
         max_sequence_length=model.max_position_embeddings,
@@ -55,5 +57,6 @@ def build_model(
         share_embeddings_and_output_weights=model.tie_word_embeddings,
         **architecture_of(model).gpt_options(model),
     )
+    instance.rotary_pos_emb.inv_freq = rotary_frequencies(model).to(world.device)
     instance.to(world.device)
     return instance

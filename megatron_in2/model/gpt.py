@@ -1,6 +1,6 @@
 """A Megatron-Core ``GPTModel`` whose LM head runs at answer positions only.
 
-On the torch backend the last layer does so too, see :mod:`megatron_in2.model.head_layer`.
+On the torch backend the last layer does too, see :mod:`megatron_in2.model.head_layer`.
 
 Shapes: T tokens of this context rank, N of them trained on, V/TP vocabulary columns of this rank.
 """
@@ -19,12 +19,12 @@ from megatron_in2.model.packed_row import PackedRow
 
 
 class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
-    """``GPTModel`` with an answer-only head and padded vocabulary columns out of the softmax.
+    """``GPTModel`` with an answer-only head; padded vocabulary columns are not in the softmax.
 
     ``forward(..., labels, loss_mask)`` returns the float32 cross entropy, [N], of the tokens
-    where ``loss_mask`` is 1, in local order. Where there is none it returns one element of
-    weight zero, so that every rank takes part in every collective. Without labels it returns
-    all logits, [1, T, V/TP].
+    where ``loss_mask`` is 1, in local order. If there is none, it returns one element of weight
+    zero, so that every rank takes part in every collective. Without labels it returns all logits,
+    [1, T, V/TP].
     """
 
     def __init__(self, true_vocab_size: int, logits: str, **gpt_arguments: Any) -> None:
@@ -47,11 +47,11 @@ class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
         packed_seq_params: PackedRow | None = None,
         **unused: Any,
     ) -> torch.Tensor:
-        """Replace upstream's head; its other arguments serve inference and multi-token heads."""
+        """Replace upstream's head; its other arguments are for inference and multi-token heads."""
         if not self.post_process:
             return hidden_states
         if self.config.sequence_parallel:
-            # The head sums its input gradient over the ranks itself: here it is only split.
+            # The head already sums its input's gradient over the ranks: only split it here.
             hidden_states = gather_from_sequence_parallel_region(
                 hidden_states, tensor_parallel_output_grad=False, group=self.pg_collection.tp
             )
@@ -59,20 +59,20 @@ class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
             return self._logits(hidden_states).transpose(0, 1).contiguous()
         assert loss_mask is not None
         assert packed_seq_params is not None
-        learnt = loss_mask.view(-1).nonzero().view(-1)
-        weight = 1.0 if len(learnt) else 0.0
-        positions = learnt if len(learnt) else learnt.new_zeros(1)
+        answers = loss_mask.view(-1).nonzero().view(-1)
+        weight = 1.0 if len(answers) else 0.0
+        positions = answers if len(answers) else answers.new_zeros(1)
         targets = labels.view(-1, 1)
         if not self.has_answer_only_head:
             return weight * self._losses(hidden_states, targets).index_select(0, positions)
         if self.has_head_layer and packed_seq_params.head_positions is not None:
-            hidden_states = hidden_states[: len(positions)]  # the layer selected; behind: padding
+            hidden_states = hidden_states[: len(positions)]  # selected by the layer, then padded
         else:
             hidden_states = hidden_states.index_select(0, positions)
         return weight * self._losses(hidden_states, targets.index_select(0, positions))
 
     def _losses(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Cross entropy of [N, 1, hidden] against [N, 1]: float32 [N]."""
+        """Return the cross entropy of [N, 1, hidden] against [N, 1]: float32 [N]."""
         logits = self._logits(hidden_states).float()
         losses: torch.Tensor = vocab_parallel_cross_entropy(logits, targets)
         return losses.view(-1)

@@ -1,7 +1,8 @@
-"""The torch backend's last layer: beyond keys and values it runs only where the LM head reads.
+"""The torch backend's last layer: all of it but keys and values runs at answer positions only.
 
-No later layer looks at the last one's outputs: where no answer token is predicted nothing needs
-its queries' attention, its output projection or its feed-forward layer, 88 % of its matrices.
+No later layer reads the last layer's outputs. At positions that predict no answer token, nothing
+needs the attention of its queries, its output projection or its feed-forward layer, which are 88 %
+of its matrices.
 """
 
 from typing import Any
@@ -19,8 +20,8 @@ from megatron_in2.model.packed_row import PackedRow
 class HeadLayer(TransformerLayer):  # type: ignore[misc] # upstream is untyped
     """``TransformerLayer`` that returns hidden states at ``PackedRow.head_positions`` only.
 
-    [T, 1, hidden] -> [N, 1, hidden], both cut over the tensor-parallel ranks under sequence
-    parallelism. A row that names no such positions passes through whole.
+    [T, 1, hidden] -> [N, 1, hidden]; under sequence parallelism both are divided among the
+    tensor-parallel ranks. A row without such positions returns all T.
     """
 
     def forward(
@@ -46,7 +47,7 @@ class HeadLayer(TransformerLayer):  # type: ignore[misc] # upstream is untyped
         if not self.config.sequence_parallel:
             return hidden_states.index_select(0, positions)
         group = self.pg_collection.tp
-        # Every rank selects alike, so gradients come back alike: they are split, not summed.
+        # Every rank selects the same, so all have the same gradient: split it, do not sum it.
         gathered = gather_from_sequence_parallel_region(
             hidden_states, tensor_parallel_output_grad=False, group=group
         )

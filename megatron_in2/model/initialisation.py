@@ -1,4 +1,4 @@
-"""Fresh weights that are the same under every parallel layout."""
+"""Random initial weights that are the same under every parallel layout."""
 
 import hashlib
 import math
@@ -18,24 +18,24 @@ RESIDUAL_OUTPUTS = ("linear_proj.weight", "linear_fc2.weight")
 def initialise_weights(
     module: torch.nn.Module, config: ModelConfig, seed: int, init_std: float
 ) -> None:
-    """Draw every parameter of this rank's part of the model, in place.
+    """Initialise every parameter of this rank's part of the model, in place.
 
-    Each full matrix is drawn from a generator seeded by (seed, its checkpoint name, its layer),
-    and this rank keeps its shard, so TP, PP and CP sizes do not change the model. Matrices are
+    Each full matrix is drawn from a generator seeded by (seed, its checkpoint name, its layer), and
+    this rank keeps its shard. So the TP, PP and CP sizes do not change the model. Matrices are
     normal with ``init_std``, those that write to the residual stream with
-    ``init_std / sqrt(2 num_layers)`` (Megatron-LM's and GPT-2's rule), norms are one.
+    ``init_std / sqrt(2 num_layers)`` (Megatron-LM's and GPT-2's rule), norms are one, biases zero.
 
-    Megatron-Core has drawn weights of its own before, which differ by layout; switching that off
-    (``perform_initialization=False``) would also leave out the tensor-parallel marks by which the
-    gradient norm is summed over ranks.
+    Megatron-Core has already drawn weights, which depend on the layout. Switching that off
+    (``perform_initialization=False``) would also omit the tensor-parallel marks that the gradient
+    norm needs for its sum over ranks.
     """
     state = module.sharded_state_dict()  # type: ignore[operator]
     apply_factories(state)
     for shard in _sharded_tensors(state):
         if shard.data.dim() == 1:
-            shard.data.fill_(1.0)
+            shard.data.fill_(0.0 if shard.key.endswith(".bias") else 1.0)
             continue
-        stacked = shard.prepend_axis_num  # the layer axis, which single matrices lack
+        stacked = shard.prepend_axis_num  # 1 if there is a layer axis in front
         rows, columns = shard.global_shape[stacked:]
         true_rows = config.vocab_size if shard.key in VOCABULARY_KEYS else rows
         std = init_std

@@ -1,7 +1,7 @@
-"""One packed row as the model sees it: sample borders, and what of them a context rank holds.
+"""A packed row for the model: sample boundaries, and the part of a context-parallel rank.
 
-Context parallelism cuts each sample in 2 x CP equal chunks; rank r holds chunks r and
-2 x CP - 1 - r (zigzag), so that causal attention costs every rank the same. This is the order
+Context parallelism cuts each sample into 2 x CP equal chunks. Rank r has chunks r and
+2 x CP - 1 - r (zigzag), so that causal attention costs the same on every rank. This is the order
 that Megatron-Core's THD rotary embedding and Transformer Engine expect.
 """
 
@@ -16,7 +16,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 
 
 class Span(NamedTuple):
-    """A run of queries of one sample and the keys, from the sample's start, that it may see."""
+    """Consecutive queries of a sample, and the keys from its start that the last query sees."""
 
     queries: int
     key_start: int  # in the whole row
@@ -25,12 +25,14 @@ class Span(NamedTuple):
 
 @dataclass
 class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
-    """Megatron-Core's packing record, with what the torch backend needs kept on the host.
+    """Megatron-Core's packing record, and what the torch backend needs on the host.
 
-    ``spans`` lists this rank's runs of queries in local order; ``row_order`` restores the row's
-    order from the concatenation of all context ranks' tokens (None without context parallelism).
-    ``head_positions``, int64 [N], says where, in local order, the LM head reads the last hidden
-    states (None: everywhere), ``head_spans`` what those queries see.
+    Args:
+        spans: this rank's queries in local order.
+        row_order: int64 [row length], restores the row's order from the concatenated tokens of all
+            context ranks; None without context parallelism.
+        head_positions: int64 [N], local positions at which the LM head runs; None for all.
+        head_spans: the queries at these positions.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -39,7 +41,7 @@ class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
     head_spans: list[Span] = field(default_factory=list)
 
     def of_head(self) -> "PackedRow":
-        """Return the row with the LM head's queries alone, which have no borders of their own."""
+        """Return the record for the LM head's queries only; ``cu_seqlens`` cannot describe them."""
         row = copy(self)
         row.spans, row.cu_seqlens_q = self.head_spans, None
         return row
@@ -57,13 +59,13 @@ def packed_row(
     Args:
         lengths: padded token count of each sample of the whole row, in order, the same on every
             context rank; each a multiple of 2 x ``context_size`` where that is above 1.
-        device: where the tensors must lie.
+        device: of the tensors.
         context_size: context-parallel size.
         context_rank: this rank's index in the context-parallel group.
-        head_positions: int64 [N], of this rank's tokens those at which the LM head is asked for.
+        head_positions: int64 [N], positions among this rank's tokens at which the LM head runs.
     """
-    # The longest sample, never the row length: Megatron-Core's THD rotary takes frequencies as
-    # long as the whole row for positions that do not restart at each sample.
+    # The longest sample, never the row length: given frequencies as long as the whole row,
+    # Megatron-Core's THD rotary embedding does not restart positions at each sample.
     longest = max(lengths)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32).to(device)
     row_order = None
@@ -89,7 +91,7 @@ def packed_row(
 
 
 def context_indices(lengths: list[int], context_size: int, context_rank: int) -> torch.Tensor:
-    """Return the row positions (int64, ascending per chunk) that a context rank holds, in order."""
+    """Return the row positions of a context rank's tokens, in local order: int64 [T]."""
     if context_size == 1:
         return torch.arange(sum(lengths))
     chunks = [
@@ -111,27 +113,27 @@ def _spans(lengths: list[int], context_size: int, context_rank: int) -> list[Spa
 
 
 def _runs(spans: list[Span], positions: npt.NDArray[np.int64]) -> list[Span]:
-    """Cut queries at ``positions`` into runs of neighbours of one span, and what each run sees."""
+    """Group the queries at ``positions`` into consecutive ones of the same span."""
     ends = np.cumsum([span.queries for span in spans])
     owners = np.searchsorted(ends, positions, side="right")
     is_last = np.append((np.diff(positions) != 1) | (np.diff(owners) != 0), True)
     lasts = np.flatnonzero(is_last)
     sizes = np.diff(lasts, prepend=-1)
-    unseen = ends[owners[lasts]] - 1 - positions[lasts]  # the span's queries behind the run
+    unseen = ends[owners[lasts]] - 1 - positions[lasts]  # the span's queries after the group
     return [
-        Span(size, spans[owner].key_start, spans[owner].keys - behind)
-        for size, owner, behind in zip(
+        Span(size, spans[owner].key_start, spans[owner].keys - later)
+        for size, owner, later in zip(
             sizes.tolist(), owners[lasts].tolist(), unseen.tolist(), strict=True
         )
     ]
 
 
 def _chunked(lengths: list[int], context_size: int) -> list[tuple[int, int]]:
-    """Each sample's start in the row and the size of its chunks."""
+    """Return each sample's start in the row and the size of its chunks."""
     pieces = 2 * context_size if context_size > 1 else 1
     starts = [0]
     for length in lengths:
-        assert length % pieces == 0, f"sample of {length} tokens cannot be cut in {pieces} chunks"
+        assert length % pieces == 0, f"sample of {length} tokens cannot be cut into {pieces} chunks"
         starts.append(starts[-1] + length)
     return [(start, length // pieces) for start, length in zip(starts, lengths, strict=False)]
 

@@ -10,8 +10,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 class RMSNorm(torch.nn.Module):
     """Root-mean-square norm over the last dimension, weight in the model's dtype.
 
-    Megatron-Core's own torch norm refuses sequence parallelism; here the weight carries the
-    ``sequence_parallel`` mark by which ``finalize_model_grads`` sums its gradient over the
+    Megatron-Core's own torch norm refuses sequence parallelism. Here the weight has the attribute
+    ``sequence_parallel``, for which ``finalize_model_grads`` sums its gradient over the
     tensor-parallel ranks.
     """
 

@@ -1,6 +1,7 @@
-"""Translates this project's configs into Megatron-Core's ``TransformerConfig``."""
+"""Translates this package's configs into Megatron-Core's ``TransformerConfig``."""
 
 import importlib.util
+import math
 from typing import Any
 
 import torch
@@ -13,9 +14,15 @@ from megatron_in2.parallel.config import ParallelConfig
 
 
 def _has_fused_weight_gradients() -> bool:
-    """Say whether apex's kernel is there, which adds weight gradients to the float32 buffer."""
+    """Return whether apex's kernel is there, which adds weight gradients in float32."""
     found = importlib.util.find_spec("fused_weight_gradient_mlp_cuda")
     return found is not None and torch.cuda.is_available()
+
+
+def _softmax_scale(model: ModelConfig) -> float | None:
+    """Return the factor of attention scores; None for the usual 1 / sqrt(head width)."""
+    scale = model.rope_scaling.attention_scale
+    return None if scale == 1.0 else scale**2 / math.sqrt(model.head_dim)
 
 
 _RECOMPUTE: dict[str, dict[str, Any]] = {
@@ -37,13 +44,17 @@ def transformer_config(
     recompute: str,
     fp8: str = "",
 ) -> TransformerConfig:
-    """Translate this project's configs into Megatron-Core's.
+    """Translate this package's configs into Megatron-Core's.
 
     ``calculate_per_token_loss`` must be set before the model is wrapped for data parallelism: it
-    decides how gradients are scaled, and per-rank means would be wrong under context parallelism.
+    decides how gradients are scaled, and means of single ranks would be wrong under context
+    parallelism.
 
-    FP8 is scaled per tensor from the values at hand ("tensorwise", Transformer Engine's current
-    scaling): the delayed recipe's history would be state that a resumed run lacks.
+    YaRN multiplies rotated queries and keys by a factor. Here the scores are multiplied by its
+    square instead, which is the same product and also works with fused rotary kernels.
+
+    FP8 is scaled per tensor from the current values ("tensorwise", Transformer Engine's current
+    scaling). The delayed recipe has a history, which a resumed run would lack.
     """
     fused = backend == "transformer_engine"
     return TransformerConfig(
@@ -52,6 +63,7 @@ def transformer_config(
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.num_query_groups,
         kv_channels=model.head_dim,
+        softmax_scale=_softmax_scale(model),
         ffn_hidden_size=model.ffn_hidden_size,
         normalization="RMSNorm",
         layernorm_epsilon=model.norm_epsilon,

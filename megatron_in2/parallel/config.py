@@ -1,4 +1,4 @@
-"""How one training run is laid over processes."""
+"""The parallel layout of a training run."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from megatron_in2.errors import InputError
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """The parallel layout; data parallelism takes what the other sizes leave of the world.
+    """The parallel layout. The data-parallel size is the world size over TP x PP x CP.
 
     The optimizer's state is always sharded over the data-parallel ranks.
 
@@ -25,14 +25,14 @@ class ParallelConfig:
 
     @property
     def model_ranks(self) -> int:
-        """Ranks that together hold one copy of the model."""
+        """Number of ranks that hold one copy of the model."""
         return self.tensor * self.pipeline * self.context
 
     @property
     def sample_multiple(self) -> int:
-        """Tokens to a multiple of which every packed sample must be padded.
+        """The padded length of every packed sample must be a multiple of this, in tokens.
 
-        Context parallelism cuts each sample in 2 x CP zigzag chunks; sequence parallelism then
+        Context parallelism cuts each sample into 2 x CP zigzag chunks; sequence parallelism then
         splits each context rank's tokens over the tensor-parallel ranks.
         """
         chunks = 2 * self.context if self.context > 1 else 1

@@ -18,7 +18,7 @@ from megatron_in2.parallel.replaced import is_cuda, replaced
 
 
 class _CudaMeansCpu(TorchFunctionMode):
-    """Rewrites ``cuda`` devices in torch calls to ``cpu``; one dispatch of a few microseconds."""
+    """Rewrites ``cuda`` devices in torch calls to ``cpu``; costs a few microseconds a call."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -36,27 +36,27 @@ class _CudaMeansCpu(TorchFunctionMode):
 
 
 class _Stream:
-    """A CUDA stream and its event where work is done at once, in order."""
+    """Replaces a CUDA stream and its event: CPU work is already done, in order."""
 
     def wait_stream(self, stream: "_Stream") -> None:
-        """Nothing is under way."""
+        """Nothing to wait for."""
 
     def record_event(self) -> "_Stream":
         return self
 
     def synchronize(self) -> None:
-        """Nothing is under way."""
+        """Nothing to wait for."""
 
     def wait(self, stream: "_Stream") -> None:
-        """Nothing is under way."""
+        """Nothing to wait for."""
 
 
 def _all_offloaded(optimizer: torch.optim.Optimizer, offload_fraction: float) -> tuple[Any, ...]:
-    """Offload every parameter: what upstream does with tensors of which it can ask ``is_cuda``.
+    """Offload every parameter, as upstream does with tensors whose ``is_cuda`` is true.
 
     Returns:
-        Groups of float32 copies, no groups that stay, and the maps from parameter to copy, from
-        copy to parameter, and from parameter to float32 copy.
+        Groups of float32 copies; an empty list of groups that are not offloaded; and the maps from
+        parameter to copy, from copy to parameter, and from parameter to float32 copy.
     """
     groups = []
     copies: dict[torch.Tensor, torch.Tensor] = {}
@@ -68,21 +68,22 @@ def _all_offloaded(optimizer: torch.optim.Optimizer, offload_fraction: float) ->
     return groups, [], copies, {copy: parameter for parameter, copy in copies.items()}, {**copies}
 
 
-def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
-    """Leave out a collective between one rank's buffer and its shard: they are the same memory.
+def _skipped_when_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
+    """Skip a collective in a group of one rank, where buffer and shard are the same memory.
 
-    NCCL does nothing then. Gloo copies the buffer, on threads of its own whose OpenMP pools make
-    those of the main thread wait asleep from then on: every operation a third slower.
+    NCCL does nothing in this case. Gloo copies the buffer on threads of its own. Their OpenMP
+    pools put the main thread's pool to sleep between operations from then on, and every later
+    operation takes a third longer.
     """
 
-    def collective_unless_alone(
+    def skipped_when_alone(
         output: torch.Tensor, tensor: torch.Tensor, *, group: Any, **options: Any
     ) -> Any:
         if group.size() == 1:
             return None
         return collective(output, tensor, group=group, **options)
 
-    return collective_unless_alone
+    return skipped_when_alone
 
 
 @contextlib.contextmanager
@@ -100,7 +101,7 @@ def cuda_named_as_cpu() -> Iterator[None]:
     ) -> torch.Tensor:
         return torch.get_rng_state()
 
-    twins: dict[Any, dict[str, Any]] = {
+    substitutes: dict[Any, dict[str, Any]] = {
         torch.cuda: {
             "current_stream": _Stream,
             "stream": contextlib.nullcontext,
@@ -118,14 +119,14 @@ def cuda_named_as_cpu() -> Iterator[None]:
             "_set_cuda_rng_state": set_rng_state,
         },
         param_and_grad_buffer: {
-            name: _unless_alone(getattr(param_and_grad_buffer, name))
+            name: _skipped_when_alone(getattr(param_and_grad_buffer, name))
             for name in ("dist_all_gather_func", "dist_reduce_scatter_func")
         },
         HybridDeviceOptimizer: {"_get_sub_optimizer_param_groups": _all_offloaded},
     }
-    # With one random state for both devices, drawing on the "GPU" moves the CPU's: that is meant.
+    # Both devices share one random state here, about which Megatron-Core warns.
     logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)
-    # The mode below relays reads of .grad, which torch then blames on this file.
+    # The mode below forwards reads of .grad, so torch's warning would name this file.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-    with replaced(twins), _CudaMeansCpu():
+    with replaced(substitutes), _CudaMeansCpu():
         yield

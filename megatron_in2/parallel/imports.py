@@ -2,7 +2,7 @@
 
 Megatron-Core imports ``wandb`` (for its inference server) and, by decorating functions with
 ``torch.compile``, torch's compiler. Together they are half of a rank's start: 2.4 of 5.3 seconds
-of CPU and 80 MB, once a process.
+of CPU time and 80 MB in every process.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ def without_unused_imports() -> Iterator[None]:
 
     compiler, hidden = torch.compile, "wandb" not in sys.modules
     if hidden:
-        sys.modules["wandb"] = None  # type: ignore[assignment] # what makes an import fail
+        sys.modules["wandb"] = None  # type: ignore[assignment] # makes an import fail
     if not torch.cuda.is_available():
         torch.compile = _uncompiled  # type: ignore[assignment]
     try:
@@ -34,5 +34,5 @@ def without_unused_imports() -> Iterator[None]:
 
 
 def _uncompiled(function: Callable[..., Any] | None = None, **unused: Any) -> Any:
-    """Stand in for ``torch.compile``, as a decorator with or without arguments."""
+    """Replace ``torch.compile``, as a decorator with or without arguments."""
     return function if function is not None else lambda decorated: decorated

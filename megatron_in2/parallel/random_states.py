@@ -1,4 +1,4 @@
-"""Keeps random states: torch's, and those of Megatron-Core's tensor-parallel tracker."""
+"""Restores random states: torch's, and those of Megatron-Core's tensor-parallel tracker."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from megatron.core import tensor_parallel
 
 @contextlib.contextmanager
 def random_states_restored(device: torch.device) -> Iterator[None]:
-    """Put the random states of the CPU, of ``device`` and of the ranks' tracker back afterwards."""
+    """Restore the random states of the CPU, of ``device`` and of the tracker after the block."""
     tracker = tensor_parallel.get_cuda_rng_tracker()
     states = tracker.get_states()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -1,4 +1,4 @@
-"""Which process of the job this one is, as its launcher says."""
+"""The rank of this process, from its launcher's environment variables."""
 
 import os
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from megatron_in2.errors import InputError
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among all processes of the job, as its launcher told it."""
+    """The place of this process among all processes of the job."""
 
     index: int
     world_size: int
@@ -18,10 +18,12 @@ class Rank:
 
 
 def rank_from_environment(environment: Mapping[str, str] = os.environ) -> Rank | None:
-    """Read torchrun's variables, or Slurm's where ``MASTER_ADDR`` says that srun started ranks.
+    """Read torchrun's variables, or Slurm's where ``MASTER_ADDR`` is set.
+
+    A Slurm job step without ``MASTER_ADDR`` is an ordinary process, not a rank.
 
     Returns:
-        The rank, or None where this process is not one of a launched group.
+        The rank, or None where this process is not part of a launched group.
 
     Raises:
         InputError: a variable of the set is missing or is not a number.

@@ -14,7 +14,9 @@ def replaced(names: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
     Args:
         names: for each module or class, what its attributes are inside.
     """
-    originals = [(owner, name, getattr(owner, name)) for owner, new in names.items() for name in new]
+    originals = [
+        (owner, name, getattr(owner, name)) for owner, new in names.items() for name in new
+    ]
     for owner, new in names.items():
         for name, value in new.items():
             setattr(owner, name, value)

@@ -64,12 +64,8 @@ class _CudaMeansMeta(TorchFunctionMode):
             torch.Tensor.pin_memory: lambda tensor: tensor,
             torch.Tensor.to: self._to,
             torch.Tensor.item: lambda tensor: tensor.item() if tensor.device != META else 1.0,
-            torch.Tensor.__float__: lambda tensor: (
-                float(tensor) if tensor.device != META else 1.0
-            ),
-            torch.Tensor.__bool__: lambda tensor: (
-                bool(tensor) if tensor.device != META else True
-            ),
+            torch.Tensor.__float__: lambda tensor: float(tensor) if tensor.device != META else 1.0,
+            torch.Tensor.__bool__: lambda tensor: bool(tensor) if tensor.device != META else True,
             torch.tensor: _tensor,
             torch.autograd.backward: self._run_backward,
             **stand_ins,

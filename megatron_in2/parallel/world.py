@@ -1,4 +1,4 @@
-"""One rank's place in the world: its device, its process groups, its seeds."""
+"""Joining the job: this rank's device, process groups and seeds."""
 
 import contextlib
 import os
@@ -17,7 +17,23 @@ from megatron_in2.parallel.rank import Rank
 
 @dataclass(frozen=True)
 class World:
-    """What a rank needs to know of the parallel layout once it stands."""
+    """One rank's place in the parallel layout.
+
+    Args:
+        rank: global rank.
+        size: world size.
+        device: where this rank computes.
+        tensor_size: TP.
+        data_rank: index among the data-parallel ranks.
+        data_size: DP.
+        context_rank: index among the context-parallel ranks.
+        context_size: CP.
+        is_first_stage: whether this rank holds the first pipeline stage.
+        is_last_stage: whether it holds the last one.
+        data_and_context_group: DP x CP ranks, over which gradients are reduced.
+        pipeline_group: the ranks of this rank's pipeline.
+        pipeline_last_rank: global rank of the pipeline's last stage.
+    """
 
     rank: int
     size: int
@@ -35,7 +51,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """True on the one rank that speaks and writes for all."""
+        """True on the one rank that prints and writes files for all."""
         return self.rank == 0
 
 
@@ -45,8 +61,17 @@ def open_world(
 ) -> Iterator[World]:
     """Join the job: process groups, Megatron-Core's model-parallel state, device and seeds.
 
-    Uses NCCL where CUDA is there and gloo with the CPU adapter where it is not. Everything is
-    taken down again when the block ends.
+    Uses NCCL where CUDA is available, and gloo with the CPU adapter elsewhere. Everything is shut
+    down when the block ends.
+
+    Args:
+        parallel: the layout.
+        rank: this process.
+        seed: of Megatron-Core's generators and torch's.
+        timeout_minutes: after which a collective operation fails.
+
+    Raises:
+        InputError: the layout does not fit the world size.
     """
     parallel.validate(rank.world_size)
     # Sequence and context parallelism overlap communication only with a single work queue.

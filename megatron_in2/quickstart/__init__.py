@@ -1,1 +1,1 @@
-"""Everything in one go on a small machine: it only starts commands."""
+"""Runs all stages in small on one machine, by starting the commands."""

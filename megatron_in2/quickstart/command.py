@@ -1,9 +1,9 @@
-"""Run the whole way on this machine: corpus, samples, packed rows, training, export, probing.
+"""Run all stages on this machine: corpus, samples, packed rows, training, export, probing.
 
 Example:
     %(prog)s
 
-Results in runs/quickstart/, in the directory where it is started; a second run reuses what is done.
+Writes to runs/quickstart/ in the current directory; a second run reuses finished steps.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where the quickstart writes, below the directory in which it was started."""
+"""The files of the quickstart, relative to the directory in which it is started."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the quickstart has shown: figures read from the files of its steps."""
+"""The quickstart's results, read from the files of its steps."""
 
 from pathlib import Path
 from statistics import fmean, median
@@ -20,14 +20,14 @@ from megatron_in2.quickstart.places import (
 
 SEQ_LENGTH = 2048
 SAVE_STEP, KILL_STEP = 60, 63  # training is killed after KILL_STEP and resumes from SAVE_STEP
-LOSS_WINDOW = 10  # steps whose mean is called first and last loss
+LOSS_WINDOW = 10  # steps whose mean is reported as the first and the last loss
 
 
 def write_report(seconds: dict[str, float]) -> str:
-    """Write report.json and report.md, and return the latter: a table.
+    """Write report.json and report.md, and return the table of report.md.
 
     Args:
-        seconds: how long each step took, by its title.
+        seconds: of each step, by title.
     """
     report = _report(seconds)
     table = _as_markdown(report)
@@ -94,7 +94,7 @@ def _as_markdown(report: dict[str, Any]) -> str:
             f"{report['rows']:,} of {SEQ_LENGTH:,} tokens, "
             f"{100 * report['packing_efficiency']:.1f} % filled",
         ),
-        ("learnt tokens", f"{100 * report['learnt_fraction']:.2f} %"),
+        ("trained on", f"{100 * report['learnt_fraction']:.2f} % of the tokens"),
         (
             "training loss",
             f"{report['training_loss_first']:.3f} -> {report['training_loss_last']:.3f} "

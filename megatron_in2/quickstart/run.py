@@ -1,6 +1,6 @@
-"""The whole way in one go on a small machine: it only starts the commands that a user types.
+"""The steps of the quickstart, each of which starts a command as a user would.
 
-A later run reuses the steps that are done. The training is killed midway on purpose, and resumed.
+A later run reuses the finished steps. The training is killed midway on purpose and resumed.
 """
 
 import json
@@ -59,11 +59,11 @@ _TRAINING = ("--config", CONFIGS / "train.yaml", "--nproc", 2)
 
 
 def _train_and_kill() -> None:
-    """Train until a checkpoint and a few steps more are done, then kill the whole run."""
+    """Train until a checkpoint and a few more steps are done, then kill the whole run."""
     command = command_line("train", *_TRAINING)
     print_command(command)
     saved = CHECKPOINTS / f"iter_{SAVE_STEP:07d}" / "complete.json"
-    # A session of its own, so that one signal reaches every process of the run.
+    # A new session, so that one signal reaches every process of the run.
     run = subprocess.Popen(command, start_new_session=True)
     try:
         while run.poll() is None and not (saved.is_file() and _last_step() >= KILL_STEP):
@@ -75,7 +75,7 @@ def _train_and_kill() -> None:
     if run.returncode > 0:
         sys.exit(run.returncode)
     shutil.copyfile(CHECKPOINTS / "metrics.jsonl", KILLED_METRICS)
-    print(f"    killed by SIGKILL after step {_last_step()}, as meant", flush=True)
+    print(f"    killed by SIGKILL after step {_last_step()}, on purpose", flush=True)
 
 
 def _resume() -> None:
@@ -134,5 +134,5 @@ def _last_step() -> int:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return max((json.loads(line)["step"] for line in lines), default=0)
-    except (OSError, ValueError):  # not there yet, or a line is being written
+    except (OSError, ValueError):  # absent, or a line is being written
         return 0

@@ -1,1 +1,1 @@
-"""Packed rows to a trained model."""
+"""Trains a model on packed rows."""

@@ -27,10 +27,10 @@ TORCH_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_training_state(config: TrainConfig, inputs: RunInputs, world: World) -> TrainingState:
-    """Build everything that a run trains with, at the step it starts from.
+    """Build the model, the optimizer and the rows of a run, at the step from which it starts.
 
-    Weights come from the step that is resumed (with the optimizer's state), else from
-    ``checkpoint.init_from``, else freshly drawn from ``runtime.seed``.
+    The weights are those of the step that is resumed (with the optimizer's state), else those of
+    ``checkpoint.init_from``, else random ones drawn from ``runtime.seed``.
     """
     runtime = config.runtime
     module = build_module(config, world)
@@ -76,15 +76,14 @@ def build_module(config: TrainConfig, world: World) -> AnswerGPTModel:
     )
 
 
-def wrap_for_data_parallelism(
-    module: AnswerGPTModel, own_work: OwnWork
-) -> DistributedDataParallel:
+def wrap_for_data_parallelism(module: AnswerGPTModel, own_work: OwnWork) -> DistributedDataParallel:
     """Wrap the model so that communication overlaps with computation.
 
-    Gradients are reduced bucket by bucket while the last micro-batch's backward pass runs on;
-    updated weights are gathered from their owners just before the layers that need them. Between
-    an optimizer step and the next forward pass a rank so holds old weights of the other
-    data-parallel ranks: who reads them there calls ``start_param_sync(force_sync=True)`` first.
+    Gradients are reduced bucket by bucket during the last micro-batch's backward pass; updated
+    weights are gathered from their owners just before the layers that need them. Between an
+    optimizer step and the next forward pass, a rank therefore has outdated copies of the weights
+    that other data-parallel ranks own. Code that reads weights at that point must call
+    ``start_param_sync(force_sync=True)`` first.
     """
     model = DistributedDataParallel(
         module.config,
@@ -96,10 +95,12 @@ def wrap_for_data_parallelism(
         ),
         module,
     )
-    # Called once the gradients are ready, before they are reduced: there a rank's own work ends.
+    # Called once the gradients are ready, before they are reduced: a rank's own work ends here.
     module.config.finalize_model_grads_func = stops_when_called(own_work, finalize_model_grads)
     module.config.no_sync_func = model.no_sync
-    module.config.grad_sync_func = model.start_grad_sync  # all pipeline stages at one moment
+    module.config.grad_sync_func = (
+        model.start_grad_sync
+    )  # at the same moment on all pipeline stages
     return model
 
 
@@ -113,8 +114,8 @@ def build_optimizer(config: TrainConfig, model: DistributedDataParallel) -> Mega
 def set_update_options(config: TrainConfig, optimizer: MegatronOptimizer, world: World) -> None:
     """Set what no checkpoint decides: each group's weight decay, and the kernel of the update.
 
-    Megatron-Core marks the norms' group by ``wd_mult`` 0, for no decay, and leaves the product to
-    the scheduler that calls it, which this project replaces by its own.
+    Megatron-Core marks the norms' group by ``wd_mult`` 0 and multiplies in its own learning-rate
+    scheduler, which this package does not use.
     """
     for group in optimizer.param_groups:
         group["weight_decay"] = config.optimizer.weight_decay * group["wd_mult"]
@@ -131,9 +132,9 @@ def inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Optim
 def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:
     """Translate the optimizer section.
 
-    Megatron-Core offloads only together with its precision-aware optimizer, whose dtypes stay
-    float32: the arithmetic is the same. That is set after construction, which would ask for a
-    version of Transformer Engine that the offloading optimizer does not need.
+    Megatron-Core offloads only with its precision-aware optimizer. Its dtypes stay float32 here,
+    so the arithmetic is the same. The switch is set after construction, because the constructor
+    would require a version of Transformer Engine that the offloading optimizer does not need.
     """
     dtype = TORCH_DTYPES[config.runtime.dtype]
     settings = MegatronOptimizerConfig(

@@ -2,37 +2,38 @@
 
 import re
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from megatron_in2.architectures.config import MOVED_TO_RUNTIME, ModelConfig
 from megatron_in2.architectures.registry import architecture_of
+from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.tokenizers.load import MISTRAL_V1
 
-DTYPES = ("float32", "bfloat16")
-NORMALISATIONS = ("token", "sample")
-RECOMPUTE = ("none", "selective", "full")
+Dtype = Literal["float32", "bfloat16"]
+Normalisation = Literal["token", "sample"]
 Backend = Literal["auto", "torch", "transformer_engine"]
 Logits = Literal["answers", "all"]
-REHEARSAL = ("auto", "always", "never")
-FP8 = ("", "hybrid", "e4m3")
-FP8_MULTIPLE = 16  # what FP8 matrix products need both sides divisible by
+Recompute = Literal["none", "selective", "full"]
+RehearsalMode = Literal["auto", "always", "never"]
+Fp8 = Literal["", "hybrid", "e4m3"]
+FP8_MULTIPLE = 16  # FP8 matrix products need both dimensions divisible by it
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is trained on.
+    """The data of a run.
 
     Args:
-        train: prefix of the packed training dataset; or several with weights, in turn:
+        train: prefix of the packed training dataset; or several, each after its weight:
             ``0.7 data/in2 0.3 data/chat``.
         validation: prefix of the packed validation dataset; empty for none.
         probe: prefix of a packed probe dataset; empty for none. Its answers' loss by evidence
-            position is measured as validation's is.
+            position is measured in the same way.
         tokenizer_model: a SentencePiece file, a Hugging Face directory, or mistral-v1; must be
-            the one the datasets were made with.
-        seq_length: row length in tokens; must be the datasets'.
+            the tokenizer of the datasets.
+        seq_length: row length in tokens; must be that of the datasets.
     """
 
     train: str = ""
@@ -44,23 +45,24 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW, and what the loss is divided by.
+    """AdamW, and the normalisation of the loss.
 
     Args:
-        normalisation: token (every answer token of the global batch weighs the same) or sample
-            (every sample does, whatever the length of its answer; LongAlign, arXiv 2401.18058).
+        normalisation: token (every answer token of the global batch has the same weight) or sample
+            (every sample has, whatever the length of its answer; LongAlign, arXiv 2401.18058).
         lr: peak learning rate (paper: 1e-6).
         min_lr: learning rate at the end of the schedule.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         eps: AdamW's epsilon.
         weight_decay: on matrices; norms have none.
-        clip_grad: largest gradient norm; 0 switches clipping off.
+        clip_grad: largest gradient norm; 0 disables clipping.
         cpu_offload: keep the optimizer's float32 weights and moments in host memory and update
-            there; frees 12 bytes a parameter of each GPU's shard, costs time. Needs bfloat16.
+            there. Frees 12 bytes for each parameter in a GPU's shard, but takes more time. Needs
+            bfloat16.
     """
 
-    normalisation: str = "token"
+    normalisation: Normalisation = "token"
     lr: float = 1e-6
     min_lr: float = 0.0
     beta1: float = 0.9
@@ -77,10 +79,10 @@ class ScheduleConfig:
 
     Args:
         global_batch_rows: rows of one optimizer step over all ranks.
-        epochs: passes over the training rows, where ``steps`` is 0.
+        epochs: passes over the training rows, if ``steps`` is 0.
         steps: optimizer steps of the run; 0 derives them from ``epochs``.
         warmup_fraction: share of the run's rows with a rising learning rate (paper: 3 %).
-        exit_after_steps: stop, saved, after so many steps of this start; 0 runs to the end.
+        exit_after_steps: save and stop after this many steps of this start; 0 runs to the end.
     """
 
     global_batch_rows: int = 64
@@ -90,22 +92,22 @@ class ScheduleConfig:
     exit_after_steps: int = 0
 
     def total_steps(self, rows: int) -> int:
-        """Optimizer steps of the whole run over a dataset of so many rows."""
+        """Return the optimizer steps of the whole run over a dataset of ``rows`` rows."""
         return self.steps or max(self.epochs * rows // self.global_batch_rows, 1)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is saved and what a run starts from.
+    """What is saved, and where a run starts.
 
     Args:
-        dir: checkpoints are saved here, and the newest complete one is resumed from.
-        init_from: checkpoint (weights only) that a new run starts from; empty draws them.
-        interval_steps: save every so many steps, and at the end.
+        dir: folder of the checkpoints; a run resumes from the newest complete one in it.
+        init_from: checkpoint whose weights a new run starts from; empty draws random weights.
+        interval_steps: save at this interval, and at the end.
         keep_last: complete checkpoints to keep; older ones are removed. 0 keeps all.
-        keep_every_steps: also keep those of steps that are a multiple of it; 0 for none.
-        asynchronous: write checkpoints beside the training, by helper processes.
-        allow_changed_data: resume although the data or the batch size changed.
+        keep_every_steps: also keep the checkpoints of multiples of this step; 0 for none.
+        asynchronous: write checkpoints in helper processes while the training continues.
+        allow_changed_data: resume even if the data or the batch size has changed.
     """
 
     dir: str = ""
@@ -119,20 +121,20 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class LoggingConfig:
-    """What is reported and when.
+    """What is reported, and when.
 
     Args:
-        interval_steps: print a step line, and compare the ranks' speed and memory, every so many
-            steps; JSON lines have every step.
-        validation_interval_steps: validate every so many steps, at step 0 and at the end.
+        interval_steps: print a step line, and compare the ranks' speed and memory, at this
+            interval; ``metrics.jsonl`` has every step.
+        validation_interval_steps: validate at this interval, at step 0 and at the end.
         validation_rows: rows of one validation; 0 takes all.
-        tensorboard: write TensorBoard events beside the checkpoints.
+        tensorboard: write TensorBoard events to the checkpoint folder.
         wandb_project: also log to this Weights & Biases project; empty for none. Needs the package
             wandb.
-        straggler_threshold: name the ranks whose own work takes by this share longer than the
-            mean of all ranks.
-        profile_steps: write a trace of this step, or of these (``10-12``); empty for none.
-        profile_ranks: the rank, or the ranks (``0-7``), whose steps are traced.
+        straggler_threshold: warn of ranks whose own work takes longer than the mean of all ranks
+            by more than this share.
+        profile_steps: trace this step, or these steps (``10-12``); empty for none.
+        profile_ranks: trace this rank, or these ranks (``0-7``).
     """
 
     interval_steps: int = 10
@@ -147,35 +149,36 @@ class LoggingConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How the arithmetic is done.
+    """How a run computes.
 
     Args:
         dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
-        backend: what layers are made of: auto | torch | transformer_engine. auto takes
+        backend: implementation of the layers: auto | torch | transformer_engine. auto takes
             transformer_engine where it can run.
-        logits: answers (the LM head, and the torch backend's last layer, run where the loss is) |
-            all (everywhere, for comparison).
-        seed: draws fresh weights and the order of rows.
-        init_std: standard deviation of freshly drawn matrices.
-        fp8: matrix products of the layers in FP8, by the transformer_engine backend: hybrid (e4m3
-            forward, e5m2 backward), e4m3 (both), or empty for none. Weights stay in ``dtype``.
-        recompute: activations computed again in the backward pass: none, selective (feed-forward
-            layers) or full (whole layers; about a third more time, least memory).
-        stop_after_skipped: end the run after so many steps in a row whose loss or gradient was
-            not finite; each such step is skipped.
-        rehearsal: before the first step, try the fullest row that the data may hold, to run out of
-            memory at once if at all: always, never or auto (where there is a GPU).
+        logits: answers (the LM head, and the torch backend's last layer, run at answer positions
+            only) | all (at every position, for comparison).
+        seed: of random initial weights and of the order of rows.
+        init_std: standard deviation of randomly initialised matrices.
+        fp8: matrix products of the layers in FP8, with the transformer_engine backend: hybrid
+            (e4m3 forward, e5m2 backward), e4m3 (both), or empty for none. Weights stay in
+            ``dtype``.
+        recompute: activations that are recomputed in the backward pass: none, selective (those of
+            feed-forward layers) or full (all; about a third more time, least memory).
+        stop_after_skipped: end the run after this many steps in a row whose loss or gradient was
+            not finite. Each such step is skipped.
+        rehearsal: run the largest possible row before the first step, so that a lack of memory
+            shows at once: always, never or auto (on a GPU).
     """
 
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
     backend: Backend = "auto"
     logits: Logits = "answers"
     seed: int = 1234
     init_std: float = 0.02
-    fp8: str = ""
-    recompute: str = "none"
+    fp8: Fp8 = ""
+    recompute: Recompute = "none"
     stop_after_skipped: int = 3
-    rehearsal: str = "auto"
+    rehearsal: RehearsalMode = "auto"
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ class TrainConfig:
     MOVED: ClassVar[dict[str, str]] = {
         f"model.{name}": f"runtime.{name}" for name in MOVED_TO_RUNTIME
     }
-    """Where fields are that version 1 had elsewhere, for a message that says so."""
+    """New names of fields that version 1 had elsewhere, for error messages."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -197,26 +200,16 @@ class TrainConfig:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
 
     def validate(self, world_size: int) -> None:
-        """Check everything that needs no file.
+        """Check everything that can be checked without a file.
 
         Raises:
             InputError: naming the field, its value and the remedy.
         """
+        require_choices(self)
         self.parallel.validate(world_size)
         architecture_of(self.model).validate(self.model, self.parallel)
         self._validate_sequence()
         self._validate_batch(world_size)
-        for name, value, known in (
-            ("runtime.dtype", self.runtime.dtype, DTYPES),
-            ("runtime.backend", self.runtime.backend, get_args(Backend)),
-            ("runtime.logits", self.runtime.logits, get_args(Logits)),
-            ("runtime.recompute", self.runtime.recompute, RECOMPUTE),
-            ("runtime.rehearsal", self.runtime.rehearsal, REHEARSAL),
-            ("runtime.fp8", self.runtime.fp8, FP8),
-            ("optimizer.normalisation", self.optimizer.normalisation, NORMALISATIONS),
-        ):
-            if value not in known:
-                raise InputError(f"{name}={value!r}: use {' or '.join(filter(None, known))}")
         self._validate_precision()
         if self.optimizer.lr <= 0 or not 0 <= self.optimizer.min_lr <= self.optimizer.lr:
             raise InputError(
@@ -238,9 +231,9 @@ class TrainConfig:
         length, multiple = self.data.seq_length, self.parallel.sample_multiple
         if length < 1 or length % multiple:
             raise InputError(
-                f"data.seq_length={length} is not divisible by {multiple}, what parallel.tensor="
+                f"data.seq_length={length} is not divisible by {multiple}, which parallel.tensor="
                 f"{self.parallel.tensor} sequence={self.parallel.sequence} context="
-                f"{self.parallel.context} need: use other rows or other parallel sizes"
+                f"{self.parallel.context} need: change the row length or the parallel sizes"
             )
         if length > self.model.max_position_embeddings:
             raise InputError(
@@ -308,7 +301,7 @@ class TrainConfig:
 
 
 def parse_range(field: str, value: int | str) -> range:
-    """Read a number, or the first and the last of a run of numbers: ``10`` or ``10-12``.
+    """Read a number, or the first and last of a range: ``10`` or ``10-12``.
 
     Raises:
         InputError: naming the field and its value.

@@ -1,4 +1,4 @@
-"""One rank's whole run: join the world, build, train, leave."""
+"""One rank's whole run: join the job, build, train, leave."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +13,7 @@ from megatron_in2.errors import EXIT_BAD_INPUT, EXIT_REQUEUE, InputError
 from megatron_in2.model.backend import choose_backend
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.world import World, open_world
+from megatron_in2.processes import ignore_stop_signals
 from megatron_in2.training.arithmetic.gpu_types import peak_of_card
 from megatron_in2.training.build import build_training_state
 from megatron_in2.training.callbacks.base import Callback
@@ -20,9 +21,9 @@ from megatron_in2.training.callbacks.checkpointing import Checkpointing
 from megatron_in2.training.callbacks.loss_watch import LossWatch
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
 from megatron_in2.training.callbacks.profiler import Profiler
-from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_learnt_tokens
+from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_trained_tokens
 from megatron_in2.training.callbacks.step_report import StepReport
-from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal
+from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
 from megatron_in2.training.checks.agreement import find_disagreement
 from megatron_in2.training.checks.preflight import RunInputs
@@ -36,12 +37,13 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
     """Train as one rank of the world.
 
     Returns:
-        The process's exit code: 0; 75 where a signal ended the run early and it is saved; 2 on a
-        rank for which rank 0 has said what is wrong.
+        The exit code: 0; 75 where a signal ended the run early and it is saved; 2 on other ranks
+        where rank 0 raises InputError because the ranks see different files.
 
     Raises:
-        InputError: what the user mends.
+        InputError: something that the user must fix; the message has the remedy.
     """
+    signals = StopSignals()
     with (
         failures_in_one_line(config, rank),
         open_world(config.parallel, rank, config.runtime.seed) as world,
@@ -55,17 +57,37 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
             log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
             print(_first_line(config, inputs, world.size), flush=True)
         state = build_training_state(config, inputs, world)
-        stop = StopOnSignal()
-        fit(state, _callbacks(state, inputs, log, stop))
+        stop = StopOnSignal(signals)
+        with _saver(config, inputs) as saver:
+            fit(state, _callbacks(state, inputs, log, stop, saver))
+        ignore_stop_signals()  # everything is saved
         if log is not None:
             log.close()
         return EXIT_REQUEUE if stop.is_requested else 0
 
 
+def _saver(config: TrainConfig, inputs: RunInputs) -> CheckpointSaver:
+    start = inputs.resume_from[0] if inputs.resume_from else inputs.init_from
+    return CheckpointSaver(
+        Path(config.checkpoint.dir),
+        asdict(config),
+        inputs.tokenizer.path,
+        inputs.datasets,
+        source_of_step(start) if start else {},
+        config.checkpoint.keep_last,
+        config.checkpoint.keep_every_steps,
+        config.checkpoint.asynchronous,
+    )
+
+
 def _callbacks(
-    state: TrainingState, inputs: RunInputs, log: MetricsLog | None, stop: StopOnSignal
+    state: TrainingState,
+    inputs: RunInputs,
+    log: MetricsLog | None,
+    stop: StopOnSignal,
+    saver: CheckpointSaver,
 ) -> list[Callback]:
-    """Return what acts beside the steps, in the order in which it acts."""
+    """Return the run's callbacks, in the order in which their hooks are called."""
     config, world = state.config, state.world
     folder, logging = Path(config.checkpoint.dir), config.logging
     held_out = {
@@ -75,7 +97,7 @@ def _callbacks(
     }
     callbacks: list[Callback] = [stop, LossWatch(config.runtime.stop_after_skipped)]
     if is_rehearsed(config.runtime.rehearsal, world.device):
-        callbacks.append(Rehearsal(most_learnt_tokens([*state.rows.datasets, *held_out.values()])))
+        callbacks.append(Rehearsal(most_trained_tokens([*state.rows.datasets, *held_out.values()])))
     if logging.profile_steps != "" and world.rank in parse_range(
         "logging.profile_ranks", logging.profile_ranks
     ):
@@ -83,22 +105,11 @@ def _callbacks(
         callbacks.append(Profiler(folder, steps))
     callbacks.append(StepReport(log, logging, _peak_flops(config, world)))
     callbacks += [Validation(name, data, log, logging) for name, data in held_out.items()]
-    start = inputs.resume_from[0] if inputs.resume_from else inputs.init_from
-    saver = CheckpointSaver(
-        folder,
-        asdict(config),
-        inputs.tokenizer.path,
-        inputs.datasets,
-        source_of_step(start) if start else {},
-        config.checkpoint.keep_last,
-        config.checkpoint.keep_every_steps,
-        config.checkpoint.asynchronous,
-    )
     return [*callbacks, Checkpointing(saver, inputs.tokenizer)]
 
 
 def _peak_flops(config: TrainConfig, world: World) -> float | None:
-    """Return a GPU's peak for MFU; None on a CPU, an unknown card, or in float32."""
+    """Return a GPU's peak FLOP/s for MFU; None on a CPU, an unknown card, or in float32."""
     if world.device.type != "cuda" or config.runtime.dtype != "bfloat16":
         return None
     return peak_of_card(torch.cuda.get_device_name(world.device))

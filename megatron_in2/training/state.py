@@ -1,4 +1,4 @@
-"""What exists of a run between its steps: its objects and how far it is."""
+"""The state of a run between its steps: its objects and its progress."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from megatron_in2.training.step.rows import RowPlace, TrainingRows
 
 @dataclass
 class TrainingState:
-    """One run on this rank. The trainer advances it; callbacks read it.
+    """One run on this rank. The training step advances it; callbacks read it.
 
     Args:
         config: the resolved configuration.
@@ -27,9 +27,9 @@ class TrainingState:
         model: this rank's part of the model, wrapped for data parallelism.
         optimizer: the distributed optimizer.
         rows: the training rows.
-        own_work: measures this rank's own part of every step.
+        own_work: measures the time of this rank's own work in every step.
         step: optimizer steps done.
-        consumed_rows: rows seen.
+        consumed_rows: training rows read by all ranks since step 0.
         total_steps: optimizer steps of the whole run.
         stop_at: the step after which this start ends; a callback may lower it.
     """
@@ -47,11 +47,11 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
-        """Full passes over the training rows done."""
+        """Number of complete passes over the training rows."""
         return self.consumed_rows // len(self.rows)
 
     def rows_after(self, consumed_rows: int) -> list[RowPlace]:
-        """Return the next global batch's rows, the same on every rank and in every layout."""
+        """Return the rows of the global batch after ``consumed_rows``, the same in every layout."""
         return self.rows.at(consumed_rows + np.arange(self.config.schedule.global_batch_rows))
 
     def run_schedule(
@@ -75,6 +75,14 @@ def run_schedule(
     forward_only: bool,
 ) -> list[torch.Tensor]:
     """Run micro-batches of one row each through Megatron-Core's schedule for this layout.
+
+    Args:
+        model: the wrapped model.
+        seq_length: tokens of a row.
+        forward_step: from :func:`make_forward_step`.
+        batches: this rank's micro-batches.
+        micro_batches: how many.
+        forward_only: leave out the backward pass.
 
     Returns:
         Each micro-batch's report, on the last pipeline stage; nothing elsewhere.

@@ -1,4 +1,4 @@
-"""The training loop: when things happen. How they happen is in ``step/`` and ``callbacks/``."""
+"""The training loop. One step is in ``step/``, everything around it in ``callbacks/``."""
 
 from collections.abc import Sequence
 

@@ -9,7 +9,7 @@ from megatron_in2.architectures.layouts import merge_gate_up, merge_qkv, split_g
 
 
 def rows(*labels: int) -> torch.Tensor:
-    """A matrix of two columns whose rows say which row they are."""
+    """A matrix of two columns whose values identify their row."""
     return torch.tensor([[label, -label] for label in labels], dtype=torch.float32)
 
 
@@ -24,6 +24,12 @@ def test_qkv_by_hand() -> None:
     assert torch.equal(merge_qkv(query, key, value, groups=2), expected)
 
 
+def test_a_bias_is_laid_out_as_the_rows_of_its_matrix() -> None:
+    query, key, value = (torch.randn(count * 4, 5) for count in (6, 3, 3))
+    columns = merge_qkv(query[:, 2], key[:, 2], value[:, 2], groups=3)
+    assert torch.equal(columns, merge_qkv(query, key, value, groups=3)[:, 2])
+
+
 def test_gate_up_by_hand() -> None:
     fused = merge_gate_up(rows(1, 2, 3), rows(11, 12, 13))
     assert torch.equal(fused, rows(1, 2, 3, 11, 12, 13))
@@ -34,17 +40,17 @@ def test_gate_up_by_hand() -> None:
     groups=st.integers(1, 5),
     per_group=st.integers(1, 8),
     width=st.integers(1, 6),
-    hidden=st.integers(1, 9),
+    columns=st.sampled_from([(), (1,), (9,)]),  # biases have none
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
 )
 def test_qkv_round_trip(
-    groups: int, per_group: int, width: int, hidden: int, dtype: torch.dtype
+    groups: int, per_group: int, width: int, columns: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     heads = groups * per_group
-    query = torch.randn(heads * width, hidden).to(dtype)
-    key, value = (torch.randn(groups * width, hidden).to(dtype) for _ in range(2))
+    query = torch.randn(heads * width, *columns).to(dtype)
+    key, value = (torch.randn(groups * width, *columns).to(dtype) for _ in range(2))
     fused = merge_qkv(query, key, value, groups)
-    assert fused.shape == ((heads + 2 * groups) * width, hidden)
+    assert fused.shape == ((heads + 2 * groups) * width, *columns)
     for part, whole in zip(split_qkv(fused, heads, groups), (query, key, value), strict=True):
         assert torch.equal(part, whole)
 

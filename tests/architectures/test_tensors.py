@@ -1,4 +1,4 @@
-"""The table of names covers exactly what both sides hold."""
+"""The table of names covers exactly the tensors of both sides."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_huggingface_side_is_covered(is_tied: bool) -> None:
         )
     theirs = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     assert ours == theirs
-    assert sum(len(each.names) for each in table) == len(ours)  # none stands there twice
+    assert sum(len(each.names) for each in table) == len(ours)  # none is listed twice
 
 
 @pytest.mark.parametrize("is_tied", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ STATE = CheckpointState(
     dataset_sha256="d",
     loss=1.5,
 )
-CONFIG = {"model": vars(ModelConfig(num_layers=2))}
+CONFIG = {"model": asdict(ModelConfig(num_layers=2))}
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The check of a job's nodes: what it compares, whom it names, and the real thing on two ranks."""
+"""The check of a job's nodes: what it compares and names, and a real check on two ranks."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_silent_and_faulty_ranks_make_their_nodes_unfit(config: CheckConfig) -> 
     assert not verdict.problems
 
 
-def test_problems_are_told_once_with_all_their_nodes(config: CheckConfig) -> None:
+def test_a_problem_is_named_once_with_all_its_nodes(config: CheckConfig) -> None:
     reports = [_report(rank) for rank in range(6)]
     reports[2] = _report(2, problems=["no data"])
     reports[4] = _report(4, problems=["no data"])
@@ -61,7 +61,7 @@ def test_problems_are_told_once_with_all_their_nodes(config: CheckConfig) -> Non
 def test_a_directory_that_is_not_shared_is_found(
     config: CheckConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_in2.cluster.check.SEEN_SECONDS", 0.0)
+    monkeypatch.setattr("megatron_in2.cluster.verdict.VISIBLE_SECONDS", 0.0)
     (config.folder / ".seen-by-rank-5").unlink()
     verdict = judge([_report(rank) for rank in range(6)], config, FIRST)
     (problem,) = verdict.problems
@@ -69,7 +69,7 @@ def test_a_directory_that_is_not_shared_is_found(
     assert "not the directory that the first node sees" in problem
 
 
-def test_other_software_is_named_against_what_most_have() -> None:
+def test_software_that_differs_from_most_nodes_is_named() -> None:
     reports = [_report(rank) for rank in range(6)]
     reports[3] = _report(3, software={"torch": "2.5", "code": "abc", "extra": "1"})
     reports[5] = _report(5, software={"code": "abd"})
@@ -93,7 +93,7 @@ def test_bus_bandwidth_counts_as_nccl_tests_do() -> None:
 def _check_on_two_nodes(
     folder: Path, packages: list[Path], options: list[str]
 ) -> list[subprocess.CompletedProcess[str]]:
-    """Run the tool as two srun tasks would be, each with a copy of the code of its own."""
+    """Run the tool as two srun tasks, each with its own copy of the code."""
     common = {
         **os.environ,
         "SLURM_NTASKS": "2",

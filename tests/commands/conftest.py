@@ -1,28 +1,5 @@
-"""Commands without the seconds that a process takes to start."""
+"""What the commands are tried on: packed samples, small models."""
 
-import runpy
-import subprocess
-import sys
-
-import pytest
-
-from tests.conftest import ROOT, RunTool
-from tests.evaluation.conftest import tiny_model  # noqa: F401 - a fixture
-
-
-@pytest.fixture
-def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunTool:
-    """Run a file of tools/ as ``python tools/NAME.py`` does, but in this process."""
-
-    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        script = str(ROOT / "tools" / f"{name}.py")
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(script, run_name="__main__")
-        printed = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return subprocess.CompletedProcess(sys.argv, code, printed.out, printed.err)
-
-    return run
+from tests.conversion.conftest import make_model  # noqa: F401 - fixtures, here and below
+from tests.data.conftest import pack, write_samples  # noqa: F401
+from tests.evaluation.conftest import tiny_model  # noqa: F401

@@ -53,7 +53,7 @@ def test_absent_directory_and_broken_json(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not readable as JSON"):
         import_checkpoint(tmp_path, tmp_path / "out")
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(InputError, match="holds no JSON object"):
+    with pytest.raises(InputError, match="is not a JSON object"):
         import_checkpoint(tmp_path, tmp_path / "out")
 
 

@@ -217,5 +217,5 @@ def test_config_of_another_architecture(copy: Path) -> None:
 
 
 def test_unknown_dtype(step: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--dtype int8: use one of float32, bfloat16, float16"):
+    with pytest.raises(InputError, match="--dtype int8: use float32, bfloat16 or float16"):
         export_checkpoint(step, tmp_path / "back", dtype="int8")

@@ -1,6 +1,5 @@
 """The parsers of all commands, by the command line that reaches them."""
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -36,19 +35,13 @@ def _reading_raises() -> Iterator[None]:
         CommandParser.read = original  # type: ignore[method-assign]
 
 
-def _parser_of(module: str, *arguments: str) -> CommandParser:
+def _parser_of(module: str) -> CommandParser:
     with _reading_raises():
         try:
-            import_module(f"megatron_in2.{module}").main(list(arguments))
+            import_module(f"megatron_in2.{module}").main([])
         except _Captured as captured:
             return captured.parser
     raise AssertionError(f"{module} reads no arguments")
-
-
-def _subcommands(parser: CommandParser) -> Any:
-    """Return the action that holds the parsers of the subcommands, None where there are none."""
-    kind = argparse._SubParsersAction
-    return next((action for action in parser._actions if isinstance(action, kind)), None)
 
 
 @cache
@@ -59,14 +52,10 @@ def command_parsers(tool: str) -> dict[str, CommandParser]:
         tool: the name of a file in ``tools/``, without its ending.
     """
     modules = {tool_of(each.module): each.module for each in COMMANDS.values()}
-    action = _subcommands(_parser_of(modules[tool]))
-    if action is None:
+    subcommands = getattr(import_module(f"megatron_in2.{modules[tool]}"), "SUBCOMMANDS", None)
+    if subcommands is None:
         return {"": _parser_of(modules[tool])}
-    # Only the subcommand that runs has its options: ask for each by itself.
-    return {
-        name: _subcommands(_parser_of(modules[tool], name))._name_parser_map[name]
-        for name in action._name_parser_map
-    }
+    return {name: subcommand.parser() for name, subcommand in subcommands.items()}
 
 
 def tool_of(module: str) -> str:

@@ -1,4 +1,4 @@
-"""The experiment by its command: a small version always, the claim itself in the long tests."""
+"""The experiment by its command: a small version, and the claim itself in the slow tests."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def test_one_arm_learns_survives_a_kill_and_is_probed(tmp_path: Path, run_tool: 
 
     result = run_tool("effect", *options, "--home", tmp_path)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("reused: it stands already") == 2  # materials and the copy phase
+    assert result.stdout.count("reused: already done") == 2  # materials and the copy phase
     copying = _losses(tmp_path / "seed1" / "1e4" / "copy" / "checkpoints")
     answering = _losses(short)
     assert (len(copying), len(answering)) == (70, 30)
@@ -79,7 +79,7 @@ def test_an_arm_trains_only_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("name", list(RUNS))
-def test_each_run_starts_from_an_earlier_one_and_sees_hardly_a_sample_twice(name: str) -> None:
+def test_each_run_starts_from_an_earlier_one_and_sees_almost_no_sample_twice(name: str) -> None:
     run = RUNS[name]
     dataset, phase = (
         DATASETS[run.data],
@@ -95,6 +95,6 @@ def test_each_run_starts_from_an_earlier_one_and_sees_hardly_a_sample_twice(name
 @pytest.mark.parametrize(
     ("field", "value"), [("seeds", 0), ("contexts", 0), ("scale", 1.5), ("arms", ("x",))]
 )
-def test_what_cannot_be_is_refused(field: str, value: object) -> None:
+def test_impossible_options_are_refused(field: str, value: object) -> None:
     with pytest.raises(InputError, match=f"--{field}"):
         EffectConfig(**{field: value})

@@ -35,7 +35,7 @@ def test_every_word_is_one_piece(words: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("name", ["short", "long-in2", "long-ends"])
-def test_only_answers_are_learnt(tmp_path: Path, words: Tokenizer, name: str) -> None:
+def test_only_answers_are_trained_on(tmp_path: Path, words: Tokenizer, name: str) -> None:
     dataset = replace(DATASETS[name], samples=24)
     write_samples(tmp_path / "x.jsonl", dataset, "seed")
     preprocess(

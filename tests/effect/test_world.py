@@ -1,4 +1,4 @@
-"""The little world: exact lengths, one answer a question, and facts where they are said to be."""
+"""The small world: exact lengths, one answer for each question, and facts at their positions."""
 
 import random
 
@@ -25,7 +25,7 @@ def test_every_word_means_one_thing() -> None:
 
 
 @given(SEEDS, st.integers(2, 40), st.integers(0, 300))
-def test_a_context_is_as_long_as_asked_and_its_facts_stand_where_they_say(
+def test_a_context_has_its_length_and_facts_have_their_starts(
     seed: int, facts: int, rest: int
 ) -> None:
     tokens = facts * FACT_TOKENS + rest
@@ -57,7 +57,7 @@ def test_the_nearest_fact(seed: int) -> None:
 
 
 @given(SEEDS)
-def test_only_values_are_learnt_behind_a_context(seed: int) -> None:
+def test_only_values_are_trained_on(seed: int) -> None:
     context = make_context(random.Random(seed), 60, 6)
     parts = question_parts(context, context.facts[:3])
     assert [part["learn"] for part in parts] == [False, True] * 3
@@ -68,7 +68,7 @@ def test_only_values_are_learnt_behind_a_context(seed: int) -> None:
 
 
 @given(SEEDS, st.integers(18, 200))
-def test_a_row_to_copy_is_learnt_from_its_second_period_on(seed: int, tokens: int) -> None:
+def test_a_repeated_row_is_trained_on_from_its_second_period(seed: int, tokens: int) -> None:
     first, rest = copy_parts(random.Random(seed), tokens)
     pattern, row = str(first["text"]).split(), f"{first['text']} {rest['text']}".split()
     assert (first["learn"], rest["learn"]) == (False, True)

@@ -41,7 +41,7 @@ def _takes_row_at_once(
 
 
 @pytest.mark.skipif(not HAS_VARLEN, reason="this torch has no variable-length attention")
-def test_several_samples_are_one_call_with_their_borders() -> None:
+def test_several_samples_are_one_call_with_their_boundaries() -> None:
     config = SimpleNamespace(num_query_groups=2, num_attention_heads=8)
     attention = PackedAttention(config, pg_collection=SimpleNamespace(cp=None))
     with FakeTensorMode(), _Calls() as calls:
@@ -77,7 +77,7 @@ def test_other_rows_take_a_call_a_sample(case: dict[str, Any]) -> None:
 
 
 @pytest.mark.skipif(not HAS_VARLEN, reason="this torch has no variable-length attention")
-def test_the_switch_for_flash_attention_rules_it_too() -> None:
+def test_the_switch_for_flash_attention_applies() -> None:
     assert _takes_row_at_once([16, 48], torch.bfloat16)
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert not _takes_row_at_once([16, 48], torch.bfloat16)
@@ -88,8 +88,8 @@ def test_on_a_cpu_every_sample_takes_a_call() -> None:
     assert not PackedAttention._takes_row_at_once(query, packed_row([16, 48], query.device))
 
 
-def test_the_heads_queries_take_a_call_a_run() -> None:
-    """Runs of answers see overlapping keys, which borders of a row cannot say."""
+def test_the_heads_queries_take_a_call_a_group() -> None:
+    """Groups of answers see overlapping keys, which ``cu_seqlens`` cannot express."""
     with FakeTensorMode():
         row = packed_row([16, 48], CUDA, head_positions=np.array([4, 5, 40, 41, 60]))
         query = torch.empty(5, 8, 16, device=CUDA, dtype=torch.bfloat16)

@@ -1,11 +1,10 @@
-"""The model against Hugging Face, and against itself: nothing crosses a sample's border."""
+"""The model against itself: answers only, no influence between samples, no padded logits."""
 
 import numpy as np
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
 
-from megatron_in2.architectures.registry import parameter_count, tensor_table
+from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.model.build import build_model
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.model.initialisation import initialise_weights
@@ -13,6 +12,7 @@ from megatron_in2.model.packed_row import packed_row
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.world import World
 from tests.model.conftest import TINY
+from tests.model.mapped import assert_close_gradients
 
 LENGTHS = [48, 16, 32]
 ROW = sum(LENGTHS)
@@ -67,7 +67,7 @@ def test_answer_only_losses_are_those_of_full_logits(
     everywhere = _losses(model, world, tokens, labels, torch.ones_like(mask), LENGTHS)
     everywhere[mask[0].bool()].sum().backward()
     for name, parameter in model.named_parameters():
-        _assert_close_gradients(name, gradients[name], parameter.grad, 1e-5)
+        assert_close_gradients(name, gradients[name], parameter.grad, 1e-5)
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
@@ -87,7 +87,7 @@ def test_the_last_layer_runs_at_answers_only(
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     answers = np.flatnonzero(mask[0])
-    padded = np.pad(answers, (0, 3))  # as sequence parallelism wants it
+    padded = np.pad(answers, (0, 3))  # as sequence parallelism pads it
     assert set(rows_of_layers[1]) == {ROW}
     rows_of_layers[1].clear()
     losses = _losses(model, world, tokens, labels, mask, LENGTHS, padded)
@@ -96,7 +96,7 @@ def test_the_last_layer_runs_at_answers_only(
     assert set(rows_of_layers[1]) == {len(padded)}
     torch.testing.assert_close(losses, expected, rtol=1e-6, atol=1e-6)
     for name, parameter in model.named_parameters():
-        _assert_close_gradients(name, parameter.grad, gradients[name], 1e-5)
+        assert_close_gradients(name, parameter.grad, gradients[name], 1e-5)
 
 
 def test_a_row_without_answers_gives_zero_loss_and_zero_gradients(
@@ -120,7 +120,7 @@ def test_another_samples_tokens_change_nothing(world: World, generator: torch.Ge
     after = _losses(model, world, changed, labels, mask, LENGTHS)
     kept = int(mask[0, second].sum())
     assert torch.equal(before[-kept:], after[-kept:])  # bit for bit
-    # The control: with the borders removed the first sample does reach into the second.
+    # Negative control: with the boundaries removed, the first sample changes the second.
     leaking = _losses(model, world, changed, labels, mask, [ROW])
     assert not torch.allclose(before[-kept:], leaking[-kept:], atol=1e-4)
 
@@ -130,7 +130,7 @@ def test_padded_vocabulary_columns_stay_out_of_the_softmax(
 ) -> None:
     model, padding = _build(world), 3
     true_size = TINY.vocab_size - padding
-    model.output_layer.weight.data[-padding:] += 1.0  # padding must not matter, whatever it holds
+    model.output_layer.weight.data[-padding:] += 1.0  # the padding's values must not matter
     tokens, labels, mask = _random_row(generator)
     labels = labels.clamp(max=true_size - 1)
     row = packed_row(LENGTHS, world.device)
@@ -140,76 +140,4 @@ def test_padded_vocabulary_columns_stay_out_of_the_softmax(
     model.true_columns = true_size
     losses = _losses(model, world, tokens, labels, mask, LENGTHS)
     torch.testing.assert_close(losses, expected[mask[0].bool()])
-    assert not torch.allclose(with_padding, losses, atol=1e-4)  # the control
-
-
-@pytest.fixture
-def pair(world: World) -> tuple[AnswerGPTModel, MistralForCausalLM]:
-    """This model and transformers' with the same weights."""
-    ours = _build(world)
-    theirs = MistralForCausalLM(
-        MistralConfig(
-            num_hidden_layers=TINY.num_layers,
-            hidden_size=TINY.hidden_size,
-            num_attention_heads=TINY.num_attention_heads,
-            num_key_value_heads=TINY.num_query_groups,
-            head_dim=TINY.head_dim,
-            intermediate_size=TINY.ffn_hidden_size,
-            vocab_size=TINY.vocab_size,
-            max_position_embeddings=TINY.max_position_embeddings,
-            rope_theta=TINY.rope_theta,
-            rms_norm_eps=TINY.norm_epsilon,
-            sliding_window=None,
-            attn_implementation="eager",
-        )
-    )
-    state = theirs.state_dict()
-    for ours_tensor, mapping in _by_mapping(ours, "data"):
-        for name, tensor in zip(mapping.names, mapping.split(ours_tensor), strict=True):
-            state[name].copy_(tensor)
-    return ours, theirs
-
-
-def _by_mapping(model: AnswerGPTModel, attribute: str):
-    """Pair each row of the name table with this model's tensor or its gradient."""
-    parameters = dict(model.named_parameters())
-    renamed = {
-        "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
-        "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
-    }
-    for mapping in tensor_table(TINY):
-        name = mapping.key
-        if mapping.layer is not None:
-            own = name.removeprefix("decoder.layers.")
-            name = f"decoder.layers.{mapping.layer}.{renamed.get(own, own)}"
-        yield getattr(parameters[name], attribute), mapping
-
-
-def test_loss_and_every_gradient_are_hugging_faces(
-    world: World, generator: torch.Generator, pair: tuple[AnswerGPTModel, MistralForCausalLM]
-) -> None:
-    ours, theirs = pair
-    tokens, labels, mask = _random_row(generator)
-    our_loss = _losses(ours, world, tokens, labels, mask, LENGTHS).sum()
-    our_loss.backward()
-    their_loss = torch.zeros(())
-    starts = [0, *torch.tensor(LENGTHS).cumsum(0).tolist()]
-    for start, length in zip(starts, LENGTHS, strict=False):
-        sample = slice(start, start + length)
-        logits = theirs(tokens[:, sample]).logits[0]  # each sample alone, unpacked
-        losses = torch.nn.functional.cross_entropy(logits, labels[0, sample], reduction="none")
-        their_loss = their_loss + losses[mask[0, sample].bool()].sum()
-    their_loss.backward()
-    torch.testing.assert_close(our_loss, their_loss, rtol=1e-5, atol=0)
-    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    for gradient, mapping in _by_mapping(ours, "grad"):
-        for name, ours_part in zip(mapping.names, mapping.split(gradient), strict=True):
-            _assert_close_gradients(name, ours_part, gradients[name], 1e-4)
-
-
-def _assert_close_gradients(
-    name: str, ours: torch.Tensor, theirs: torch.Tensor, tolerance: float
-) -> None:
-    largest = theirs.abs().max()
-    assert largest > 0, f"{name}: gradient is all zero"
-    assert (ours - theirs).abs().max() <= tolerance * largest, name
+    assert not torch.allclose(with_padding, losses, atol=1e-4)  # negative control

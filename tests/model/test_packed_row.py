@@ -10,13 +10,13 @@ from megatron_in2.model.packed_row import Span, context_indices, packed_row
 CPU = torch.device("cpu")
 
 
-def test_two_ranks_hold_outer_and_inner_chunks() -> None:
+def test_two_ranks_have_outer_and_inner_chunks() -> None:
     assert context_indices([8, 4], 2, 0).tolist() == [0, 1, 6, 7, 8, 11]
     assert context_indices([8, 4], 2, 1).tolist() == [2, 3, 4, 5, 9, 10]
 
 
 @given(chunks=st.lists(st.integers(1, 5), min_size=1, max_size=5), size=st.sampled_from([1, 2, 4]))
-def test_every_token_is_held_once_and_order_is_restored(chunks: list[int], size: int) -> None:
+def test_every_token_is_on_one_rank_and_order_is_restored(chunks: list[int], size: int) -> None:
     lengths = [2 * size * chunk for chunk in chunks]
     held = [context_indices(lengths, size, rank) for rank in range(size)]
     assert torch.cat(held).sort().values.tolist() == list(range(sum(lengths)))
@@ -69,7 +69,7 @@ def test_the_heads_runs_see_their_sample_up_to_their_end(
         assert not seen
 
 
-def test_neighbouring_answers_are_one_run_and_borders_part_them() -> None:
+def test_neighbouring_answers_are_one_group_and_boundaries_separate_them() -> None:
     row = packed_row([8, 4], CPU, head_positions=np.array([2, 3, 6, 7, 8, 9, 0]))
     assert row.head_spans == [
         Span(queries=2, key_start=0, keys=4),

@@ -1,4 +1,4 @@
-"""Inside the adapter every CUDA name means the CPU; outside nothing is changed."""
+"""Inside the adapter, every CUDA name means the CPU; afterwards nothing is changed."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_it_ends_with_the_block() -> None:
 
 
 @pytest.mark.parametrize("name", ["dist_all_gather_func", "dist_reduce_scatter_func"])
-def test_a_rank_alone_moves_no_buffer(name: str) -> None:
+def test_a_group_of_one_rank_copies_no_buffer(name: str) -> None:
     with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
         collective = getattr(param_and_grad_buffer, name)
         untouched = torch.zeros(4)

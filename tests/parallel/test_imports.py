@@ -1,4 +1,4 @@
-"""What a rank imports, and that the process is as before afterwards."""
+"""A rank imports without wandb, and the process is restored afterwards."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Ranks read their place from torchrun's or srun's variables, or are told what is missing."""
+"""Ranks read their index from torchrun's or srun's variables, or name the missing one."""
 
 import pytest
 

@@ -77,7 +77,7 @@ class SlurmCluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client of this cluster needs; variables of a cluster around it are dropped."""
+        """The environment of a client of this cluster, without variables of an outer cluster."""
         own = {
             name: value
             for name, value in os.environ.items()

@@ -27,7 +27,7 @@ WANTED = ("CI", "SLURM")
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[SlurmCluster]:
-    """Slurm as the machine has it; installed where that is asked for; else the tests skip."""
+    """Slurm of this machine, installed first where that is asked for; otherwise tests skip."""
     if missing := missing_daemons():
         if not any(os.environ.get(name) in ("1", "true") for name in WANTED):
             pytest.skip(
@@ -49,7 +49,7 @@ def cluster() -> Iterator[SlurmCluster]:
 
 @dataclass(frozen=True)
 class Job:
-    """A submitted job: its number and what it has said so far."""
+    """A submitted job: its number and its log so far."""
 
     number: int
     log_file: Path
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def fields(self) -> dict[str, str]:
-        """What the controller knows of the job."""
+        """The job's fields at the controller."""
         line = self.cluster.run("scontrol", "show", "job", "--oneliner", str(self.number))
         return dict(re.findall(r"(\S+?)=(\S*)", line))
 
@@ -107,7 +107,7 @@ def submit(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Submit]:
 
 
 def job_environment(variables: dict[str, str]) -> dict[str, str]:
-    """What a site sets: which Python, which interface, threads that do not spin in wait."""
+    """The site file: Python, network interface, threads that do not spin while they wait."""
     site = {
         "IN2_ROOT": str(ROOT),
         "IN2_PYTHON": sys.executable,

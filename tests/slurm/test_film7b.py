@@ -47,7 +47,7 @@ def assert_same_losses(folder: Path, expected: dict[int, dict]) -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_the_scripts_are_sound_bash(script: str) -> None:
+def test_the_scripts_are_valid_bash(script: str) -> None:
     path = ROOT / "slurm" / script
     subprocess.run(["bash", "-n", path], check=True)
     assert os.access(path, os.X_OK) == path.read_text().startswith("#!/usr/bin/env bash\n")
@@ -84,7 +84,7 @@ def test_sixteen_nodes_train_to_the_end(
     assert "start 1: 16 ranks" in again.log
 
 
-def test_a_requeued_run_goes_on(
+def test_a_requeued_run_continues(
     submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
 ) -> None:
     folder = tmp_path / "run"
@@ -93,7 +93,7 @@ def test_a_requeued_run_goes_on(
     job.cluster.run("scontrol", "requeue", str(job.number))
     assert job.finish() == "COMPLETED 0:0", job.log
     assert job.restarts == 1
-    assert "SIGTERM: the ranks save and leave" in job.log
+    assert "SIGTERM: the ranks save and end" in job.log
     assert "start 2: 4 ranks" in job.log
     assert f"resuming from {folder}/iter_" in job.log
     assert_same_losses(folder, uninterrupted)
@@ -144,7 +144,7 @@ def test_the_time_limit_saves_and_requeues(
 ) -> None:
     folder = tmp_path / "run"
     # Slurm sends the early signal up to a minute before it is due: the run is slowed down so
-    # that the signal comes midway on a fast machine too.
+    # that the signal comes midway also on a fast machine.
     limit = ("--time=3", "--signal=B:USR1@90")
     job = submit(4, *LONG, sbatch=limit, IN2_CONFIG=write_config(folder))
     _wait_for_step(job, folder, 2)
@@ -179,7 +179,7 @@ def _ranks(job: Job, node: str) -> list[psutil.Process]:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_named_and_the_run_goes_on(
+def test_a_killed_rank_is_named_and_the_run_continues(
     submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
 ) -> None:
     folder = tmp_path / "run"

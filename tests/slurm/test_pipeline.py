@@ -111,7 +111,7 @@ def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     states = _run_chain(cluster, variables, jobs)
     logs = "".join(path.read_text() for path in (home / "logs").glob("*.out"))
     assert set(states.values()) == {"COMPLETED"}, logs
-    assert f"{home}/init stands already" in logs
+    assert f"{home}/init exists: skipped" in logs
     assert f"starting from {home}/init/iter_" in logs
     assert [step.name for step in complete_steps(home / "checkpoints")] == [f"iter_{STEPS:07d}"]
     score = json.loads((home / "scores" / "document.json").read_text())

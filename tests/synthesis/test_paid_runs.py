@@ -222,7 +222,7 @@ def test_a_dry_run_calls_nobody(tmp_path: Path, small_corpus: Path, start_server
     assert server.stats()["tries"] == 0
     _complete(config, tmp_path / "x.jsonl")
     again = _run(config, tmp_path / "x.jsonl", "--dry-run", "--overwrite")
-    assert "answers stand in the journal already" in again.stdout
+    assert "answers are in the journal already" in again.stdout
     tries = server.stats()["tries"]
     _complete(config, tmp_path / "x.jsonl", "--overwrite")  # paid answers are used again
     assert server.stats()["tries"] == tries

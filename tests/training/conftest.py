@@ -71,7 +71,7 @@ def dataset(
 
 @pytest.fixture(scope="session")
 def base_config(dataset: Path, small_tokenizer: Tokenizer) -> dict:
-    """A run of a few steps, as a config file holds it; ``checkpoint.dir`` is still to be named."""
+    """The configuration of a run of a few steps, without ``checkpoint.dir``."""
     return {
         "model": MODEL,
         "data": {
@@ -103,10 +103,10 @@ def write_config(base_config: dict) -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def huggingface_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer) -> Path:
-    """A random Mistral of transformers' own making, saved by it.
+    """A random Mistral, made and saved by transformers.
 
-    Norms, all one in a fresh model, are drawn too, so that a swap of two would show; matrices are
-    five times larger, so that attention and logits are far from uniform.
+    Norms are random too (in a fresh model all are one), so that swapping two of them shows;
+    matrices are five times larger, so that attention and logits are far from uniform.
     """
     folder = tmp_path_factory.mktemp("huggingface") / "model"
     torch.manual_seed(11)
@@ -145,10 +145,10 @@ def imported(huggingface_model: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def sparse_dataset(dataset: Path, base_config: dict) -> Path:
-    """The dataset with most of the mask of some global batches taken away.
+    """The dataset with most of the loss mask of some global batches removed.
 
-    The only answer token of step 3 stands in its first row; each row of step 5 keeps one; step 7
-    learns nothing at all. (Whatever rows come again in a second epoch are as sparse there.)
+    The only answer token of step 3 is in its first row; each row of step 5 keeps one; step 7 has
+    none. (Rows that come again in a second epoch are as sparse there.)
     """
     sparse = dataset.parent / "sparse"
     for file in dataset.parent.glob("in2[._]*"):

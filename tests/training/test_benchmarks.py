@@ -1,4 +1,4 @@
-"""The trainer's benchmarks, small: they run, agree, and print what they promise."""
+"""The trainer's benchmarks at small sizes: they run, agree, and print their tables."""
 
 import json
 import re
@@ -15,7 +15,7 @@ SMALL_GPU_CASE = (
 
 
 def _tables(output: str) -> list[list[str]]:
-    """Rows of the printed tables, their headings left out."""
+    """Rows of the printed tables, without the headings."""
     lines = [line for line in output.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
@@ -70,7 +70,7 @@ def test_a_case_of_the_gpu_benchmark_runs_on_a_cpu(run_tool: RunTool) -> None:
     assert result.returncode == 0, result.stderr
     measured = json.loads(result.stdout.splitlines()[-1])
     assert measured["tokens"] == 64
-    # Borders inside the row cost less attention, and the head runs at answers only.
+    # Several samples in a row cost less attention, and the head runs at answers only.
     assert 0 < measured["causal_flops"] < measured["dense_flops"]
     assert measured["loss"] > 0
 

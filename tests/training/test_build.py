@@ -1,4 +1,4 @@
-"""What a run is built from: weights, the optimizer's groups."""
+"""Building a run: weights and the optimizer's groups."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_norms_do_not_decay(checked: Checked, world: World) -> None:
 
 
 class _LayerWithExtraState(torch.nn.Module):
-    """Carries extra state as Transformer Engine's layers do, and as they do insists on it."""
+    """Has extra state and requires it on loading, as Transformer Engine's layers do."""
 
     def get_extra_state(self) -> torch.Tensor:
         return torch.zeros(1)
@@ -55,7 +55,7 @@ class _LayerWithExtraState(torch.nn.Module):
         raise AssertionError("no checkpoint of this project holds any")
 
 
-def test_layers_that_ask_for_extra_state_load_without_it(checked: Checked, world: World) -> None:
+def test_layers_with_extra_state_load_without_it(checked: Checked, world: World) -> None:
     module: AnswerGPTModel = build_training_state(*checked, world).model.module
     before = {name: each.clone() for name, each in module.named_parameters()}
     module.decoder.final_layernorm.add_module("fused", _LayerWithExtraState())

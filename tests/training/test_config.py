@@ -1,4 +1,4 @@
-"""Each wrong field is refused by name; the shipped configurations are right."""
+"""Every wrong field is refused by name; the shipped configurations are valid."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +40,11 @@ def _load(path: Path, *options: str) -> TrainConfig:
         ({"schedule": ScheduleConfig(warmup_fraction=1.0)}, 8, "schedule.warmup_fraction=1.0"),
         ({"schedule": ScheduleConfig(epochs=0)}, 8, "schedule.epochs=0"),
         ({"runtime": RuntimeConfig(dtype="int8")}, 8, "runtime.dtype='int8'"),
-        ({"runtime": RuntimeConfig(fp8="e5m2")}, 8, "runtime.fp8='e5m2': use hybrid or e4m3"),
+        (
+            {"runtime": RuntimeConfig(fp8="e5m2")},
+            8,
+            "runtime.fp8='e5m2': use hybrid, e4m3 or leave it empty",
+        ),
         ({"runtime": RuntimeConfig(fp8="hybrid", dtype="float32")}, 8, "runtime.dtype=bfloat16"),
         (
             {"runtime": RuntimeConfig(fp8="hybrid", backend="torch")},
@@ -63,7 +67,11 @@ def _load(path: Path, *options: str) -> TrainConfig:
         ({"optimizer": OptimizerConfig(lr=0.0)}, 8, "optimizer.lr=0.0"),
         ({"optimizer": OptimizerConfig(lr=1e-6, min_lr=1e-5)}, 8, "min_lr=1e-05"),
         ({"checkpoint": CheckpointConfig(interval_steps=0)}, 8, "checkpoint.interval_steps=0"),
-        ({"runtime": RuntimeConfig(rehearsal="on")}, 8, "runtime.rehearsal='on': use auto or"),
+        (
+            {"runtime": RuntimeConfig(rehearsal="on")},
+            8,
+            "runtime.rehearsal='on': use auto, always or",
+        ),
         ({"logging": LoggingConfig(straggler_threshold=0.0)}, 8, "straggler_threshold=0.0"),
         ({"logging": LoggingConfig(profile_steps="5+")}, 8, "profile_steps=5+: write a number"),
         ({"logging": LoggingConfig(profile_steps="12-10")}, 8, "write 10-12"),
@@ -118,7 +126,7 @@ def test_an_offloaded_optimizer_moves_to_the_host() -> None:
     here, there = memory_per_rank(config, 8), memory_per_rank(offloaded, 8)
     assert here.optimizer == pytest.approx(12 * 7_241_732_096 / 8, rel=1e-9)
     assert (here.host, there.optimizer) == (0, 0)
-    assert there.host == pytest.approx(16 * 7_241_732_096 / 8, rel=1e-9)  # gradients arrive there
+    assert there.host == pytest.approx(16 * 7_241_732_096 / 8, rel=1e-9)  # and gradients
     assert here.total - there.total == pytest.approx(here.optimizer)
     assert "; host memory 13.49" in describe_run(offloaded, 8)
     assert "host" not in describe_run(config, 8).splitlines()[-3]

@@ -1,4 +1,4 @@
-"""The optimizer in host memory takes the very steps of the one beside the weights."""
+"""The optimizer in host memory gives bitwise the steps of the one in the device's memory."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ def _exact(metrics: dict[int, dict]) -> dict[int, tuple]:
     return {step: tuple(line[name] for name in EXACT) for step, line in metrics.items()}
 
 
-def test_steps_are_bitwise_those_of_the_optimizer_beside_the_weights(
+def test_steps_are_bitwise_those_without_offloading(
     tmp_path: Path, write_config: WriteConfig, imported: Path
 ) -> None:
     options = ["--config", str(write_config(tmp_path / "run")), "--runtime.dtype=bfloat16"]

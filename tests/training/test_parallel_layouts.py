@@ -88,8 +88,8 @@ def test_losses_gradient_norms_and_saved_weights_are_those_of_one_process(
         assert line["answer_tokens"] == expected[step]["answer_tokens"]
         assert line["loss"] == pytest.approx(expected[step]["loss"], rel=TOLERANCE)
         assert line["grad_norm"] == pytest.approx(expected[step]["grad_norm"], rel=TOLERANCE)
-    # A rank that saved what it held of the others' weights before their last update would be a
-    # learning rate off, 1e-3, in half of the numbers.
+    # A rank that saved its outdated copies of the others' weights would be wrong by a
+    # learning rate, 1e-3, in half of the numbers.
     weights, whole = _weights(tmp_path / "run"), _weights(one_process[0])
     for name, tensor_of_run in weights.items():
         assert (tensor_of_run - whole[name]).abs().max() < 1e-4, name
@@ -127,7 +127,7 @@ def test_sparse_batches_are_what_they_should_be(one_process: tuple[Path, dict]) 
 def test_a_global_batch_without_an_answer_contributes_nothing(
     one_process: tuple[Path, dict],
 ) -> None:
-    """No loss, no gradient, no NaN; the step counts, and the run goes on."""
+    """No loss, no gradient, no NaN; the step counts, and the run continues."""
     empty = one_process[1][7]
     assert (empty["loss"], empty["grad_norm"], empty["skipped"]) == (0.0, 0.0, False)
     assert all(line["loss"] > 0 for step, line in one_process[1].items() if step != 7)

@@ -1,4 +1,4 @@
-"""Stopped, killed, moved to another layout: the run goes on as if nothing had been."""
+"""Stopped, killed, moved to another layout: a resumed run equals the uninterrupted one."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
     assert steps == ["iter_0000002", f"iter_{STEPS:07d}"]
 
 
-def test_another_layout_goes_on_to_tolerance(
+def test_another_layout_continues_to_tolerance(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
     train(tmp_path / "run", "--schedule.exit_after_steps=3")
@@ -71,7 +71,7 @@ def _wait_for_step(folder: Path, step: int) -> None:
     pytest.fail(f"step {step} was not reached")
 
 
-def test_a_killed_run_goes_on_bitwise(
+def test_a_killed_run_resumes_bitwise(
     tmp_path: Path,
     write_config: Callable[[Path], Path],
     train: Train,

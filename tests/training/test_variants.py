@@ -1,4 +1,4 @@
-"""Other starts and settings of a run: weights alone, recomputation, normalisation by sample."""
+"""Other starts and settings: weights alone, recomputation, normalisation by sample."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How evenly a global batch's work is dealt to data-parallel ranks, beside plain order.
+"""How evenly a global batch's work is divided among data-parallel ranks, compared with plain order.
 
 Example:
     python tools/benchmarks/balance.py
@@ -13,7 +13,7 @@ import numpy as np
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.data.packing.pack import best_fit
 from megatron_in2.training.arithmetic.flops import row_flops
-from megatron_in2.training.step.balance import deal_rows, imbalance
+from megatron_in2.training.step.balance import assign_rows, imbalance
 
 SEQ_LENGTH = 32768
 SAMPLES = 20_000
@@ -33,17 +33,17 @@ def main() -> None:
     squared = np.array([int((lengths[row] ** 2).sum()) for row in rows])
     costs = row_flops(ModelConfig(), SEQ_LENGTH, squared)
     print(f"{len(rows):,} rows, {STEPS} steps of {ROWS_A_STEP} rows; max/mean - 1 of all FLOPs")
-    print("| data-parallel ranks | plain order | dealt | worst step dealt |")
+    print("| data-parallel ranks | plain order | balanced | worst step, balanced |")
     print("|---|---|---|---|")
     for ranks in (8, 16, 32):
-        plain, dealt = [], []
+        plain, balanced = [], []
         for _ in range(STEPS):
             step = chance.choice(costs, ROWS_A_STEP, replace=False)
             plain.append(imbalance(step, np.arange(ROWS_A_STEP).reshape(ranks, -1)))
-            dealt.append(imbalance(step, deal_rows(step, ranks)))
+            balanced.append(imbalance(step, assign_rows(step, ranks)))
         print(
-            f"| {ranks} | {100 * np.mean(plain):.1f} % | {100 * np.mean(dealt):.2f} % | "
-            f"{100 * max(dealt):.2f} % |"
+            f"| {ranks} | {100 * np.mean(plain):.1f} % | {100 * np.mean(balanced):.2f} % | "
+            f"{100 * max(balanced):.2f} % |"
         )
 
 

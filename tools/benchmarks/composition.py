@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-r"""How fast are contexts composed, writing included, and in how much memory?
+r"""Speed and memory of composing contexts, writing included.
 
 Example:
     python tools/benchmarks/composition.py --corpus-mb 1000 --samples 100000
 
 The corpus is real prose, repeated to the wanted size; one process composes contexts of 4K to 32K
-tokens. Beside it, in the same run: the time that writing the same lines takes when they are known
-already (no composition can be faster), and the demand of 100,000 samples a minute.
+tokens. The same run also measures the time of writing the same lines when they are already known
+(a lower bound), and compares with a demand of 100,000 samples a minute.
 """
 
 import itertools
@@ -77,7 +77,7 @@ def _build_store(path: Path, characters: int) -> SegmentStore:
 
 
 def _compose(store: SegmentStore, samples: int, output: Path) -> float:
-    """Compose and write; return seconds of processor time."""
+    """Compose and write samples; return seconds of processor time."""
     evidence = np.random.default_rng(1).integers(0, len(store), samples)
     asked = (Asked(f"fine_grained/{i}", "fine_grained", (int(i),), QA, 90) for i in evidence)
     started = time.process_time()
@@ -89,7 +89,7 @@ def _compose(store: SegmentStore, samples: int, output: Path) -> float:
 
 
 def _write_again(output: Path, again: Path) -> float:
-    """Turn the same samples into lines and write them; return seconds of processor time."""
+    """Format the same samples as lines and write them; return seconds of processor time."""
     seconds = 0.0
     with open(output, encoding="utf-8") as source, open(again, "w", encoding="utf-8") as stream:
         for lines in iter_chunks(source, CHUNK_SAMPLES):

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Time and memory of checkpoint conversion, beside a true copy of the same bytes and transformers.
+"""Time and memory of checkpoint conversion, compared with a copy of the bytes and transformers.
 
 Example:
     python tools/benchmarks/convert_checkpoint.py --folder /scratch/conversion
 
 Writes Mistral-7B's shapes with random bfloat16 weights (14.5 GB; 44 GB of disk while it runs),
-then runs, each as a process of its own from a cold page cache: a copy (cp --reflink=never, every
-file synced), both conversions, and transformers' from_pretrained + save_pretrained. Times are of
-the wall clock and of the CPU; on a machine with other work only the second compares. Memory is the
-largest anonymous resident size (RssAnon) seen, sampled 20 times a second; beside it all that was
-resident, mapped files too, which the kernel drops at need. --verify also proves the round trip bit
-for bit and compares logits. Everything written is removed at the end.
+then runs, each in its own process from a cold page cache: a copy (cp --reflink=never, every file
+synced), both conversions, and transformers' from_pretrained + save_pretrained. It prints wall and
+CPU time; on a machine with other work, compare the CPU time. Memory is the largest anonymous
+resident size (RssAnon), sampled 20 times a second, and the largest resident size with mapped files,
+which the kernel can drop. --verify also proves the round trip bit for bit and compares logits. All
+files are removed at the end.
 """
 
 import os
@@ -47,7 +47,7 @@ AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="bfloat16").save_pretrai
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: time, largest memory (anonymous, and all of it), and what it printed."""
+    """The result of one process: time, largest memory (anonymous, and all), and its output."""
 
     seconds: float
     cpu_seconds: float
@@ -108,7 +108,7 @@ def _run(folder: Path, layers: int, with_transformers: bool, with_verification: 
 
 
 def _write_model(folder: Path, config: ModelConfig) -> int:
-    """Write a Hugging Face directory of random weights; return their bytes."""
+    """Write a Hugging Face directory of random weights; return their size in bytes."""
     folder.mkdir()
     specs = [
         TensorSpec(name, shape, torch.bfloat16)
@@ -151,13 +151,13 @@ def _measure(
 
 
 def _cpu_seconds() -> float:
-    """CPU time, user and kernel, of all processes that have ended."""
+    """Return the CPU seconds, user and kernel, of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def _sample(process: psutil.Process, peak: dict[str, int]) -> None:
-    """Keep the largest value of some lines of a process's status until it ends."""
+    """Track the largest value of some lines of a process's status until it ends."""
     status = Path(f"/proc/{process.pid}/status")
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         for line in status.read_text().splitlines():
@@ -178,7 +178,7 @@ def _report(name: str, measured: Measured, copied: Measured) -> None:
 
 
 def _evict(folder: Path) -> None:
-    """Drop a directory's files, which are synced, from the page cache."""
+    """Drop a directory's files from the page cache; they must be synced."""
     for path in _files(folder):
         with open(path, "rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -195,7 +195,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _require_same_files(source: Path, back: Path) -> None:
-    """The shards of the round trip are the very bytes of the source."""
+    """Check that the shards of the round trip equal those of the source byte for byte."""
     shards = sorted(path.name for path in source.glob("*.safetensors"))
     for name in shards:
         if subprocess.run(["cmp", str(source / name), str(back / name)], check=False).returncode:

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""How fast one rank's rows become batches, and how long a dataset takes to open, by its size.
+"""Speed of turning one rank's rows into batches, and time of opening a dataset, by size.
 
 Example:
     python tools/benchmarks/data_loading.py
 
-Writes packed datasets of random tokens (removed at the end) and reads them, from the page cache,
-by the trainer's own path: the order of a global batch of 64 rows, its attention costs, the deal to
-ranks, then each row's bytes to a batch of tensors. The figure is the median of several global
-batches, beside the target of 20 M tokens/s a rank. Opening is timed in a process that is already
-warm, over datasets of 10,000, 100,000 and 1,000,000 rows; rows are short there, for opening reads
-no token.
+Writes packed datasets of random tokens (removed at the end) and reads them from the page cache
+through the trainer's own code: the order of a global batch of 64 rows, its attention costs, the
+division among ranks, then each row's bytes to a batch of tensors. The figure is the median of
+several global batches, beside the target of 20 M tokens/s a rank. Opening is timed in a process
+that is already warm, with datasets of 10,000, 100,000 and 1,000,000 rows. Their rows are short,
+because opening reads no tokens.
 """
 
 import statistics
@@ -29,14 +29,14 @@ from megatron_in2.parallel.world import World, open_world
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 from megatron_in2.training.arithmetic.flops import row_flops
-from megatron_in2.training.step.balance import deal_rows
+from megatron_in2.training.step.balance import assign_rows
 from megatron_in2.training.step.batch import make_batch
 from megatron_in2.training.step.rows import TrainingRows
 
 TARGET = 20e6  # tokens/s a rank
 BATCH_ROWS = 64
 LEARNT_SHARE = 0.02
-SHORT_ROW = 16  # tokens a row where only opening is timed
+SHORT_ROW = 16  # tokens in a row, where only opening is timed
 OPENINGS = 7
 
 
@@ -68,7 +68,7 @@ def _report_reading(
         with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
             times = [
                 _seconds_of_batch(dataset, world, seq_length, batch) for batch in range(batches + 1)
-            ][1:]  # the first one brings the pages into the cache
+            ][1:]  # the first one fills the page cache
         seconds = statistics.median(times)
         speed = BATCH_ROWS * seq_length / seconds
         print(
@@ -79,11 +79,11 @@ def _report_reading(
 
 
 def _seconds_of_batch(dataset: TrainingRows, world: World, seq_length: int, batch: int) -> float:
-    """Do what a step of the trainer does before the model sees its rows."""
+    """Do what a training step does before the model gets its rows."""
     started = time.perf_counter()
     places = dataset.at(batch * BATCH_ROWS + np.arange(BATCH_ROWS))
     costs = row_flops(ModelConfig(), seq_length, dataset.attention_costs(places))
-    for index in deal_rows(costs, world.data_size)[world.data_rank]:
+    for index in assign_rows(costs, world.data_size)[world.data_rank]:
         make_batch(dataset[places[index]], world)
     return time.perf_counter() - started
 

@@ -6,18 +6,18 @@ Example:
 
 Eight layers of Mistral-7B's shape, rows of 32,768 tokens, bfloat16, logits at answers only, the
 real loop with its optimizer step on random rows. Cases: one sample a row and several, without
-recompute and (apart) with full recompute, each attention kernel that torch has, and Transformer
-Engine where it is installed. Each case is a process of its own; one that cannot run here says why,
-and the others go on.
+recompute and (separately) with full recompute, each attention kernel that torch has, and
+Transformer Engine where it is installed. Each case runs in its own process; one that cannot run
+prints the reason, and the others continue.
 
 MFU is of the card's dense bfloat16 peak in gpus.yaml, by two conventions: causal (what the
 loss needs: each sample's own causal attention, LM head and last layer's outputs at answers) and
 dense (Megatron-LM's: every query sees the whole row, a logit at every token). Transformer Engine's
-last layer runs everywhere, which causal MFU counts for nothing. The target is 45 % causal, without
+last layer runs everywhere; causal MFU does not count that work. The target is 45 % causal, without
 recompute, for one sample a row.
 
-Where there is no GPU one line says so, and the exit code is 0. --device cpu runs the same code with
-sizes that a CPU can do:
+Without a GPU it prints one line and exits with 0. --device cpu runs the same code at sizes that a
+CPU can handle:
 
     python tools/benchmarks/gpu.py --device cpu --layers 2 --hidden-size 64 --head-dim 16 \
         --seq-length 256
@@ -55,12 +55,14 @@ from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.config import (
     Backend,
     DataConfig,
+    Recompute,
     RuntimeConfig,
     ScheduleConfig,
     TrainConfig,
 )
 from megatron_in2.training.step.train_step import train_step
 
+RECOMPUTES: tuple[Recompute, ...] = ("none", "full")
 KERNELS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 TARGET = 0.45
 WARM_STEPS = 2
@@ -72,21 +74,21 @@ class Case:
     """One way to train.
 
     Args:
-        samples: of each row, all as long.
+        samples: in each row, all of the same length.
         recompute: none | selective | full.
         backend: torch | transformer_engine.
         kernel: of attention: flash | cudnn, or torch's own choice.
     """
 
     samples: int
-    recompute: str = "none"
+    recompute: Recompute = "none"
     backend: Backend = "torch"
     kernel: str = "torch's choice"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a case took: a step's median seconds, its FLOPs by both conventions, largest memory."""
+    """Results of a case: median seconds of a step, its FLOPs by both conventions, peak memory."""
 
     seconds: float
     tokens: int
@@ -123,7 +125,7 @@ def main() -> None:
 
 
 def _peak(gpu_type: str | None) -> float | None:
-    """Return the card's peak in FLOP/s, by type or by its name; None where it is not known."""
+    """Return the card's peak in FLOP/s, by type or by name; None if it is unknown."""
     if gpu_type is not None:
         return read_gpu(GPU_TYPES, gpu_type).bf16_tflops * 1e12
     found = torch.cuda.get_device_name()
@@ -134,7 +136,7 @@ def _peak(gpu_type: str | None) -> float | None:
 
 
 def _cases(packed: int, on_gpu: bool) -> list[Case]:
-    cases = [Case(samples, recompute) for recompute in ("none", "full") for samples in (1, packed)]
+    cases = [Case(samples, recompute) for recompute in RECOMPUTES for samples in (1, packed)]
     if on_gpu:
         cases += [Case(samples, kernel=kernel) for kernel in KERNELS for samples in (1, packed)]
         if importlib.util.find_spec("transformer_engine") is None:
@@ -142,7 +144,7 @@ def _cases(packed: int, on_gpu: bool) -> list[Case]:
         else:
             cases += [
                 Case(samples, recompute, "transformer_engine", "its choice")
-                for recompute in ("none", "full")
+                for recompute in RECOMPUTES
                 for samples in (1, packed)
             ]
     return cases
@@ -164,7 +166,7 @@ def _report(cases: list[Case], options: Any, peak: float | None) -> None:
 
 
 def _figures(case: Case, device: str, peak: float | None) -> str:
-    """Measure a case in a process of its own and return its cells."""
+    """Measure a case in its own process and return its table cells."""
     environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})}
     done = subprocess.run(
         [sys.executable, *sys.argv, "--case", json.dumps(asdict(case))],
@@ -242,7 +244,7 @@ def _train(config: TrainConfig, inputs: RunInputs) -> Measured:
         state = build_training_state(config, inputs, world)
         seconds = []
         for _ in range(inputs.total_steps):
-            torch.cuda.synchronize()  # on a CPU the adapter makes this nothing
+            torch.cuda.synchronize()  # does nothing on a CPU
             started = time.perf_counter()
             metrics = train_step(state)
             torch.cuda.synchronize()

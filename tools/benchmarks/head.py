@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""What logits at answers only save at Mistral-7B's LM head, by arithmetic and by measurement.
+"""Savings of answer-only logits at Mistral-7B's LM head, computed and measured.
 
 Example:
     python tools/benchmarks/head.py
 
-By arithmetic: the head's share of a step's FLOPs at rows of 32,768 tokens of 1 and 16 samples,
-what is left of all FLOPs where the last layer runs at answers only too (torch backend), and the
-bytes of the logits. By measurement: the model's own head (hidden 4,096, 32,000 columns, loss and
-both gradients) forward and backward on this CPU over so many positions, at answers only and
-everywhere, each in a process of its own; memory is the largest resident set less what stood
-before. The last columns scale both to a row of 32,768 tokens in proportion to the positions, the
-weights' gradient left out of the memory: so it is for logits everywhere, where matrix products
-and passes over logits are nearly all; at answers only it overstates, for much of what is left
-(writing that gradient, library scratch) does not grow with the row.
+Computed: the head's share of a step's FLOPs in rows of 32,768 tokens with 1 and 16 samples, the
+remaining FLOPs when the last layer also runs at answers only (torch backend), and the bytes of the
+logits. Measured: the model's own head (hidden 4,096, 32,000 columns, loss and both gradients)
+forward and backward on this CPU, at answers only and everywhere, each in its own process. Memory
+is the increase of the largest resident set. The last columns scale both to a row of 32,768 tokens
+in proportion to the positions, without the memory of the weights' gradient. This is accurate for
+logits everywhere, where matrix products and passes over logits dominate. At answers only it
+overestimates, because much of the rest (writing that gradient, library buffers) does not grow with
+the row.
 """
 
 import json
@@ -44,7 +44,7 @@ WARM = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """Median seconds of forward and backward, memory above what stood before, and the loss."""
+    """Median seconds of forward and backward, increase of memory, and the loss."""
 
     seconds: float
     peak_bytes: int
@@ -74,7 +74,7 @@ def _report_arithmetic(learnt_share: float) -> None:
     model = ModelConfig()
     head = ROW * head_flops_per_token(model)
     logits = ROW * model.vocab_size
-    print(f"Mistral-7B, a row of {ROW:,} tokens, {learnt_share:.0%} learnt, by arithmetic")
+    print(f"Mistral-7B, a row of {ROW:,} tokens, trained on {learnt_share:.0%}, computed")
     print("| | logits everywhere | at answers only |")
     print("|---|---|---|")
     for samples in (1, 16):
@@ -154,8 +154,8 @@ def _measure(options: Any) -> Measured:
         hidden = torch.randn(options.tokens, 1, options.hidden_size).to(weight.dtype)
         hidden.requires_grad_()
         labels = torch.randint(0, model_config.vocab_size, (1, options.tokens))
-        learnt = max(int(options.tokens * options.learnt_share), 1)
-        mask = (torch.arange(options.tokens) >= options.tokens - learnt).view(1, -1)
+        answers = max(int(options.tokens * options.learnt_share), 1)
+        mask = (torch.arange(options.tokens) >= options.tokens - answers).view(1, -1)
         row = packed_row([options.tokens], world.device)
         before = _status("VmRSS")
         seconds = []
@@ -177,7 +177,7 @@ def _measure(options: Any) -> Measured:
 
 
 def _status(name: str) -> int:
-    """A size, in bytes, that the kernel keeps of this process."""
+    """Return a size from this process's status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 

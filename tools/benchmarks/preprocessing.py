@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-r"""How fast preprocess_in2.py is, beside SentencePiece alone and a Megatron-style preprocessor.
+r"""Speed of preprocess_in2.py, compared with SentencePiece alone and a Megatron-style preprocessor.
 
 Examples:
     python tools/benchmarks/preprocessing.py text --corpus DIR ... --megabytes 100 --workers 2
@@ -10,7 +10,7 @@ Examples:
 "text" and "recipes" run three things on the same samples, one after the other: SentencePiece
 alone on texts already in memory; a peer with the shape of Megatron-LM's preprocess_data.py (a
 process pool, SentencePiece, IndexedDatasetBuilder; no mask, no packing), from JSON to files; ours,
-from JSON to files. Ids are compared. The machine may be shared, so the ratios are what counts.
+from JSON to files. Ids are compared. On a shared machine, compare the ratios.
 """
 
 import itertools
@@ -42,10 +42,10 @@ from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 SUFFIXES = {".txt", ".md", ".rst", ".py", ".jsonl", ".html"}
-DOCUMENT = 20_000  # characters of a file that are taken at most, so that texts vary
+DOCUMENT = 20_000  # characters taken from a file at most, so that texts vary
 MAX_CONTEXT = 40_000  # characters, so that every sample fits a row
 ROW = 32_768
-LONG_ROW = 131_072  # takes any such context, of whatever characters
+LONG_ROW = 131_072  # accepts a context of any characters
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def _compare(
     peer_samples: int,
     store: SegmentStore | None,
 ) -> None:
-    texts = folder / "texts.jsonl"  # what the peers read: the samples' whole text
+    texts = folder / "texts.jsonl"  # the peers read the samples' whole text
     hashes = []
     with open(path, encoding="utf-8") as lines, open(texts, "w", encoding="utf-8") as stream:
         for line in itertools.islice(lines, peer_samples):
@@ -194,7 +194,7 @@ def _ours(path: Path, prefix: Path, workers: int, row: int) -> int:
 
 
 def _disk_speed(folder: Path, ours: tuple[int, float, float]) -> None:
-    """Compare the bytes ours wrote a second with plain sequential writing of as many."""
+    """Compare our bytes written a second with plain sequential writing of as many bytes."""
     written = sum(path.stat().st_size for path in folder.glob("ours*"))
     block = os.urandom(1 << 22)
     started = time.perf_counter()
@@ -234,7 +234,7 @@ def _peer_ids(prefix: Path) -> Iterator[bytes]:
 
 
 def _documents(folders: list[str]) -> Iterator[str]:
-    """Yield real texts of many files, in a random order, each once."""
+    """Yield real texts from many files in random order, each once."""
     paths = sorted(
         path for folder in folders for path in Path(folder).rglob("*") if path.suffix in SUFFIXES
     )
@@ -277,9 +277,9 @@ def _write_recipes(
     small = np.flatnonzero(costs < 1000)
     with open(path, "w", encoding="utf-8") as stream:
         for index in range(count):
-            room = target(chance) - frame
-            drawn = chance.choice(small, max(room // 100, 1))
-            chosen = drawn[: max(int((np.cumsum(costs[drawn]) <= room).sum()), 1)]
+            budget = target(chance) - frame
+            drawn = chance.choice(small, max(budget // 100, 1))
+            chosen = drawn[: max(int((np.cumsum(costs[drawn]) <= budget).sum()), 1)]
             record = {
                 **{"id": f"r{index}", "kind": "fine_grained", "store": store.path.name},
                 **{"segments": chosen.tolist(), "evidence": [len(chosen) // 2]},

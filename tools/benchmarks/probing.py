@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-r"""Prices of probing, side by side: shared prefixes against none, building, scoring.
+r"""Cost of probing: shared prefixes compared with none, building, scoring.
 
 Example:
     python tools/benchmarks/probing.py --pieces PIECES
 
-All in one run on this machine. The prefix comparison takes a tiny Mistral of random weights and
-probes of the asked length, with the same greedy answers and likelihoods either way.
+Everything is measured in one run. The prefix comparison uses a tiny Mistral with random weights and
+probes of the given length; greedy answers and likelihoods are the same in both cases.
 """
 
 import json
@@ -37,7 +37,7 @@ def main() -> None:
     add("--context-tokens", type=int, default=4_000, help="of the prefix comparison")
     add("--probes", type=int, default=12, help="questions asked about that context")
     options = parser.read()
-    torch.set_num_threads(1)  # steadier where others use the machine
+    torch.set_num_threads(1)  # less noise on a shared machine
     tokenizer = load_tokenizer(MISTRAL_V1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

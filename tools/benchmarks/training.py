@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Tokens a second and peak memory of a training step on this CPU, beside transformers and litgpt.
+"""Speed and peak memory of a training step on this CPU, compared with transformers and litgpt.
 
 Example:
     python tools/benchmarks/training.py
 
 The same Mistral (4 layers x 256, 32,000 pieces), from the same weights, on the same rows of one
-sample each (so no peer pads, and none needs borders inside a row), 2 % of the tokens learnt,
-float32, as many threads as this process may use. Contenders: this project's trainer with logits at
+sample each (so no peer pads or needs boundaries inside a row), trained on 2 % of the tokens,
+float32, as many threads as this process may use. Contenders: this package's trainer with logits at
 answers only and with all logits; Hugging Face's MistralForCausalLM (attention through
 scaled_dot_product_attention); litgpt's GPT (its head and loss in chunks, as its fine-tuning has
 them). Both peers compute all logits, as their training commands do, and get torch's fused AdamW,
 clipping, and no weight decay on norms, as ours has. One row is a micro-batch for all.
 
-Each is a process of its own, and they take turns step by step, so that other work on the machine
-meets all alike; where there is much of it, the ratios of CPU time compare better. Ratios are
-medians over the turns. Every step's losses must agree to 1e-4: all start from the same weights,
-and each step needs the last one's update. Peak memory is the largest resident set of each process;
-beside it the same less what stood after the imports.
+Each contender runs in its own process. They take turns step by step, so that other work on the
+machine affects all alike; on a busy machine, compare the ratios of CPU time. Ratios are medians
+over the turns. The losses of every step must agree to 1e-4: all start from the same weights, and
+each step depends on the previous update. Peak memory is the largest resident set of each process,
+and the same minus the resident set after the imports.
 
-litgpt's pins clash with this project's: it gets an environment of its own, made at the first run.
+litgpt's pins conflict with this package's, so it gets its own environment, created at the first
+run.
 """
 
 import json
@@ -65,7 +66,7 @@ TARGETS = {"ours, answers only": 2.5, "ours, all logits": 1.0}
 
 @dataclass
 class Contender:
-    """One process that waits for its turns, and what it answered."""
+    """One contender's process and its answers so far."""
 
     process: subprocess.Popen[str]
     imported_bytes: int = 0
@@ -137,7 +138,7 @@ def _litgpt_python(environment: Path) -> str:
 
 
 def _prepare(folder: Path, options: Any) -> None:
-    """Write what the contenders start from: weights in both formats, rows in both, settings."""
+    """Write the contenders' inputs: weights and rows in both formats, settings."""
     steps = WARM_TURNS + options.turns
     heads = options.hidden_size // HEAD_DIM
     model = ModelConfig(
@@ -176,9 +177,9 @@ def _prepare(folder: Path, options: Any) -> None:
     dataset = TrainingRows(str(folder / "rows"), SEED)
     chosen = [dataset[place] for place in dataset.at(np.arange(rows))]
     tokens = np.stack([row.tokens for row in chosen]).reshape(steps, options.rows, -1)
-    learnt = np.stack([row.loss_mask for row in chosen]).reshape(tokens.shape)
+    mask = np.stack([row.loss_mask for row in chosen]).reshape(tokens.shape)
     np.save(folder / "tokens.npy", tokens)
-    np.save(folder / "labels.npy", np.where(learnt == 1, tokens, -100))
+    np.save(folder / "labels.npy", np.where(mask == 1, tokens, -100))
     sizes = {name: value for name, value in asdict(model).items() if name != "logits"}
     settings = {"seq_length": options.seq_length, "rows": options.rows, "steps": steps}
     (folder / "sizes.json").write_text(json.dumps({"model": sizes, "seed": SEED, **settings}))

@@ -1,4 +1,4 @@
-"""What a run will be, from its configuration alone: sizes, batch arithmetic, state per rank."""
+"""Describes a run from its configuration alone: sizes, batch arithmetic, memory per rank."""
 
 from dataclasses import asdict
 
@@ -41,10 +41,10 @@ def describe_run(config: TrainConfig, world_size: int) -> str:
         manifests = [read_manifest(prefix) for _, prefix in parse_blend(config.data.train)]
         total = sum(manifest.rows for manifest in manifests)
         samples = sum(manifest.samples for manifest in manifests)
-        learnt = sum(manifest.learnt_tokens for manifest in manifests)
+        trained = sum(manifest.learnt_tokens for manifest in manifests)
         lines.append(
             f"run             {config.schedule.total_steps(total):,} steps over {total:,} rows, "
-            f"{samples:,} samples, {learnt:,} learnt tokens"
+            f"{samples:,} samples, {trained:,} tokens trained on"
         )
     return "\n".join(lines)
 
@@ -54,5 +54,5 @@ def _memory_line(config: TrainConfig, world_size: int) -> str:
     sizes = asdict(memory)
     host = sizes.pop("host")
     parts = ", ".join(f"{name} {size / GIB:.2f}" for name, size in sizes.items())
-    beside = f"; host memory {host / GIB:.2f}" if host else ""
-    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}{beside}"
+    on_host = f"; host memory {host / GIB:.2f}" if host else ""
+    return f"memory a rank   {memory.total / GIB:.2f} GiB: {parts}{on_host}"

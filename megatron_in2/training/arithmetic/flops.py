@@ -1,8 +1,8 @@
-"""Floating-point operations of a model, forward and backward: the one place of formulas.
+"""Floating-point operations of a model, forward and backward.
 
 6 per parameter and token (2 forward, 4 backward). Attention takes 4 x heads x head_dim per query
-and visible key in the forward pass (scores and values) and twice that in the backward pass. What
-is counted comes from the model's family.
+and visible key in the forward pass (scores and values) and twice that in the backward pass. The
+terms come from the model's architecture.
 """
 
 from functools import lru_cache
@@ -18,17 +18,17 @@ Flops = npt.NDArray[np.float64]
 
 
 def body_flops_per_token(model: ModelConfig) -> float:
-    """All layers; not the embedding (a look-up), nor the LM head (it runs where it is asked to)."""
+    """Return the FLOPs of all layers, without the embedding (a look-up) and the LM head."""
     return 6.0 * _terms(model).body
 
 
 def head_flops_per_token(model: ModelConfig) -> float:
-    """The LM head at one position."""
+    """Return the FLOPs of the LM head at one position."""
     return 6.0 * _terms(model).head
 
 
 def attention_flops(model: ModelConfig, squared_lengths: npt.NDArray[np.int64]) -> Flops:
-    """Causal attention of rows: half of each sample's keys are visible on average.
+    """Return the FLOPs of causal attention: half of each sample's keys are visible on average.
 
     Args:
         model: family and sizes.
@@ -38,7 +38,7 @@ def attention_flops(model: ModelConfig, squared_lengths: npt.NDArray[np.int64]) 
 
 
 def row_flops(model: ModelConfig, seq_length: int, squared_lengths: npt.NDArray[np.int64]) -> Flops:
-    """Rows of ``seq_length`` tokens, LM head left out; arguments as in :func:`attention_flops`."""
+    """Return the FLOPs of rows without the LM head, float64 [rows]; see :func:`attention_flops`."""
     return seq_length * body_flops_per_token(model) + attention_flops(model, squared_lengths)
 
 
@@ -48,24 +48,24 @@ def loss_flops(
     squared_lengths: npt.NDArray[np.int64],
     answer_tokens: float,
 ) -> float:
-    """What the loss at ``answer_tokens`` positions of rows needs.
+    """Return the FLOPs that the loss at ``answer_tokens`` positions of rows needs.
 
-    That is every layer, but of the last one the output projection and the feed-forward matrices
-    at these positions only, as the LM head; the attention of their own few queries in the last
+    All layers count in full except the last one. Its output projection and feed-forward matrices,
+    and the LM head, count at these positions only; the attention of these few queries in the last
     layer is left out. Other arguments as in :func:`attention_flops`.
     """
     terms = _terms(model)
-    behind = 6.0 * terms.behind_attention
+    after_attention = 6.0 * terms.after_attention
     tokens = len(squared_lengths) * seq_length
     last_share = terms.last_attention_width / terms.attention_width
     last_attention = float(attention_flops(model, squared_lengths).sum()) * last_share
     everywhere = float(row_flops(model, seq_length, squared_lengths).sum())
-    at_answers = answer_tokens * (behind + head_flops_per_token(model))
-    return everywhere - last_attention - tokens * behind + at_answers
+    at_answers = answer_tokens * (after_attention + head_flops_per_token(model))
+    return everywhere - last_attention - tokens * after_attention + at_answers
 
 
 def dense_row_flops(model: ModelConfig, seq_length: int) -> float:
-    """One row as Megatron-LM counts it: every query sees the whole row, a logit at every token."""
+    """Return the FLOPs of a row as Megatron-LM counts: full attention, a logit at every token."""
     square = 12.0 * _terms(model).attention_width * seq_length
     return seq_length * (body_flops_per_token(model) + head_flops_per_token(model) + square)
 

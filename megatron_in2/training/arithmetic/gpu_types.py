@@ -1,4 +1,4 @@
-"""What is known of GPU types: the figures of ``gpus.yaml``, by type or by card."""
+"""The figures of ``gpus.yaml``, by GPU type or by card name."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -38,12 +38,13 @@ def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
     """Return a card's dense bfloat16 peak in FLOP/s, or None for a card that the file lacks.
 
     Args:
-        device_name: what ``torch.cuda.get_device_name`` calls it. Compared whole: parts of one
-            family have different peaks (H100 SXM 989, PCIe 756 TFLOP/s).
-        path: the data file. Without it (an installation outside the repository) no card is known.
+        device_name: from ``torch.cuda.get_device_name``. The whole name must match, because cards
+            of one family have different peaks (H100 SXM 989, PCIe 756 TFLOP/s).
+        path: the data file.
+
+    Raises:
+        InputError: the file is unreadable, or an entry lacks a field.
     """
-    if not path.is_file():
-        return None
     for name, values in _read_types(path).items():
         gpu = _gpu(path, name, values)
         if device_name in gpu.device_names:

@@ -1,15 +1,16 @@
-"""Memory and disk that a run needs, by part, from its configuration alone.
+"""Memory and disk of a run, by part, from its configuration alone.
 
-Activations are counted from what the torch backend keeps for the backward pass, in elements a
-token and layer: H hidden, Q query heads x width, K key/value groups x width, F feed-forward:
+Activations are counted from the tensors that the torch backend keeps for the backward pass, in
+elements a token and layer (H hidden, Q query heads x width, K key/value groups x width, F
+feed-forward):
 
     both norms' inputs and outputs       4 H
     queries, keys, values                Q + 2 K
     rotated queries and keys             Q + K
     attention's output                   Q
-    feed-forward's two halves, their product and its activation    4 F
+    feed-forward's two halves, the activation and the product    4 F
 
-Each is shared by the tensor-parallel ranks under sequence parallelism.
+Sequence parallelism divides each of them among the tensor-parallel ranks.
 """
 
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.training.config import TrainConfig
 
 GIB = 2**30
-MOMENTS = 8  # bytes a parameter: AdamW's two, float32
+MOMENTS = 8  # bytes a parameter: AdamW's two moments, float32
 MASTER = 4  # bytes a parameter: float32 copy of bfloat16 weights
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one rank holds at its fullest, by part; ``host`` is not the GPU's memory."""
+    """Peak memory of one rank in bytes, by part; ``host`` is host memory, the rest the GPU's."""
 
     weights: float
     gradients: float
@@ -35,12 +36,12 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All parts of the GPU's memory together."""
+        """The GPU's memory in bytes."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.head
 
 
 def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
-    """Estimate what one rank holds; the first pipeline stage, which holds most micro-batches."""
+    """Estimate one rank's memory, on the first pipeline stage, which keeps most micro-batches."""
     parallel, model = config.parallel, config.model
     own = _parameters(config) / (parallel.tensor * parallel.pipeline)
     width = _dtype_bytes(config)
@@ -49,7 +50,7 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     is_offloaded = config.optimizer.cpu_offload
     tokens = config.data.seq_length / parallel.context
     shared = parallel.tensor if parallel.sequence else 1
-    # The head's gathered hidden states, and logits where they are made everywhere.
+    # The head's gathered hidden states, and the logits where they are computed everywhere.
     head = tokens * model.hidden_size * width
     if config.runtime.logits == "all":
         head += 2 * 4 * tokens * model.vocab_size / parallel.tensor  # logits and gradient, float32
@@ -61,25 +62,25 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
         optimizer=0.0 if is_offloaded else optimizer,
         activations=in_flight * tokens * width * _activations(config, layers) / shared,
         head=head,
-        # Beside the state, a float32 copy of the gradients that arrive for the update.
+        # The state, and a float32 copy of the gradients for the update.
         host=optimizer * (moments + 4) / moments if is_offloaded else 0.0,
     )
 
 
 def checkpoint_bytes(config: TrainConfig) -> float:
-    """Disk of one checkpoint: weights, and the optimizer's float32 weights and moments."""
+    """Return the bytes of one checkpoint: weights, float32 master weights and moments."""
     return _parameters(config) * (_dtype_bytes(config) + MASTER + MOMENTS)
 
 
 def _activations(config: TrainConfig, layers: float) -> float:
-    """Elements a token that ``layers`` layers keep, whole (not shared by ranks)."""
+    """Return the elements per token that ``layers`` layers keep, before division among ranks."""
     model = config.model
     queries = model.num_attention_heads * model.head_dim
     keys = model.num_query_groups * model.head_dim
     feed_forward = 4 * model.ffn_hidden_size
     layer = 4 * model.hidden_size + 3 * queries + 3 * keys + feed_forward
     if config.runtime.recompute == "full":
-        return layers * model.hidden_size + layer  # inputs, and the one layer at work
+        return layers * model.hidden_size + layer  # all inputs, and one layer in full
     if config.runtime.recompute == "selective":
         return layers * (layer - feed_forward) + feed_forward
     return layers * layer

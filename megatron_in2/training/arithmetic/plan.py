@@ -1,13 +1,14 @@
-"""Ranks parallel layouts for so many GPUs of a type: what fits, and how long a run would take.
+"""Ranks parallel layouts for a number of GPUs of one type: what fits, and how long a run takes.
 
-Time is arithmetic: the architecture's FLOPs at the share of the peak that others attained, what
-recomputation adds, the pipeline's idle share (stages - 1) / (micro-batches + stages - 1), and
-tensor- and context-parallel traffic over the links, counted as not overlapped. It orders layouts;
-it is no measurement.
+The time is computed, not measured, and is meant for comparing layouts. It consists of the
+architecture's FLOPs at the share of the peak that published runs reached, the FLOPs of
+recomputation, the pipeline's idle share (stages - 1) / (micro-batches + stages - 1), and tensor-
+and context-parallel traffic over the links, without overlap.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.arithmetic.flops import row_flops
 from megatron_in2.training.arithmetic.gpu_types import Gpu
 from megatron_in2.training.arithmetic.memory import GIB, memory_per_rank
-from megatron_in2.training.config import RECOMPUTE, TrainConfig
+from megatron_in2.training.config import Recompute, TrainConfig
 
 USABLE = 0.9  # of a GPU's memory; the rest goes to the CUDA context, NCCL and fragmentation
 SIZES = (1, 2, 4, 8)
@@ -27,7 +28,7 @@ RECOMPUTED = {"none": 0.0, "full": 1 / 3}
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay a run over the GPUs, with its estimate."""
+    """A parallel layout with its estimated memory (GiB a GPU) and step time (seconds)."""
 
     parallel: ParallelConfig
     recompute: str
@@ -38,7 +39,7 @@ class Layout:
 
 
 def rank_layouts(config: TrainConfig, gpus: int, gpu: Gpu) -> list[Layout]:
-    """Return every layout that the configuration allows: those that fit first, fastest first."""
+    """Return every layout that the configuration allows: fitting ones first, fastest first."""
     layouts = [_estimate(each, gpus, gpu) for each in _candidates(config, gpus)]
     return sorted(layouts, key=lambda layout: (not layout.fits, layout.step_seconds))
 
@@ -64,7 +65,7 @@ def _candidates(config: TrainConfig, gpus: int) -> Iterator[TrainConfig]:
     for tensor in SIZES:
         for pipeline in SIZES:
             for context in SIZES:
-                for recompute in RECOMPUTE:
+                for recompute in get_args(Recompute):
                     candidate = replace(
                         config,
                         parallel=ParallelConfig(tensor, pipeline, context, sequence=tensor > 1),
@@ -95,7 +96,7 @@ def _estimate(config: TrainConfig, gpus: int, gpu: Gpu) -> Layout:
 
 
 def _compute_seconds(config: TrainConfig, gpu: Gpu) -> float:
-    """One row through the whole model on its tensor- and context-parallel ranks."""
+    """Return the seconds of one row through the whole model, divided among TP x CP ranks."""
     length, model = config.data.seq_length, config.model
     flops = float(row_flops(model, length, np.array([length**2]))[0])
     if config.runtime.recompute == "selective":
@@ -108,7 +109,7 @@ def _compute_seconds(config: TrainConfig, gpu: Gpu) -> float:
 
 
 def _traffic_seconds(config: TrainConfig, gpu: Gpu) -> float:
-    """What one row's activations cost on the links, bfloat16.
+    """Return the seconds that one row's activations (bfloat16) take on the links.
 
     Sequence parallelism gathers and scatters hidden states four times a layer forward and four
     times backward; context parallelism gathers keys and values, and scatters their gradients.

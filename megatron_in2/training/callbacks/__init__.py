@@ -1,1 +1,1 @@
-"""What acts beside the steps: reports, validation, checkpoints, signals, traces."""
+"""Everything around the steps: reports, validation, checkpoints, signals, traces."""

@@ -1,20 +1,23 @@
-"""The interface of everything that acts beside the steps."""
+"""The interface of callbacks."""
 
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.metrics import StepMetrics
 
 
 class Callback:
-    """Side effects of a run live in callbacks, not in the loop. Override what is needed."""
+    """Base class. All side effects of a run are in callbacks; override the hooks you need.
+
+    Every rank calls every hook of every callback, in the same order.
+    """
 
     def on_start(self, state: TrainingState) -> None:
-        """Act once, when everything is built and the first step of this start is next."""
+        """Run once, after everything is built and before the first step of this start."""
 
     def on_step_start(self, state: TrainingState) -> None:
-        """Act before a step."""
+        """Run before a step."""
 
     def on_step(self, state: TrainingState, metrics: StepMetrics) -> None:
-        """Act after a step."""
+        """Run after a step."""
 
     def on_end(self, state: TrainingState) -> None:
-        """Act once, after the last step of this start."""
+        """Run once, after the last step of this start."""

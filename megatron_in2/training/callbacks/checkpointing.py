@@ -47,7 +47,7 @@ class Checkpointing(Callback):
             dataset_sha256=state.rows.sha256,
             loss=self._loss,
         )
-        # The other ranks' updates reach this rank's weights only now, or in the next forward pass.
+        # Without it, this rank gets the other ranks' updates only in the next forward pass.
         state.model.start_param_sync(force_sync=True)
         path = self._saver.save(state.model.module, state.optimizer, saved)
         self._saved_step = state.step

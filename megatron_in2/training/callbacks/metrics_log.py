@@ -1,4 +1,4 @@
-"""Where a run's figures go: ``metrics.jsonl`` always; TensorBoard, Weights & Biases where asked."""
+"""Writes a run's metrics: ``metrics.jsonl``, and optionally TensorBoard and Weights & Biases."""
 
 import json
 from dataclasses import asdict
@@ -14,9 +14,13 @@ METRICS = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Rank 0's record of a run, beside its checkpoints.
+    """The metrics of a run, in its checkpoint folder; only rank 0 has one.
 
-    Lines of steps after the one that is resumed are dropped first, so that each step stands once.
+    A resumed run first removes the lines of later steps, so that the file has each step once.
+
+    Args:
+        config: the resolved configuration.
+        resumed_step: the step that is resumed; 0 for a new run.
     """
 
     def __init__(self, config: TrainConfig, resumed_step: int) -> None:
@@ -40,7 +44,7 @@ class MetricsLog:
         )
 
     def write(self, step: int, **values: float) -> None:
-        """Record the values of one step."""
+        """Append the values of one step."""
         self._stream.write(json.dumps({"step": step, **values}) + "\n")
         self._stream.flush()
         if self._events is not None:
@@ -64,6 +68,6 @@ def _lines_up_to(path: Path, step: int) -> list[str]:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):  # the torn last line of a killed run
+        except (ValueError, KeyError):  # the incomplete last line of a killed run
             continue
     return kept

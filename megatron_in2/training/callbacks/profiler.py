@@ -11,18 +11,18 @@ from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.metrics import StepMetrics
 
-FOLDER = "profile"  # beside the checkpoints
+FOLDER = "profile"  # in the checkpoint folder
 
 
 class Profiler(Callback):
-    """Writes a Chrome trace of this rank's steps: operators, and kernels where CUDA is there.
+    """Writes a Chrome trace of this rank's steps: operators, and kernels on CUDA.
 
-    What happens between the steps, such as validation and saving, is traced with them.
+    The trace includes what happens between the steps, such as validation and saving.
 
     Args:
-        folder: where the run is saved; the trace goes in its ``profile/``.
-        steps: the steps. Those that this start does not come to are not in the trace; where it
-            comes to none, nothing is written.
+        folder: the run's checkpoint folder; the trace is written to its ``profile/``.
+        steps: the steps to trace. Steps that this start does not reach are left out; if it
+            reaches none, nothing is written.
     """
 
     def __init__(self, folder: Path, steps: range) -> None:

@@ -1,4 +1,4 @@
-"""How the ranks of a run compare: the time of their own work, and their memory."""
+"""Compares the ranks of a run: time of their own work, and memory."""
 
 import socket
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from megatron_in2.parallel.world import World
 from megatron_in2.training.arithmetic.memory import GIB
 from megatron_in2.training.step.own_work import OwnWork
 
-NAMED = 8  # slow ranks that one message names
+MAX_NAMED = 8  # slow ranks in one message
 
 
 @dataclass(frozen=True)
 class RankStatistics:
-    """What one rank tells the others.
+    """What one rank reports to the others.
 
     Args:
-        host: where it runs.
+        host: its host name.
         own_seconds: mean time of its own work in a step; None where no step was measured.
         memory: GiB by kind: peak ``allocated`` and ``reserved`` on CUDA, ``resident`` on a CPU.
     """
@@ -43,35 +43,38 @@ def memory_in_use(device: torch.device) -> dict[str, float]:
 
 
 def rank_statistics(device: torch.device, own_work: OwnWork | None = None) -> RankStatistics:
-    """Say how this rank fares, and where it is."""
+    """Return this rank's statistics since the last call."""
     seconds = own_work.take_mean_seconds() if own_work else None
     return RankStatistics(socket.gethostname(), seconds, memory_in_use(device))
 
 
 def gather_statistics(own: RankStatistics, world: World) -> list[RankStatistics]:
-    """Return every rank's report, in the order of ranks; collective."""
+    """Return every rank's statistics, in the order of ranks; every rank must call it."""
     reports: list[Any] = [None] * world.size
     dist.all_gather_object(reports, own)
     return reports
 
 
 def fullest(reports: Sequence[RankStatistics]) -> dict[str, float]:
-    """Return the largest memory of any rank, by kind."""
+    """Return the largest memory of all ranks, by kind, in GiB."""
     return {kind: max(each.memory[kind] for each in reports) for kind in reports[0].memory}
 
 
 def format_memory(memory: dict[str, float]) -> str:
-    """Write memory by kind for a line."""
+    """Return memory by kind as text for the step line."""
     return ", ".join(f"{kind} {size:.2f} GiB" for kind, size in memory.items())
 
 
 def spread(seconds: Sequence[float]) -> float:
-    """Return largest over mean, less 1: the share of time that the others wait."""
+    """Return largest over mean, minus 1: the share of time that the other ranks wait."""
     return max(seconds) / fmean(seconds) - 1
 
 
 def name_stragglers(reports: Sequence[RankStatistics], threshold: float) -> str | None:
-    """Name the ranks whose own work takes by ``threshold`` longer than the mean, slowest first."""
+    """Return a line with the ranks that are slower than the mean by ``threshold``, slowest first.
+
+    None where there is none, or where no step was measured.
+    """
     times = {index: each.own_seconds for index, each in enumerate(reports) if each.own_seconds}
     if not times:
         return None
@@ -83,7 +86,7 @@ def name_stragglers(reports: Sequence[RankStatistics], threshold: float) -> str 
     if not slow:
         return None
     named = ", ".join(
-        f"rank {index} on {reports[index].host} {times[index]:.3g} s" for index in slow[:NAMED]
+        f"rank {index} on {reports[index].host} {times[index]:.3g} s" for index in slow[:MAX_NAMED]
     )
-    others = f" and {len(slow) - NAMED} more" if len(slow) > NAMED else ""
+    others = f" and {len(slow) - MAX_NAMED} more" if len(slow) > MAX_NAMED else ""
     return f"slow ranks, own work a step: {named}{others}; mean of all {mean:.3g} s"

@@ -1,15 +1,15 @@
-"""A step before the first, over the fullest row there can be, to run out of memory at once.
+"""Runs the largest possible row before the first step, so that a lack of memory shows at once.
 
-The row is one sample of ``data.seq_length`` tokens, so attention sees as far as it ever will, and
-it has as many learnt tokens, at its end, as the fullest row of the run's data sets: the LM head
-makes logits for learnt tokens alone, and no row can need more of them. (A row learnt from end to
-end would take some 10 GB more at a 7B's sizes, and would refuse runs that fit.) As many
-micro-batches run as a pipeline stage holds at once. The optimizer makes its moments in its first
-step only: where they are still to come, tensors of their size stand in for them. Its own
-arithmetic, which comes after the activations are gone, is not rehearsed.
+The row is one sample of ``data.seq_length`` tokens, the longest span that attention can have. As
+many tokens at its end are trained on as in the row of the run's data sets that has most: the LM
+head runs only there, so no row needs more logits. (A row that is trained on everywhere would take
+about 10 GB more at the sizes of a 7B model, and would refuse runs that fit.) As many micro-batches
+run as a pipeline stage keeps at once. The optimizer allocates its moments in its first step; where
+they do not exist yet, tensors of their size take their place. The optimizer's own arithmetic runs
+after the activations are freed and is not included.
 
-Nothing is left of it: gradients are cleared, states of random generators put back, and no weight,
-moment or count is touched.
+The rehearsal has no effect on the run: gradients are cleared, random states are restored, and no
+weight, moment or counter changes.
 """
 
 import sys
@@ -40,16 +40,16 @@ from megatron_in2.training.step.loss import make_forward_step, step_report
 def is_rehearsed(wanted: str, device: torch.device) -> bool:
     """Resolve ``runtime.rehearsal``.
 
-    ``auto`` leaves it out on a CPU: memory there is lent beyond what exists, and where it ends the
-    system kills instead of refusing, so the rehearsal would cost a step and say nothing.
+    ``auto`` leaves it out on a CPU. The system grants more memory there than exists and kills a
+    process instead of refusing an allocation, so a rehearsal would cost a step and tell nothing.
     """
     return wanted == "always" or (wanted == "auto" and device.type == "cuda")
 
 
-def fullest_row(seq_length: int, learnt_tokens: int) -> Row:
-    """Return a made-up row of one sample whose last tokens are learnt."""
+def fullest_row(seq_length: int, trained_tokens: int) -> Row:
+    """Return a row of one sample of zeros whose last ``trained_tokens`` tokens are trained on."""
     mask = np.zeros(seq_length, np.uint8)
-    mask[seq_length - learnt_tokens :] = 1
+    mask[seq_length - trained_tokens :] = 1
     records = np.zeros(1, SAMPLE_RECORD)
     records["length"] = seq_length
     return Row(
@@ -61,8 +61,8 @@ def fullest_row(seq_length: int, learnt_tokens: int) -> Row:
     )
 
 
-def most_learnt_tokens(datasets: Sequence[PackedDataset]) -> int:
-    """Return the learnt tokens of the row that has most; reads one number a row."""
+def most_trained_tokens(datasets: Sequence[PackedDataset]) -> int:
+    """Return the largest number of trained tokens in a row; reads one number for each row."""
     return max(int(dataset.rows["learnt_tokens"].max()) for dataset in datasets)
 
 
@@ -70,25 +70,25 @@ class Rehearsal(Callback):
     """Runs the fullest row through the model, forward and backward, before the first step.
 
     Args:
-        learnt_tokens: of that row.
+        trained_tokens: tokens of that row that are trained on.
     """
 
-    def __init__(self, learnt_tokens: int) -> None:
-        self._learnt_tokens = learnt_tokens
+    def __init__(self, trained_tokens: int) -> None:
+        self._trained_tokens = trained_tokens
 
     def on_start(self, state: TrainingState) -> None:
         if state.step >= state.stop_at:
             return
         started = time.perf_counter()
         config, world = state.config, state.world
-        row = fullest_row(config.data.seq_length, self._learnt_tokens)
+        row = fullest_row(config.data.seq_length, self._trained_tokens)
         batch = make_batch(row, world, config.optimizer.normalisation)
         micro_batches = min(
             config.parallel.pipeline, config.schedule.global_batch_rows // world.data_size
         )
         with random_states_restored(world.device):
-            moments = _moments_to_come(state.optimizer)
-            state.model.zero_grad_buffer()  # also what overlapping reduction counts by
+            moments = _future_moments(state.optimizer)
+            state.model.zero_grad_buffer()  # it also resets the counters of overlapped reduction
             state.run_schedule(
                 make_forward_step(step_report),
                 iter([batch] * micro_batches),
@@ -104,14 +104,14 @@ class Rehearsal(Callback):
         if world.is_main:
             tqdm.write(
                 f"rehearsal   | a row of {config.data.seq_length:,} tokens, "
-                f"{self._learnt_tokens:,} of them learnt | "
+                f"trained on {self._trained_tokens:,} of them | "
                 f"{time.perf_counter() - started:.1f} s | {format_memory(memory)}",
                 file=sys.stdout,
             )
 
 
-def _moments_to_come(optimizer: MegatronOptimizer) -> list[torch.Tensor]:
-    """Allocate what the optimizer's first step will: AdamW's two moments of each parameter."""
+def _future_moments(optimizer: MegatronOptimizer) -> list[torch.Tensor]:
+    """Allocate what the optimizer's first step will allocate: two moments of each parameter."""
     return [
         torch.empty_like(parameter)
         for inner in inner_optimizers(optimizer)

@@ -1,4 +1,4 @@
-"""What a run says of itself: step lines, a progress bar, the metrics log."""
+"""Reports every step: step lines, a progress bar, the metrics log."""
 
 import sys
 import time
@@ -24,18 +24,18 @@ from megatron_in2.training.config import LoggingConfig
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.metrics import StepMetrics
 
-PACE_STEPS = 100  # whose mean says how long the rest will take
+PACE_STEPS = 100  # the remaining time is estimated from their mean
 
 
 class StepReport(Callback):
     """Step lines, a progress bar where stderr is a terminal, and the metrics log.
 
-    Every rank measures and tells how it fares; rank 0 speaks and writes.
+    Every rank measures; rank 0 gathers, prints and writes.
 
     Args:
         log: the metrics log; None on all ranks but 0.
-        logging: how often and from when on a rank counts as slow.
-        peak_flops: FLOP/s of one GPU; None where it is not known, and MFU with it.
+        logging: the interval of step lines, and the threshold of slow ranks.
+        peak_flops: FLOP/s of one GPU; None where it is unknown, and MFU is left out.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StepReport(Callback):
             self._last_end = time.perf_counter()
 
     def on_step(self, state: TrainingState, metrics: StepMetrics) -> None:
-        now = time.perf_counter()  # with validation and saving since the last step
+        now = time.perf_counter()  # includes validation and saving since the last step
         self._pace.append(now - self._last_end)
         self._last_end = now
         self._since_line.append(metrics)
@@ -92,7 +92,7 @@ class StepReport(Callback):
             f"loss {metrics.loss:.4f}",
             f"lr {metrics.learning_rate:.2e}",
             f"grad norm {metrics.grad_norm:.3f}",
-            f"learnt {100 * metrics.learnt_fraction:.2f} %",
+            f"trained on {100 * metrics.trained_fraction:.2f} %",
             *_speed_parts(speed(self._since_line, state.world.size, self._peak_flops)),
             *_rank_parts(ranks),
             f"left {_clock(remaining)}",
@@ -106,16 +106,16 @@ class StepReport(Callback):
 def speed(
     steps: Sequence[StepMetrics], ranks: int, peak_flops: float | None = None
 ) -> dict[str, float]:
-    """Return the throughput over steps, by the names that the metrics log has.
+    """Return the throughput over steps, by name in the metrics log.
 
-    Tokens and samples are those of all ranks, TFLOP/s one rank's. ``dense_`` marks Megatron-LM's
-    convention (every query sees the whole row, a logit at every token); without it attention is
-    causal inside each sample, and the LM head runs at answer positions.
+    Tokens and samples are those of all ranks, TFLOP/s are those of one rank. ``dense_`` marks
+    Megatron-LM's convention (every query sees the whole row, a logit at every token); without it,
+    attention is causal inside each sample and the LM head runs at answer positions.
 
     Args:
         steps: one or more.
-        ranks: of the run.
-        peak_flops: of one GPU; None leaves MFU out.
+        ranks: world size.
+        peak_flops: FLOP/s of one GPU; None leaves MFU out.
     """
     seconds = sum(each.seconds for each in steps)
     per_rank = {
@@ -145,7 +145,7 @@ def _speed_parts(values: dict[str, float]) -> list[str]:
 
 
 def _rank_values(ranks: Sequence[RankStatistics]) -> dict[str, float]:
-    """Name how the ranks fare as the metrics log has it; empty where they were not asked."""
+    """Return the ranks' statistics by name in the metrics log; empty without statistics."""
     if not ranks:
         return {}
     values = {f"memory_{kind}_gib": size for kind, size in fullest(ranks).items()}

@@ -1,4 +1,4 @@
-"""Measures held-out data during a run."""
+"""Measures the loss on held-out data during a run."""
 
 import sys
 
@@ -14,7 +14,14 @@ from megatron_in2.training.step.metrics import StepMetrics
 
 
 class Validation(Callback):
-    """Measures held-out data at the start, every so many steps and at the end, on every rank."""
+    """Measures the held-out loss at step 0, at an interval and at the end, on all ranks.
+
+    Args:
+        name: of the measure in the metrics log, such as ``validation_loss``.
+        dataset: the held-out rows.
+        log: the metrics log; None on all ranks but 0.
+        logging: the interval, and how many rows are measured.
+    """
 
     def __init__(
         self, name: str, dataset: PackedDataset, log: MetricsLog | None, logging: LoggingConfig

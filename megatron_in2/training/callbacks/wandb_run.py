@@ -1,4 +1,4 @@
-"""Weights & Biases, where it is installed and asked for."""
+"""Logs a run to Weights & Biases."""
 
 import importlib
 import importlib.util
@@ -9,17 +9,17 @@ from typing import Any
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
 
-RUN_ID = "wandb_run_id"  # in the folder of the checkpoints
+RUN_ID = "wandb_run_id"  # in the checkpoint folder
 
 
 def require_wandb(project: str) -> None:
     """Check that the package is installed, without importing it.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not installed.
     """
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # a folder named wandb, which its runs leave behind
+    if spec is None or spec.origin is None:  # a folder named wandb, which wandb itself creates
         raise InputError(
             f"logging.wandb_project={project} needs the package wandb: install it with pip install "
             'wandb, or set logging.wandb_project=""'
@@ -27,18 +27,18 @@ def require_wandb(project: str) -> None:
 
 
 class WandbRun:
-    """One run there for one checkpoint folder: after a restart it is the same one that goes on.
+    """One Weights & Biases run for one checkpoint folder, continued after a restart.
 
-    A killed run logs again the steps it had not saved. Values are therefore drawn over ``step``,
-    which they carry, and not over the order in which they came.
+    A killed and resumed run logs the steps again that it had not saved. Values are therefore
+    plotted over ``step``, which they contain, and not over the order in which they were logged.
 
     Args:
-        project: its name there.
-        folder: the run's checkpoints; the run's id is kept in it, and its files.
+        project: name of the Weights & Biases project.
+        folder: the checkpoint folder; it keeps the run's id and wandb's files.
         config: the resolved configuration.
 
     Raises:
-        InputError: Weights & Biases refuses, or is not reached.
+        InputError: Weights & Biases refuses, or cannot be reached.
     """
 
     def __init__(self, project: str, folder: Path, config: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class WandbRun:
             self._run = wandb.init(
                 project=project,
                 id=_run_id(folder),
-                resume=None if is_offline else "allow",  # offline it is told by the id when synced
+                resume=None if is_offline else "allow",  # offline, syncing resumes by the id
                 name=folder.name,
                 dir=folder,
                 config=config,
@@ -64,11 +64,11 @@ class WandbRun:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Record the values of one step."""
+        """Log the values of one step."""
         self._run.log({"step": step, **values})
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining values and end."""
         self._run.finish()
 
 

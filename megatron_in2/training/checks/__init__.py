@@ -1,1 +1,1 @@
-"""What is checked before a run, and between its ranks."""
+"""Checks before a run, and between its ranks."""

@@ -16,10 +16,10 @@ RankView = dict[str, str]
 
 
 def view_of_rank(config: TrainConfig, inputs: RunInputs) -> RankView:
-    """Say what this rank sees: seals of the data sets, the tokenizer, the start, the configuration.
+    """Return what this rank sees: data sets, tokenizer, step to resume from, configuration.
 
-    Hashes are those of the manifests, which name the hash and size of every file; the sizes were
-    compared with the files.
+    A data set is identified by its manifest's hash. The manifest has hash and size of every file,
+    and the sizes were compared with the files when the manifest was read.
     """
     resumed = inputs.resume_from[0].name if inputs.resume_from else "none"
     return {
@@ -31,10 +31,10 @@ def view_of_rank(config: TrainConfig, inputs: RunInputs) -> RankView:
 
 
 def find_disagreement(config: TrainConfig, inputs: RunInputs, world: World) -> str | None:
-    """Compare what all ranks see, collectively; every rank gets the same answer.
+    """Compare what the ranks see; every rank must call it and gets the same result.
 
     Returns:
-        One line that names the ranks, with their hosts, that see other files than most do, or
+        One line that names the ranks, and their hosts, that see other files than most ranks do;
         None where all see the same.
     """
     views: list[Any] = [None] * world.size
@@ -44,7 +44,7 @@ def find_disagreement(config: TrainConfig, inputs: RunInputs, world: World) -> s
 
 
 def describe_disagreement(views: list[tuple[str, RankView]]) -> str | None:
-    """Name the ranks whose view differs from most ranks', and in what; see above.
+    """Return the line of :func:`find_disagreement`.
 
     Args:
         views: (host, view) of each rank.

@@ -26,16 +26,16 @@ from megatron_in2.training.config import TrainConfig, parse_range
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a checked run starts with.
+    """The checked inputs of a run.
 
     Args:
         tokenizer: the run's tokenizer.
-        datasets: what is trained on, with weights.
+        datasets: the training datasets with their weights.
         rows: training rows of one epoch.
-        learnt_tokens: answer tokens among them.
+        learnt_tokens: tokens in them that are trained on.
         dataset_seals: seal of each data set's manifest, by field and prefix.
         total_steps: optimizer steps of the whole run.
-        resume_from: complete step to go on from, with its state; None for a new run.
+        resume_from: complete step to resume from, with its state; None for a new run.
         init_from: complete step whose weights a new run starts from, if any.
     """
 
@@ -50,7 +50,7 @@ class RunInputs:
 
 
 def check_run(config: TrainConfig, world_size: int) -> RunInputs:
-    """Check configuration, data, tokenizer and checkpoints of a run.
+    """Check configuration, data, tokenizer, checkpoints and free disk of a run.
 
     Raises:
         InputError: naming the field, its value and the remedy.
@@ -80,7 +80,7 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
             _check_held_out(f"data.{name}", prefix, held_out, config, world_size)
             seals[f"data.{name}={prefix}"] = held_out.seal
     if not learnt_tokens:
-        raise InputError(f"data.train={config.data.train}: no token in it is learnt")
+        raise InputError(f"data.train={config.data.train}: it has no token that is trained on")
     _check_disk(config)
     total_steps = config.schedule.total_steps(rows)
     _check_profile(config, total_steps)
@@ -95,10 +95,10 @@ def check_run(config: TrainConfig, world_size: int) -> RunInputs:
 
 
 def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
-    """Do the same as one rank of a started group, which says who and where it is when it refuses.
+    """Check a run as one rank of a started group: errors name the rank and its host.
 
     Raises:
-        InputError: as above.
+        InputError: as :func:`check_run`.
     """
     try:
         return check_run(config, rank.world_size)
@@ -107,9 +107,9 @@ def check_run_of_rank(config: TrainConfig, rank: Rank) -> RunInputs:
 
 
 def _check_backend(config: TrainConfig) -> None:
-    """Refuse here what every rank would refuse, each with a line of its own."""
+    """Refuse here what every rank would refuse, so that there is one line and not one a rank."""
     if config.runtime.backend == "transformer_engine" or config.runtime.fp8:
-        # Imported here, since other runs are checked without torch's seconds.
+        # Imported here, so that other runs are checked without the seconds that torch takes.
         from megatron_in2.model.backend import choose_backend, require_fp8
 
         require_fp8(config.runtime.fp8, choose_backend(config.runtime.backend))
@@ -167,13 +167,13 @@ def _check_held_out(
 
 
 def _check_disk(config: TrainConfig) -> None:
-    """Compare the free disk with the checkpoints that the run keeps, and the one being written."""
+    """Compare the free disk with the checkpoints to keep plus the one being written."""
     folder = Path(config.checkpoint.dir).absolute()
     while not folder.exists():
         folder = folder.parent
     kept = (config.checkpoint.keep_last or 1) + 1
-    standing = len(complete_steps(Path(config.checkpoint.dir)))
-    needed = checkpoint_bytes(config) * max(kept - standing, 1)
+    existing = len(complete_steps(Path(config.checkpoint.dir)))
+    needed = checkpoint_bytes(config) * max(kept - existing, 1)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
@@ -220,6 +220,6 @@ def _require_same_model(config: TrainConfig, step: Path) -> None:
     for name, value in saved.items():
         if name not in POSITION_FIELDS and value != wanted[name]:
             raise InputError(
-                f"{step} was saved with model.{name}={value}, the config says {wanted[name]}: "
-                "make them equal"
+                f"{step} was saved with model.{name}={value}, the configuration has "
+                f"{wanted[name]}: make them equal"
             )

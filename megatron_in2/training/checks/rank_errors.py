@@ -1,4 +1,4 @@
-"""Failures of one rank that deserve a line and not a traceback."""
+"""Failures of a rank that end with one line instead of a traceback."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.training.config import TrainConfig
 
-# What an allocation that failed says where it is no torch.OutOfMemoryError.
+# In the message of a failed allocation that is not a torch.OutOfMemoryError.
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator: can't allocate memory",
     "CUDA error: out of memory",
@@ -18,7 +18,7 @@ OUT_OF_MEMORY = (
     "Failed to CUDA malloc",  # NCCL
 )
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo
-MOST_LETTERS = 200  # of another's message
+MAX_MESSAGE_CHARACTERS = 200  # of torch's message in ours
 
 
 @contextlib.contextmanager
@@ -26,32 +26,36 @@ def failures_in_one_line(config: TrainConfig, rank: Rank) -> Iterator[None]:
     """Turn running out of memory, and the end of another rank, into one line each.
 
     Raises:
-        InputError: this rank ran out of memory; what helps stands in the message.
-        SystemExit: another rank is gone; it ends with code 1 and leaves the reason to that one.
+        InputError: this rank ran out of memory; the message has the remedies.
+        SystemExit: the connection to another rank is lost; exit code 1. That rank's own message
+            has the reason.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         where = f"rank {rank.index} on {socket.gethostname()}"
         if is_out_of_memory(error):
+            message = " ".join(str(error).split())[:MAX_MESSAGE_CHARACTERS]
             raise InputError(
-                f"{where} is out of memory ({' '.join(str(error).split())[:MOST_LETTERS]}): "
+                f"{where} is out of memory ({message}): "
                 f"{' or '.join(memory_remedies(config))}; in2 plan shows what fits"
             ) from error
         if any(words in str(error) for words in LOST_PEER):
-            raise SystemExit(f"{where} lost another rank, which says why; ending") from error
+            raise SystemExit(
+                f"{where} lost the connection to another rank, whose message has the reason; ending"
+            ) from error
         raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an allocation failed, on the GPU or on the host."""
+    """Return whether an allocation failed, on the GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def memory_remedies(config: TrainConfig) -> list[str]:
-    """What would need less memory than a configuration does, the mildest first."""
+    """Return changes of a configuration that reduce its memory, those that cost least first."""
     parallel = config.parallel
     remedies = []
     if not parallel.sequence and parallel.tensor > 1:

@@ -1,1 +1,1 @@
-"""One optimizer step, in the order of the data: rows, batch, loss, update."""
+"""One optimizer step: rows, batch, loss, update."""

@@ -1,7 +1,7 @@
-"""Deals the rows of a global batch to data-parallel ranks so that none waits for another.
+"""Assigns the rows of a global batch to data-parallel ranks with about equal work.
 
-Every row has the same number of tokens, so matrices cost every rank the same; attention does
-not: it costs the sum of the squared lengths of the row's samples.
+Every row has the same number of tokens, so matrix products cost the same on every rank. The cost
+of attention differs: it is the sum of the squared lengths of the row's samples.
 """
 
 import heapq
@@ -12,32 +12,38 @@ import numpy.typing as npt
 Costs = npt.NDArray[np.float64]
 
 
-def deal_rows(costs: Costs, ranks: int) -> npt.NDArray[np.int64]:
-    """Assign a global batch's rows to ranks, each rank as many rows, their costs alike.
+def assign_rows(costs: Costs, ranks: int) -> npt.NDArray[np.int64]:
+    """Assign the same number of rows to every rank, with about equal total costs.
 
-    Greedy: the dearest row first, to the rank with the least work that still has room. Each
-    rank's rows stand from dearest to cheapest, so that ranks are alike micro-batch by micro-batch.
+    Greedy: rows in descending order of cost, each to the rank with the least work so far that has
+    not all its rows yet. Each rank's rows are sorted from expensive to cheap, so that the ranks'
+    work is similar in every micro-batch, not only in the sum.
 
     Args:
-        costs: float64 [rows], what each row costs; a multiple of ``ranks`` rows.
+        costs: float64 [rows], cost of each row; the number of rows is a multiple of ``ranks``.
         ranks: data-parallel ranks.
 
     Returns:
         int64 [ranks, rows / ranks]: indices into ``costs``.
     """
-    room = len(costs) // ranks
-    assert room * ranks == len(costs)
-    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    rows_per_rank = len(costs) // ranks
+    assert rows_per_rank * ranks == len(costs)
+    assigned: list[list[int]] = [[] for _ in range(ranks)]
     open_ranks = [(0.0, rank) for rank in range(ranks)]
     for row in np.argsort(-costs, kind="stable"):
         work, rank = heapq.heappop(open_ranks)
-        dealt[rank].append(int(row))
-        if len(dealt[rank]) < room:
+        assigned[rank].append(int(row))
+        if len(assigned[rank]) < rows_per_rank:
             heapq.heappush(open_ranks, (work + float(costs[row]), rank))
-    return np.array(dealt, np.int64)
+    return np.array(assigned, np.int64)
 
 
-def imbalance(costs: Costs, dealt: npt.NDArray[np.int64]) -> float:
-    """Return largest over mean work of the ranks, less 1: the share of time that is waited."""
-    work = costs[dealt].sum(axis=1)
+def imbalance(costs: Costs, assigned: npt.NDArray[np.int64]) -> float:
+    """Return the largest over the mean work of the ranks, minus 1: the share of idle time.
+
+    Args:
+        costs: float64 [rows].
+        assigned: int64 [ranks, rows / ranks], from :func:`assign_rows`.
+    """
+    work = costs[assigned].sum(axis=1)
     return float(work.max() / work.mean() - 1.0)

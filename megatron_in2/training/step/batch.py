@@ -1,6 +1,7 @@
 """One packed row as tensors, cut for this context-parallel rank.
 
-Shapes: S tokens of the row, T = S / CP of them on this rank.
+Shapes: S tokens in the row, T = S / CP of them on this rank, N sequences in the row (samples, and
+the padding at its end).
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,17 @@ from megatron_in2.parallel.world import World
 class Batch:
     """A micro-batch of one row.
 
-    ``tokens``, ``labels``, ``positions`` and ``sequences`` (which of the row's sequences a token
-    belongs to) are int64 [1, T]; ``loss_mask`` is uint8 [1, T] and label-aligned: 1 where the
-    next token, of the same sample, is learnt. ``sample_weights``, float32 [sequences of the row],
-    weighs each sample's token losses; ``normaliser`` is what this rank adds to the global
-    batch's divisor.
+    Args:
+        tokens: int64 [1, T].
+        labels: int64 [1, T], the token after each one.
+        loss_mask: uint8 [1, T], aligned with ``labels``: 1 where the next token belongs to the
+            same sample and is trained on.
+        positions: int64 [1, T], from 0 in each sequence.
+        sequences: int64 [1, T], index of the sequence that a token belongs to.
+        sample_weights: float32 [N], factor of each sequence's token losses.
+        normaliser: what this rank adds to the divisor of the global batch's loss.
+        packing: where sequences begin, and at which positions the LM head runs.
+        row: the row itself.
     """
 
     tokens: torch.Tensor
@@ -37,35 +44,44 @@ class Batch:
 
 
 def make_batch(row: Row, world: World, normalisation: str = "token") -> Batch:
-    """Turn a row into what the model takes; nothing crosses a sample's border.
-
-    The stored mask is target-aligned. Shifted by one it says where the prediction is made; a
-    sample's last position predicts nothing, whatever stands behind it.
+    """Turn a packed row into the model's inputs; no sample influences another.
 
     Args:
         row: the packed row.
         world: this rank's place.
         normalisation: token | sample, as in :class:`OptimizerConfig`.
     """
+    # The stored mask is aligned with targets: 1 at a token that is to be predicted. The model
+    # predicts token i + 1 at position i, so labels and mask both move one place to the left.
     labels, mask = np.roll(row.tokens, -1), np.roll(row.loss_mask, -1)
     ends = np.cumsum(row.lengths)
+    # After the roll, the last position of each sequence would predict the first token of the next
+    # sequence (in the last one, the first token of the row). That token belongs to another sample.
     mask[ends - 1] = 0
+    # Positions restart at 0 in each sequence, as if every sample had a row of its own.
     positions = np.arange(len(row.tokens)) - np.repeat(ends - row.lengths, row.lengths)
     sequences = np.repeat(np.arange(len(row.lengths)), row.lengths)
-    learnt = np.bincount(sequences, weights=mask, minlength=len(row.lengths))
-    own: npt.NDArray[np.int64] | slice = slice(None)  # all of it, and no copy
+    answer_tokens = np.bincount(sequences, weights=mask, minlength=len(row.lengths))
+    own: npt.NDArray[np.int64] | slice = slice(None)  # the whole row, without a copy
     if world.context_size > 1:
+        # A context rank has two of the 2 x CP chunks of each sample, one from its start and one
+        # from its end, so that causal attention costs all ranks the same. Everything above was
+        # computed on the whole row, because labels and positions cross the chunks.
         own = context_indices(row.lengths, world.context_size, world.context_rank).numpy()
 
     def cut(values: npt.NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(values[own]).unsqueeze(0).to(world.device, non_blocking=True)
 
+    # Weights and normaliser stay apart: the loss is (sum of weight x token loss) / (sum of
+    # normalisers), and the divisor is known only once all micro-batches and ranks have been
+    # added (see loss.py). Dividing here would give a row with few answers too much weight.
     if normalisation == "sample":
-        weights = np.where(learnt > 0, 1.0 / np.maximum(learnt, 1), 0.0)
-        # Every context rank sees the whole row's samples; one of them counts them.
-        normaliser = int((learnt > 0).sum()) if world.context_rank == 0 else 0
+        weights = np.where(answer_tokens > 0, 1.0 / np.maximum(answer_tokens, 1), 0.0)
+        # The ranks of a context-parallel group share the row's samples: one rank counts them.
+        normaliser = int((answer_tokens > 0).sum()) if world.context_rank == 0 else 0
     else:
         weights = np.ones(len(row.lengths))
+        # Each context rank counts the answer tokens of its own positions.
         normaliser = int(mask[own].sum())
     return Batch(
         tokens=cut(row.tokens),
@@ -87,11 +103,11 @@ def make_batch(row: Row, world: World, normalisation: str = "token") -> Batch:
 
 
 def _head_positions(mask: npt.NDArray[np.uint8], tensor_size: int) -> npt.NDArray[np.int64]:
-    """Where the LM head is asked for: at answers, and behind them at the first token as padding.
+    """Return the positions of the LM head, int64: the answers, then position 0 as padding.
 
-    Sequence parallelism cuts them evenly over the tensor-parallel ranks; where there is none the
-    model wants one for its stand-in of weight zero.
+    Sequence parallelism divides them evenly among the tensor-parallel ranks. There is at least one
+    for each, because a row without answers needs a term of weight zero for its backward pass.
     """
-    learnt = np.flatnonzero(mask)
-    size = max(-(-len(learnt) // tensor_size), 1) * tensor_size
-    return np.pad(learnt, (0, size - len(learnt)))
+    answers = np.flatnonzero(mask)
+    size = max(-(-len(answers) // tensor_size), 1) * tensor_size
+    return np.pad(answers, (0, size - len(answers)))

@@ -9,17 +9,17 @@ import torch
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.batch import Batch, make_batch
-from megatron_in2.training.step.loss import global_sums, learnt_sequences, make_forward_step
+from megatron_in2.training.step.loss import answer_sequences, global_sums, make_forward_step
 
 POSITION_BINS = 8  # of the context, from start to end
 LENGTH_BINS = 4  # of the row length
 
-# Bucket 0 takes every sample; then the positions, then the lengths.
+# Bucket 0 has every sample; then come the positions, then the lengths.
 BUCKETS = 1 + POSITION_BINS + LENGTH_BINS
 
 
 def bucket_names(name: str, seq_length: int) -> list[str]:
-    """Name the buckets of a measure, in order, as the metrics log has them."""
+    """Return the names of the buckets in the metrics log, in order."""
     positions = [
         f"position_{100 * i / POSITION_BINS:.0f}-{100 * (i + 1) / POSITION_BINS:.0f}%"
         for i in range(POSITION_BINS)
@@ -33,16 +33,16 @@ def bucket_names(name: str, seq_length: int) -> list[str]:
 def held_out_loss(
     state: TrainingState, dataset: PackedDataset, name: str, limit: int
 ) -> dict[str, float]:
-    """Measure the loss over the answer tokens of a dataset's first ``limit`` rows, collectively.
+    """Measure the loss on the answer tokens of a dataset's first rows; every rank must call it.
 
     Args:
         state: the run.
-        dataset: what is measured on.
-        name: what the measure is called.
-        limit: rows; 0 takes all.
+        dataset: the held-out rows.
+        name: of the measure in the metrics log.
+        limit: number of rows; 0 takes all.
 
     Returns:
-        Mean loss of every bucket that holds an answer token, by name.
+        Mean loss of every bucket with an answer token, by name; the same on all ranks.
     """
     world = state.world
     count = min(limit or len(dataset), len(dataset))
@@ -65,7 +65,7 @@ def held_out_loss(
 
 def _bucket_sums(batch: Batch, token_losses: torch.Tensor) -> torch.Tensor:
     """Sum losses and count answer tokens by bucket: float64 [BUCKETS x 2]."""
-    samples = learnt_sequences(batch)
+    samples = answer_sequences(batch)
     by_sample = torch.zeros(
         len(batch.row.lengths), 2, dtype=torch.float64, device=token_losses.device
     )
@@ -77,7 +77,7 @@ def _bucket_sums(batch: Batch, token_losses: torch.Tensor) -> torch.Tensor:
 
 
 def _membership(batch: Batch) -> npt.NDArray[np.float64]:
-    """Say which buckets each of the row's sequences counts in: 0 or 1, [sequences, BUCKETS]."""
+    """Return 1 where a sequence belongs to a bucket, else 0: float64 [sequences, BUCKETS]."""
     records = batch.row.records
     membership = np.zeros((len(records), BUCKETS))
     membership[:, 0] = 1

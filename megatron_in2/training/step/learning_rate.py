@@ -11,10 +11,10 @@ def learning_rate(
     """Linear warm-up to the peak, then a cosine down to ``min_lr``.
 
     Args:
-        consumed_rows: rows seen when the step ends; so the first step's rate is not 0.
+        consumed_rows: rows read when the step ends, so that the first step's rate is not 0.
         total_rows: rows of the whole run.
-        schedule: holds the warm-up.
-        optimizer: holds the peak and the end.
+        schedule: has the warm-up.
+        optimizer: has the peak and ``min_lr``.
     """
     warmup_rows = schedule.warmup_fraction * total_rows
     if consumed_rows < warmup_rows:

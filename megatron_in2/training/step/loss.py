@@ -1,12 +1,13 @@
-"""The loss on answer tokens, and how it is summed over micro-batches and ranks.
+"""The loss on answer tokens, and its sum over micro-batches and ranks.
 
 Derivation. Let A be the answer tokens of the global batch, l(t) their cross entropies, s(t) the
 sample of token t, and n(s) the answer tokens of a sample. By token, L = (sum of l(t)) / |A|. By
 sample, L = (sum of l(t) / n(s(t))) / (number of samples). Both are one weighted sum over one
-integer, so each micro-batch on each rank contributes its plain weighted sum and its part of the
-integer; Megatron-Core accumulates gradients of the sums, adds them and the integers over the
+integer. Each micro-batch on each rank contributes its weighted sum and its part of the integer.
+Megatron-Core accumulates the gradients of the sums, adds gradients and integers over the
 data-parallel and context-parallel ranks, and divides once (``calculate_per_token_loss``). A rank
-or shard with few answer tokens, or none, so weighs by what it has and never by a mean of its own.
+with few answer tokens, or none, therefore contributes in proportion to them; averaging the means
+of ranks would give its tokens too much weight.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,11 +27,11 @@ ForwardStep = Callable[
 
 
 def make_forward_step(report: ReportFunction) -> ForwardStep:
-    """Return the function by which Megatron-Core's schedules run one micro-batch forward.
+    """Return the function that Megatron-Core's schedules call for each micro-batch.
 
     Args:
-        report: turns a batch and its answer tokens' losses, float32 [N] in local order, into
-            sums, float64 [K], that :func:`global_sums` adds over micro-batches and ranks.
+        report: maps a batch and the losses of its answer tokens, float32 [N] in local order, to
+            sums, float64 [K], which :func:`global_sums` adds over micro-batches and ranks.
     """
 
     def forward_step(
@@ -57,22 +58,22 @@ def make_forward_step(report: ReportFunction) -> ForwardStep:
 
 
 def weighted_sum(batch: Batch, token_losses: torch.Tensor) -> torch.Tensor:
-    """Sum the answer tokens' losses, each weighed by its sample."""
-    samples = learnt_sequences(batch)
+    """Return the sum of the answer tokens' losses, weighted by sample; float32 scalar."""
+    samples = answer_sequences(batch)
     if not len(samples):
-        return token_losses.sum()  # the model's stand-in of weight zero
+        return token_losses.sum()  # the model's term of weight zero
     return (token_losses * batch.sample_weights[samples]).sum()
 
 
-def learnt_sequences(batch: Batch) -> torch.Tensor:
-    """Return which of the row's sequences each answer token belongs to, int64 [N]."""
+def answer_sequences(batch: Batch) -> torch.Tensor:
+    """Return the sequence of each answer token, int64 [N]."""
     return batch.sequences[batch.loss_mask.bool()]
 
 
 def step_report(batch: Batch, token_losses: torch.Tensor) -> torch.Tensor:
-    """What a training step reports: weighted loss sum, normaliser, answer tokens; float64 [3]."""
+    """Return weighted loss sum, normaliser and answer tokens of a batch; float64 [3]."""
     counts = torch.tensor(
-        [batch.normaliser, len(learnt_sequences(batch))],
+        [batch.normaliser, len(answer_sequences(batch))],
         dtype=torch.float64,
         device=token_losses.device,
     )
@@ -80,12 +81,15 @@ def step_report(batch: Batch, token_losses: torch.Tensor) -> torch.Tensor:
 
 
 def global_sums(reports: list[torch.Tensor], size: int, world: World) -> torch.Tensor:
-    """Add the micro-batches' reports over all ranks; every rank gets the result.
+    """Add the micro-batches' reports over all ranks.
 
     Args:
         reports: this rank's, float64 [size] each; empty on all but the last pipeline stage.
         size: length of a report.
         world: this rank's place.
+
+    Returns:
+        float64 [size] on the CPU, the same on every rank.
     """
     sums = torch.zeros(size, dtype=torch.float64, device=world.device)
     for report in reports:

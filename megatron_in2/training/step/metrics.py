@@ -1,18 +1,27 @@
-"""What one optimizer step reports."""
+"""The record of one optimizer step."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one optimizer step did, the same on every rank.
+    """The record of one optimizer step, the same on every rank.
 
-    ``loss`` is the global batch's, normalised as configured; ``tokens`` counts the rows' tokens,
-    padding included, and ``samples`` the samples in them; ``flops`` are those the loss needs,
-    causal and document-aware, LM head and last outputs at answer positions, and ``dense_flops``
-    what Megatron-LM counts for the same rows; ``imbalance`` is largest over mean work of the
-    data-parallel ranks, less 1; ``seconds`` is wall time. A step is ``skipped`` where its loss or
-    gradient was not finite: the weights stay as they were.
+    Args:
+        step: number of the step, from 1.
+        consumed_rows: rows read since step 0, this step's included.
+        loss: of the global batch, normalised as configured.
+        learning_rate: of this step.
+        grad_norm: before clipping.
+        answer_tokens: tokens trained on.
+        tokens: all tokens of the rows, padding included.
+        samples: samples in the rows.
+        flops: what the loss needs: attention causal inside each sample, LM head and the last
+            layer's outputs at answer positions.
+        dense_flops: what Megatron-LM counts for the same rows.
+        imbalance: largest over mean work of the data-parallel ranks, minus 1.
+        skipped: loss or gradient was not finite, and the weights were not updated.
+        seconds: wall time.
     """
 
     step: int
@@ -30,6 +39,6 @@ class StepMetrics:
     seconds: float
 
     @property
-    def learnt_fraction(self) -> float:
-        """Share of the rows' tokens that carried loss; a broken mask shows here at once."""
+    def trained_fraction(self) -> float:
+        """Share of the rows' tokens that were trained on; it shows a broken mask at once."""
         return self.answer_tokens / self.tokens

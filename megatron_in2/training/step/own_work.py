@@ -1,12 +1,11 @@
 """The time of a rank's own work in a step.
 
-All ranks end a step together, since each waits for the gradients of all, so the time of a whole
-step says nothing about one rank. A rank's *own work* lasts from the start of the step until its
-gradients are ready, that is, until Megatron-Core begins to reduce them over the data-parallel
-ranks: reading and cutting rows, forward and backward. On CUDA both moments are events on the
-compute stream. Waiting for the tensor-, context- and pipeline-parallel peers is included: the
-ranks of one copy of the model run in lockstep and show the same time, so a slow rank shows as a
-slow copy.
+Each rank waits for the gradients of all others, so all ranks end a step together and the time of
+a whole step does not show a slow rank. A rank's *own work* is the time from the start of the step
+until Megatron-Core begins to reduce its gradients over the data-parallel ranks: reading and
+cutting rows, forward and backward. On CUDA, both moments are events on the compute stream. The
+time includes waiting for tensor-, context- and pipeline-parallel peers: the ranks of one copy of
+the model run in lockstep and have the same time, so a slow rank shows as a slow copy.
 """
 
 import time
@@ -18,7 +17,7 @@ import torch
 
 
 class OwnWork:
-    """Measures the own work of this rank's steps but the first of a start, which warms up.
+    """Measures the own work of this rank's steps, except the first one of a start (warm-up).
 
     Args:
         device: where this rank computes.
@@ -31,18 +30,18 @@ class OwnWork:
         self._is_warm = False
 
     def start(self) -> None:
-        """A step begins."""
+        """Mark the start of a step."""
         self._started = self._now()
 
     def stop(self) -> None:
-        """Its gradients are ready; outside a step this counts for nothing."""
+        """Mark that its gradients are ready. Outside a step this has no effect."""
         if self._started is not None and self._is_warm:
             self._spans.append((self._started, self._now()))
         self._is_warm = self._is_warm or self._started is not None
         self._started = None
 
     def take_mean_seconds(self) -> float | None:
-        """Return the mean of the steps since it was last asked for."""
+        """Return the mean over the steps since the last call; None where there is none."""
         spans, self._spans = self._spans, []
         return fmean(self._seconds(*span) for span in spans) if spans else None
 
@@ -60,7 +59,7 @@ class OwnWork:
 
 
 def stops_when_called(work: OwnWork, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap what is called once the gradients are ready, so that it ends the measured span."""
+    """Wrap ``function``, which runs once the gradients are ready, so that it stops ``work``."""
 
     def wrapped(*arguments: Any, **named: Any) -> Any:
         work.stop()

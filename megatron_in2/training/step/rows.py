@@ -12,14 +12,14 @@ from megatron_in2.data.packed.order import rows_at
 
 @dataclass(frozen=True)
 class RowPlace:
-    """A row by the dataset it stands in."""
+    """A row: the index of its dataset, and its index in that dataset."""
 
     dataset: int
     row: int
 
 
 class TrainingRows:
-    """Opens the datasets of ``data.train`` and says which row each place of the run reads.
+    """The datasets of ``data.train``, and the row that each place of the run reads.
 
     Args:
         text: ``data.train``.
@@ -42,7 +42,7 @@ class TrainingRows:
         return self.datasets[place.dataset][place.row]
 
     def at(self, places: npt.NDArray[np.int64]) -> list[RowPlace]:
-        """Return the row that each place of an endless run reads."""
+        """Return the row at each place, int64 [n], of a run that may have many epochs."""
         if self._blend is None:
             rows = rows_at(places, len(self.datasets[0]), self._seed)
             return [RowPlace(0, row) for row in rows.tolist()]
@@ -55,11 +55,11 @@ class TrainingRows:
         return np.array(costs, np.int64)
 
     def sample_count(self, places: list[RowPlace]) -> int:
-        """Count the samples in rows."""
+        """Return the number of samples in rows."""
         return sum(self.datasets[each.dataset].sample_count(each.row) for each in places)
 
     def describe(self, places: list[RowPlace]) -> str:
-        """Name rows for a message, by dataset."""
+        """Return the rows' indices by dataset, for a message."""
         parts = []
         for index, dataset in enumerate(self.datasets):
             rows = [each.row for each in places if each.dataset == index]

@@ -1,4 +1,4 @@
-"""One optimizer step: deal the rows, run forward and backward, reduce, update."""
+"""One optimizer step: assign the rows, run forward and backward, reduce, update."""
 
 import math
 import time
@@ -8,7 +8,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_in2.training.arithmetic.flops import dense_row_flops, loss_flops, row_flops
 from megatron_in2.training.state import TrainingState
-from megatron_in2.training.step.balance import deal_rows, imbalance
+from megatron_in2.training.step.balance import assign_rows, imbalance
 from megatron_in2.training.step.batch import Batch, make_batch
 from megatron_in2.training.step.learning_rate import learning_rate
 from megatron_in2.training.step.loss import global_sums, make_forward_step, step_report
@@ -17,7 +17,10 @@ from megatron_in2.training.step.rows import RowPlace
 
 
 def train_step(state: TrainingState) -> StepMetrics:
-    """Do one optimizer step over the next global batch, and advance the state."""
+    """Do one optimizer step on the next global batch, and advance the state.
+
+    A step whose loss or gradient is not finite leaves the weights as they are.
+    """
     started = time.perf_counter()
     state.own_work.start()
     config, world = state.config, state.world
@@ -25,14 +28,14 @@ def train_step(state: TrainingState) -> StepMetrics:
     rows = state.rows_after(state.consumed_rows)
     squares = state.rows.attention_costs(rows)
     costs = row_flops(model, length, squares)
-    dealt = deal_rows(costs, world.data_size)
+    assigned = assign_rows(costs, world.data_size)
     rate = _set_learning_rate(state, state.consumed_rows + len(rows))
     state.model.zero_grad_buffer()
     state.optimizer.zero_grad()
     reports = state.run_schedule(
         make_forward_step(step_report),
-        _batches(state, [rows[index] for index in dealt[world.data_rank]]),
-        dealt.shape[1],
+        _batches(state, [rows[index] for index in assigned[world.data_rank]]),
+        assigned.shape[1],
         forward_only=False,
     )
     loss_sum, normaliser, answer_tokens = global_sums(reports, 3, world).tolist()
@@ -50,7 +53,7 @@ def train_step(state: TrainingState) -> StepMetrics:
         samples=state.rows.sample_count(rows),
         flops=loss_flops(model, length, squares, answer_tokens),
         dense_flops=len(rows) * dense_row_flops(model, length),
-        imbalance=imbalance(costs, dealt),
+        imbalance=imbalance(costs, assigned),
         skipped=not is_updated,
         seconds=time.perf_counter() - started,
     )

@@ -56,9 +56,7 @@ def _backward(ctx: Any, gradient: torch.Tensor, unused: Any) -> tuple[Any, Any, 
 _rms_norm.register_autograd(_backward, setup_context=_keep)
 
 
-def _fused_rms_norm(
-    x: torch.Tensor, shape: Any, weight: torch.Tensor, eps: float
-) -> torch.Tensor:
+def _fused_rms_norm(x: torch.Tensor, shape: Any, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return _rms_norm(x, weight, eps)[0]
 
 
@@ -149,9 +147,7 @@ def workspace_bytes(func: Any, args: Any) -> int:
     return 0
 
 
-def _flash_backward_workspace(
-    queries: int, heads: int, width: int, keys: int, groups: int
-) -> int:
+def _flash_backward_workspace(queries: int, heads: int, width: int, keys: int, groups: int) -> int:
     """The queries' gradient in float32, one float a row, and keys' and values' by query head."""
     rounded = -(-queries // _BLOCK) * _BLOCK
     size = 4 * heads * rounded * (width + 1)

@@ -65,7 +65,8 @@ class Recorder(TorchDispatchMode):
     def following(self, model: torch.nn.Module) -> Iterator[None]:
         """Know, inside, which of the model's modules is running."""
         self._names = {
-            id(module): re.sub(r"\.\d+(?=\.|$)", ".N", name) for name, module in model.named_modules()
+            id(module): re.sub(r"\.\d+(?=\.|$)", ".N", name)
+            for name, module in model.named_modules()
         }
         hooks = (
             register_module_forward_pre_hook(self._enter_module),
@@ -182,9 +183,7 @@ class Recorder(TorchDispatchMode):
     def _collective(self, call: CollectiveCall, phase: Phase, module: str) -> Any:
         """Record a collective instead of running it."""
         place = len(self.events)
-        self.events.append(
-            Collective(call.name, call.group, call.ranks, call.size, phase, module)
-        )
+        self.events.append(Collective(call.name, call.group, call.ranks, call.size, phase, module))
         result = call.result(lambda: self.events.append(Wait(place)))
         # torch keeps the C++ half alone, which would wait for ever without this one.
         self._works.append(call.work)

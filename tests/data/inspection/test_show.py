@@ -1,17 +1,11 @@
-"""Inspecting: rows as text, pages and JSON, through the command."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""Inspecting: rows as text."""
 
 import pytest
 
 from megatron_in2.data.inspection.show import GREEN, PLAIN, as_text, view_row
 from megatron_in2.data.packed.dataset import PackedDataset
-from megatron_in2.data.packed.manifest import part_path
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
-from tests.conftest import RunTool, assert_refused
 from tests.data.conftest import Pack, WriteSamples, text_sample
 
 
@@ -22,7 +16,7 @@ def data(pack: Pack, write_samples: WriteSamples) -> PackedDataset:
     return pack(write_samples([first, text_sample(1, None, "Say hi.", "hi")]), seq_length=1024)
 
 
-def test_learnt_text_stands_out(data: PackedDataset, tokenizer: Tokenizer) -> None:
+def test_trained_text_is_marked(data: PackedDataset, tokenizer: Tokenizer) -> None:
     views = view_row(data[0], data.manifest, tokenizer)
     text = as_text(0, views, colour=False, full=True)
     assert "⟦In France.⟧⟦</s>⟧" in text
@@ -35,41 +29,3 @@ def test_learnt_text_stands_out(data: PackedDataset, tokenizer: Tokenizer) -> No
     assert [(view.length + view.padding) % 16 for view in views] == [0, 0]
     assert views[0].evidence_position == pytest.approx(12 / 1327, abs=1e-3)
     assert views[1].evidence_position is None
-
-
-def test_the_command_shows_rows_json_page_and_plot(
-    data: PackedDataset, run_tool: RunTool, tmp_path: Path
-) -> None:
-    (row,) = json.loads(run_tool("inspect_dataset", data.prefix, "--row", 0, "--json").stdout)
-    learnt = [text for text, learnt in row["samples"][0]["runs"] if learnt]
-    assert learnt == ["In France.", "</s>"]
-    page, picture = tmp_path / "rows.html", tmp_path / "out" / "lengths.png"
-    result = run_tool(
-        *("inspect_dataset", data.prefix, "--row", 0, "--html", page, "--plot", picture)
-    )
-    assert result.returncode == 0, result.stderr
-    assert "<mark>In France.</mark>" in page.read_text()
-    assert "&lt;b&gt;in&lt;/b&gt;" in page.read_text()
-    assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_the_command_summarises_and_verifies(data: PackedDataset, run_tool: RunTool) -> None:
-    summary = run_tool("inspect_dataset", data.prefix).stdout
-    assert "1 of 1,024 tokens" in summary
-    assert "kind fine_grained" in summary
-    sound = run_tool("inspect_dataset", data.prefix, "--verify")
-    assert (sound.returncode, sound.stdout.splitlines()[-1]) == (0, "sound")
-    assert "2 of them right behind a prompt's end" in sound.stdout
-    path = part_path(data.prefix, "_loss_mask.bin")
-    content = bytearray(path.read_bytes())
-    content[7] ^= 1
-    path.write_bytes(content)
-    broken = run_tool("inspect_dataset", data.prefix, "--verify", "--json")
-    assert broken.returncode == 2
-    findings: dict[str, Any] = json.loads(broken.stdout)
-    assert "does not have the content" in findings["problems"][0]
-
-
-def test_what_is_not_there_is_refused(data: PackedDataset, run_tool: RunTool) -> None:
-    assert_refused(run_tool("inspect_dataset", data.prefix, "--row", 1), "no row 1", "0 to 0")
-    assert_refused(run_tool("inspect_dataset", "absent"), "no packed dataset at absent")

@@ -10,7 +10,6 @@ import pyarrow.parquet
 import pytest
 
 from megatron_in2.errors import InputError
-from tests.conftest import RunTool, assert_refused
 from tests.data.conftest import Pack, text_sample
 
 GOOD = [text_sample(index, None, f"Question {index}?", "Answer.") for index in range(5)]
@@ -183,16 +182,3 @@ def test_a_bad_row_of_parquet_is_named(tmp_path: Path, pack: Pack) -> None:
         pack(tmp_path / "a.parquet", seq_length=256)
     data = pack(tmp_path / "a.parquet", seq_length=256, on_error="skip")
     assert data.manifest.rejected == {"field answer": 1}
-
-
-def test_the_command_counts_what_it_skipped(tmp_path: Path, run_tool: RunTool) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_bytes(b"\n".join([*LINES, b"{", b"{"]))
-    command = (
-        *("preprocess_in2", "--input", path, "--output-prefix", tmp_path / "p"),
-        *("--tokenizer-model", "mistral-v1", "--seq-length", 256, "--workers", 2),
-    )
-    assert_refused(run_tool(*command), "x.jsonl:6", "not JSON")
-    result = run_tool(*command, "--on-error", "skip")
-    assert result.returncode == 0, result.stderr
-    assert "rejected {'not JSON': 2}" in result.stdout

@@ -14,7 +14,6 @@ from megatron_in2.data.packed.manifest import PARTS, part_path
 from megatron_in2.errors import InputError
 from megatron_in2.records import id_hash
 from megatron_in2.tokenizers.base import Tokenizer
-from tests.conftest import RunTool, assert_refused
 from tests.data.conftest import Pack, WriteSamples, text_sample
 
 CONTEXT_PROMPT = (
@@ -220,31 +219,6 @@ def test_a_sample_longer_than_a_row(pack: Pack, write_samples: WriteSamples) -> 
     data = pack(path, seq_length=256, overlong="drop")
     assert data.manifest.samples == 1
     assert data.manifest.dropped == {"overlong": 1}
-
-
-def test_the_command_refuses_in_one_line_and_leaves_nothing(
-    run_tool: RunTool, write_samples: WriteSamples, tmp_path: Path
-) -> None:
-    path = write_samples([text_sample(0, None, "a", "b"), {"id": "x", "question": "a"}])
-    options = ("--tokenizer-model", "mistral-v1", "--seq-length", 256)
-    result = run_tool(
-        "preprocess_in2", "--input", path, "--output-prefix", tmp_path / "out" / "p", *options
-    )
-    assert_refused(result, "samples.jsonl:2", "'kind'")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_the_command_packs_and_says_so(
-    run_tool: RunTool, write_samples: WriteSamples, tmp_path: Path
-) -> None:
-    path = write_samples([text_sample(0, None, "a", "b")])
-    options = ("--tokenizer-model", "mistral-v1", "--seq-length", 256)
-    command = ("preprocess_in2", "--input", path, "--output-prefix", tmp_path / "p", *options)
-    result = run_tool(*command)
-    assert result.returncode == 0, result.stderr
-    assert "1 samples" in result.stdout
-    assert len(PackedDataset(tmp_path / "p")) == 1
-    assert_refused(run_tool(*command), "--overwrite")
 
 
 def test_workers_start_without_torch() -> None:

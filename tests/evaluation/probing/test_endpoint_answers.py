@@ -83,18 +83,18 @@ def test_bad_numbers(wrong: dict[str, int]) -> None:
         EndpointConfig("http://127.0.0.1:9/v1", "fake", **wrong)
 
 
-def test_the_command(probes: Path, tmp_path: Path, serve: Serve, run_tool: RunTool) -> None:
+def test_the_command(probes: Path, tmp_path: Path, serve: Serve, run_here: RunTool) -> None:
     output = tmp_path / "predictions.jsonl"
     generate = ("generate", "--probes", probes / "code.jsonl", "--output", output)
     endpoint = ("--endpoint", serve(0.5), "--endpoint-model", "fake")
-    result = run_tool("probe", *generate, *endpoint, "--api", "chat")
+    result = run_here("probe", *generate, *endpoint, "--api", "chat")
     assert result.returncode == 0, result.stderr
     assert "120 predictions" in result.stdout
-    assert_refused(run_tool("probe", *generate), "either --model, or --endpoint")
+    assert_refused(run_here("probe", *generate), "either --model, or --endpoint")
     output.unlink()
     nobody = ("--endpoint", "http://127.0.0.1:9/v1", "--endpoint-model", "fake")
     assert_refused(
-        run_tool("probe", *generate, *nobody, "--retries", 0), "code.jsonl:1", "127.0.0.1:9"
+        run_here("probe", *generate, *nobody, "--retries", 0), "code.jsonl:1", "127.0.0.1:9"
     )
 
 

@@ -43,7 +43,7 @@ def test_counted_by_hand() -> None:
     assert dense_row_flops(model, 5) == dense
 
 
-def test_answers_only_spare_the_7b_four_percent() -> None:
+def test_answers_only_save_the_7b_four_percent() -> None:
     model, squares = ModelConfig(), np.array([32768**2])
     everywhere = row_flops(model, 32768, squares)[0] + 32768 * head_flops_per_token(model)
     sparse = loss_flops(model, 32768, squares, 0.02 * 32768)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from megatron_in2.errors import InputError
 from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, peak_of_card, read_gpu
 
 
@@ -22,11 +23,12 @@ def test_cards_are_known_by_their_whole_name(card: str, tflops: float | None) ->
     assert peak_of_card(card) == (None if tflops is None else tflops * 1e12)
 
 
-def test_no_card_stands_twice() -> None:
+def test_no_card_is_listed_twice() -> None:
     types = yaml.safe_load(GPU_TYPES.read_text())
     names = [name for kind in types for name in read_gpu(GPU_TYPES, kind).device_names]
     assert len(names) == len(set(names)) > 3
 
 
-def test_without_the_file_no_card_is_known(tmp_path: Path) -> None:
-    assert peak_of_card("NVIDIA H200", tmp_path / "gpus.yaml") is None
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gpus\.yaml is not readable"):
+        peak_of_card("NVIDIA H200", tmp_path / "gpus.yaml")

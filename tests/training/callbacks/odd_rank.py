@@ -1,20 +1,17 @@
-"""``tools/train.py`` where rank 1 is worse off than the others, in the way that ODD_RANK names.
+"""``in2 train`` with a defect of rank 1, which the variable ODD_RANK names.
 
 Run by the tests in place of the command; its options are the command's.
 """
 
-import importlib.util
 import os
 import resource
 import time
-from pathlib import Path
 
 import psutil
 
 from megatron_in2.commands.parser import run_command
+from megatron_in2.commands.train import main
 from megatron_in2.data.packed.dataset import PackedDataset, Row
-
-TOOL = Path(__file__).resolve().parents[3] / "tools" / "train.py"
 
 
 def slow_disk() -> None:
@@ -29,24 +26,19 @@ def slow_disk() -> None:
 
 
 def other_node() -> None:
-    """It works in another directory, so relative paths mean other files."""
+    """It runs in another directory, so relative paths mean other files."""
     os.chdir(os.environ["OTHER_NODE"])
 
 
 def short_of_memory() -> None:
-    """It may take ROOM bytes beyond what it has once everything is imported."""
+    """It may allocate HEADROOM bytes beyond what it has once everything is imported."""
     import megatron_in2.training.run  # noqa: F401
 
-    limit = psutil.Process().memory_info().vms + int(os.environ["ROOM"])
+    limit = psutil.Process().memory_info().vms + int(os.environ["HEADROOM"])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 if __name__ == "__main__":
     if os.environ.get("RANK") in os.environ.get("ODD_RANKS", "1").split(","):
         {"slow": slow_disk, "node": other_node, "memory": short_of_memory}[os.environ["ODD_RANK"]]()
-    spec = importlib.util.spec_from_file_location("train_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    run_command(tool.main)
+    run_command(main)

@@ -1,4 +1,4 @@
-"""A run that no longer learns ends by itself, naming what to look at; nothing is lost."""
+"""A run whose steps are all skipped ends and names what to check; no checkpoint is lost."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.conftest import RunTool, assert_refused
 
 @pytest.fixture(scope="module")
 def broken_weights(reference: tuple[Path, dict], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint with one NaN in it, brought in from Hugging Face format."""
+    """A checkpoint with one NaN in it, imported from Hugging Face format."""
     folder = tmp_path_factory.mktemp("broken")
     export_checkpoint(reference[0], folder / "export")
     file = folder / "export" / "model.safetensors"

@@ -1,4 +1,4 @@
-"""Chosen steps of chosen ranks leave a trace; the others none."""
+"""Chosen steps of chosen ranks are traced; others are not."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ from tests.training.conftest import Train
 
 
 @pytest.mark.slow
-def test_a_trace_has_the_steps_that_were_asked_for(
+def test_a_trace_has_the_chosen_steps(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
     folder = tmp_path / "run"
@@ -29,7 +29,7 @@ def test_a_trace_has_the_steps_that_were_asked_for(
 
 
 @pytest.mark.slow
-def test_ranks_are_chosen_and_a_run_that_stops_midway_leaves_what_it_has(
+def test_ranks_are_chosen_and_a_run_that_stops_midway_writes_its_trace(
     tmp_path: Path, train: Train
 ) -> None:
     folder = tmp_path / "run"

@@ -32,7 +32,7 @@ RunOdd = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_odd(tmp_path: Path, base_config: dict) -> RunOdd:
-    """Train with two ranks of which one is odd."""
+    """Train with two ranks of which one has a defect."""
 
     def run(
         kind: str, *options: str, cwd: Path | None = None, changes: dict | None = None, **extra: str
@@ -120,10 +120,10 @@ def test_a_slow_rank_is_named(run_odd: RunOdd, tmp_path: Path) -> None:
     assert f"step      4 | WARNING slow ranks, own work a step: rank 1 on {HOST}" in warning
     assert "rank 0" not in warning
     metrics = read_metrics(tmp_path / "run")
-    assert "rank_spread" not in metrics[1]  # of the step that warms up
+    assert "rank_spread" not in metrics[1]  # the first step, which is left out
     assert metrics[4]["slowest_rank"] == 1
     assert metrics[4]["rank_spread"] > 0.3
-    # Both ranks wait for the slow one's two rows, so the step's own time could not tell.
+    # Both ranks wait for the slow one's two rows, so the time of the step does not differ.
     assert metrics[4]["seconds"] > 1.2
 
 
@@ -163,7 +163,7 @@ def test_a_rank_that_sees_no_data_is_named(run_odd: RunOdd, dataset: Path, tmp_p
     assert_refused(result, f"rank 1 on {HOST}: no packed dataset at in2")
 
 
-def test_views_are_compared_with_what_most_ranks_see() -> None:
+def test_a_view_is_compared_with_that_of_most_ranks() -> None:
     same = ("node1", {"data.train": "a" * 64, "configuration": "c"})
     other = ("node2", {"data.train": "b" * 64, "configuration": "c"})
     assert describe_disagreement([same, same]) is None
@@ -179,7 +179,7 @@ WIDE = {"num_layers": 1, "ffn_hidden_size": 200_000}
 
 def test_out_of_memory_shows_in_the_rehearsal(run_odd: RunOdd, tmp_path: Path) -> None:
     option = "--runtime.rehearsal=always"
-    result = run_odd("memory", option, changes={"model": WIDE}, ROOM=str(1600 * 2**20))
+    result = run_odd("memory", option, changes={"model": WIDE}, HEADROOM=str(1600 * 2**20))
     assert_refused(
         result,
         f"rank 1 on {HOST} is out of memory",

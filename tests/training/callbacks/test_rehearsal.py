@@ -1,4 +1,4 @@
-"""The step before the first: as full as any, and nothing is left of it."""
+"""The rehearsal runs a row as large as any, and has no effect on the run."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from megatron_in2.training.callbacks.rehearsal import (
     Rehearsal,
     fullest_row,
     is_rehearsed,
-    most_learnt_tokens,
+    most_trained_tokens,
 )
 from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import TrainConfig
@@ -34,7 +34,7 @@ State = dict[str, torch.Tensor]
 
 @pytest.fixture
 def state(tmp_path: Path, write_config: Callable[[Path], Path]) -> Iterator[TrainingState]:
-    """A run of one process that is about to begin."""
+    """A run of one process before its first step."""
     path = write_config(tmp_path / "run")
     config = config_of(CommandParser(None, TrainConfig).read(["--config", str(path)]), TrainConfig)
     inputs = check_run(config, 1)
@@ -43,7 +43,7 @@ def state(tmp_path: Path, write_config: Callable[[Path], Path]) -> Iterator[Trai
 
 
 def _snapshot(state: TrainingState) -> State:
-    """Everything that the next step depends on, copied."""
+    """A copy of everything that the next step depends on."""
     (chained,) = state.optimizer.chained_optimizers
     values = {f"weight {name}": each for name, each in state.model.named_parameters()}
     for group in chained.optimizer.param_groups:
@@ -69,25 +69,27 @@ def _changed(before: State, after: State) -> set[str]:
     }
 
 
-def test_nothing_is_left_of_it(state: TrainingState, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_has_no_effect_on_the_run(
+    state: TrainingState, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = _snapshot(state)
-    Rehearsal(learnt_tokens=40).on_start(state)
-    assert "a row of 512 tokens, 40 of them learnt" in capsys.readouterr().out
+    Rehearsal(trained_tokens=40).on_start(state)
+    assert "a row of 512 tokens, trained on 40 of them" in capsys.readouterr().out
     assert _changed(before, _snapshot(state)) == set()
-    train_step(state)  # what a step changes is seen
+    train_step(state)  # negative control: a real step changes it
     assert {"weight", "exp_avg", "exp_avg_sq", "step", "gradients", "place"} <= _changed(
         before, _snapshot(state)
     )
     before = _snapshot(state)
     before = {name: each for name, each in before.items() if not name.startswith("gradients")}
-    Rehearsal(learnt_tokens=40).on_start(state)
+    Rehearsal(trained_tokens=40).on_start(state)
     after = _snapshot(state)
     assert all(not each.any() for name, each in after.items() if name.startswith("gradients"))
     after = {name: each for name, each in after.items() if not name.startswith("gradients")}
     assert _changed(before, after) == set()
 
 
-def test_moments_stand_in_until_the_optimizer_has_its_own(
+def test_moments_are_allocated_until_the_optimizer_has_its_own(
     state: TrainingState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     allocated: list[int] = []
@@ -102,7 +104,7 @@ def test_moments_stand_in_until_the_optimizer_has_its_own(
         allocated.clear()
         with monkeypatch.context() as patch:
             patch.setattr("megatron_in2.training.callbacks.rehearsal.torch.empty_like", counting)
-            Rehearsal(learnt_tokens=1).on_start(state)
+            Rehearsal(trained_tokens=1).on_start(state)
         return sum(allocated)
 
     parameters = parameter_count(state.config.model)
@@ -112,9 +114,9 @@ def test_moments_stand_in_until_the_optimizer_has_its_own(
     assert fresh - moments_in_rehearsal() == 2 * parameters
 
 
-def test_the_row_is_one_sample_with_the_most_learnt_tokens(dataset: Path, world: World) -> None:
+def test_the_row_is_one_sample_with_the_most_trained_tokens(dataset: Path, world: World) -> None:
     datasets = [PackedDataset(dataset), PackedDataset(Path(f"{dataset}_valid"))]
-    most = most_learnt_tokens(datasets)
+    most = most_trained_tokens(datasets)
     counts = [int(each[index].loss_mask.sum()) for each in datasets for index in range(len(each))]
     assert most == max(counts) > np.mean(counts)
     batch = make_batch(fullest_row(512, most), world)
@@ -141,7 +143,7 @@ def world() -> Iterator[World]:
         ("never", "cuda", False),
     ],
 )
-def test_auto_means_where_there_is_a_gpu(wanted: str, device: str, expected: bool) -> None:
+def test_auto_means_on_a_gpu(wanted: str, device: str, expected: bool) -> None:
     assert is_rehearsed(wanted, torch.device(device)) is expected
 
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: throughput by both conventions, samples, memory, time left."""
+"""The step line: throughput by both conventions, samples, memory, time left."""
 
 import re
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def test_the_step_line(
     assert len(lines) == 2  # the first and the last
     for line in lines:
         assert re.fullmatch(
-            r"step +\d/6 \| loss \d\.\d{4} \| lr \S+ \| grad norm \S+ \| learnt \S+ % \| "
+            r"step +\d/6 \| loss \d\.\d{4} \| lr \S+ \| grad norm \S+ \| trained on \S+ % \| "
             r"[\d,]+ tokens/s \| \S+ samples/s \| \S+ TFLOP/s a rank \(dense \S+\) \| "
             r"resident \d\.\d\d GiB \| left \d:\d\d:\d\d",
             line,

@@ -20,7 +20,7 @@ PROJECT = "--logging.wandb_project=in2"
 
 
 def _read(folder: Path) -> tuple[str, str, dict, list[dict]]:
-    """Read what one start recorded: run id, project, configuration, values in order."""
+    """Return what one start logged: run id, project, configuration, values in order."""
     from wandb.proto.wandb_internal_pb2 import Record
     from wandb.sdk.internal.datastore import DataStore
 
@@ -47,7 +47,7 @@ def _read(folder: Path) -> tuple[str, str, dict, list[dict]]:
 
 @needs_wandb
 @pytest.mark.slow
-def test_a_restart_goes_on_in_the_same_run(
+def test_a_restart_continues_the_same_run(
     tmp_path: Path, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -84,7 +84,9 @@ def test_without_a_login_the_run_is_refused_with_the_remedy(
     assert_refused(result, "logging.wandb_project=in2", "wandb login", "WANDB_MODE=offline")
 
 
-def test_asked_for_but_not_installed(tmp_path: Path, write_config: Callable[[Path], Path]) -> None:
+def test_wandb_that_is_not_installed_is_refused(
+    tmp_path: Path, write_config: Callable[[Path], Path]
+) -> None:
     """An interpreter in which wandb cannot be imported; refused before a rank starts."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['wandb'] = None\n")
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])

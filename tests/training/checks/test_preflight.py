@@ -1,4 +1,4 @@
-"""A run that cannot work is refused before any rank starts, in one line, with exit code 2."""
+"""A run that cannot work is refused before any rank starts: one line, exit code 2."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Refuse = Callable[..., None]
 
 @pytest.fixture
 def refuse(tmp_path: Path, run_tool: RunTool, write_config: Callable[[Path], Path]) -> Refuse:
-    """Run the command with options, two ranks asked for, and check the refusal."""
+    """Run the command with options and two ranks, and check the refusal."""
 
     def check(options: list[str], *words: str, nproc: int = 2) -> None:
         folder = tmp_path / "run"
@@ -152,7 +152,7 @@ def test_resuming_with_changes_is_refused(
     refused = run_tool("train", "--config", config, "--schedule.global_batch_rows", 2)
     assert_refused(refused, "other schedule.global_batch_rows", "allow_changed_data")
     refused = run_tool("train", "--config", config, "--model.num_layers", 1)
-    assert_refused(refused, "model.num_layers=2", "the config says 1")
+    assert_refused(refused, "model.num_layers=2", "the configuration has 1")
 
 
 def test_a_dry_run_prints_the_plan_and_starts_nothing(
@@ -162,5 +162,5 @@ def test_a_dry_run_prints_the_plan_and_starts_nothing(
     result = run_tool("train", "--config", config, "--dry-run", "--world-size", 2)
     assert result.returncode == 0, result.stderr
     assert "DP2" in result.stdout
-    assert "learnt tokens" in result.stdout
+    assert "tokens trained on" in result.stdout
     assert not (tmp_path / "run").exists()

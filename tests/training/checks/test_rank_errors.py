@@ -1,4 +1,4 @@
-"""Allocations that failed are told from other errors, and the remedies fit the configuration."""
+"""Failed allocations are distinguished from other errors; remedies fit the configuration."""
 
 from dataclasses import replace
 
@@ -46,13 +46,13 @@ def test_other_errors_keep_their_tracebacks() -> None:
 
 def test_a_lost_peer_is_one_line() -> None:
     with (
-        pytest.raises(SystemExit, match=r"rank 3 on .* lost another rank"),
+        pytest.raises(SystemExit, match=r"rank 3 on .* lost the connection to another rank"),
         failures_in_one_line(TrainConfig(), RANK),
     ):
         raise RuntimeError("[../third_party/gloo/pair.cc:534] Connection closed by peer [::1]:1")
 
 
-def test_remedies_are_those_not_yet_taken() -> None:
+def test_remedies_leave_out_what_is_already_set() -> None:
     config = TrainConfig(
         parallel=ParallelConfig(tensor=2, context=4),
         runtime=RuntimeConfig(dtype="float32", logits="all"),

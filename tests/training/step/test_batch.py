@@ -12,7 +12,7 @@ from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from megatron_in2.training.step.batch import make_batch
 
-# Two samples of true lengths 5 and 3, padded to 6 and 4, and a filling of 2; 0 is padding.
+# Two samples of true lengths 5 and 3, padded to 6 and 4, and 2 of padding at the end; 0 is padding.
 TOKENS = [1, 11, 12, 13, 2, 0, 1, 21, 2, 0, 0, 0]
 TARGETS = [0, 0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0]  # target-aligned: answers 13 </s>, and 21 </s>
 LENGTHS = [6, 4, 2]
@@ -34,14 +34,14 @@ def test_literal_batch() -> None:
     assert batch.tokens.tolist() == [TOKENS]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 0, 1]]
     assert batch.loss_mask.tolist() == [[0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0]]
-    learnt = batch.labels[batch.loss_mask.bool()]
-    assert learnt.tolist() == [13, 2, 21, 2]
+    targets = batch.labels[batch.loss_mask.bool()]
+    assert targets.tolist() == [13, 2, 21, 2]
     assert batch.packing.cu_seqlens_q.tolist() == [0, 6, 10, 12]
     assert batch.tokens.dtype == batch.labels.dtype == torch.int64
 
 
 def test_a_samples_last_token_predicts_nothing() -> None:
-    """Even where the next sample's first token were marked, the border stands."""
+    """Also where the next sample's first token is marked in the stored mask."""
     marked_start = [*TARGETS[:6], 1, *TARGETS[7:]]
     with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
         batch = make_batch(_row(marked_start), world)
@@ -49,11 +49,11 @@ def test_a_samples_last_token_predicts_nothing() -> None:
     assert batch.loss_mask.sum() == 4
 
 
-def test_the_head_reads_at_answers_padded_to_the_tensor_ranks() -> None:
+def test_the_head_runs_at_answers_padded_to_the_tensor_ranks() -> None:
     with open_world(ParallelConfig(), SINGLE_RANK, seed=0) as world:
         alone = make_batch(_row(TARGETS), world)
         of_three = make_batch(_row(TARGETS), replace(world, tensor_size=3))
-        unlearnt = make_batch(_row([0] * 12), replace(world, tensor_size=3))
+        without_answers = make_batch(_row([0] * 12), replace(world, tensor_size=3))
     assert alone.packing.head_positions.tolist() == [2, 3, 6, 7]
     assert of_three.packing.head_positions.tolist() == [2, 3, 6, 7, 0, 0]
-    assert unlearnt.packing.head_positions.tolist() == [0, 0, 0]
+    assert without_answers.packing.head_positions.tolist() == [0, 0, 0]

@@ -1,4 +1,4 @@
-"""Normalisation by token and by sample, on literal losses; what validation sums by bucket."""
+"""Normalisation by token and by sample, on literal losses; validation's sums by bucket."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ LOSSES = torch.tensor([1.0, 2.0, 3.0, 10.0])  # three answer tokens in the first
 
 
 def _batch(normalisation: str) -> Batch:
-    """Two samples, of 6 tokens (3 learnt, evidence at 0.3) and 4 (1 learnt), and a filling."""
+    """Two samples, of 6 tokens (3 answers, evidence at 0.3) and 4 (1 answer), and padding."""
     records = np.zeros(3, SAMPLE_RECORD)
     records["length"] = [6, 4, 0]
     records["evidence_position"] = [0.3, np.nan, np.nan]

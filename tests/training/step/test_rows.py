@@ -19,12 +19,12 @@ from tests.training.conftest import Train
         ("0.7 data/in2 0.3 data/chat", [(0.7, Path("data/in2")), (0.3, Path("data/chat"))]),
     ],
 )
-def test_what_data_train_says(text: str, parsed: list) -> None:
+def test_data_train_is_parsed(text: str, parsed: list) -> None:
     assert parse_blend(text) == parsed
 
 
 @pytest.mark.parametrize("text", ["data/in2 data/chat", "0.5 data/in2 0.5"])
-def test_weights_and_prefixes_take_turns(text: str) -> None:
+def test_weights_and_prefixes_alternate(text: str) -> None:
     with pytest.raises(InputError, match=r"data\.train"):
         parse_blend(text)
 

@@ -16,8 +16,10 @@ def main() -> None:
     )
     run = PeerRun(folder, model.train())
 
-    def row_loss(tokens: torch.Tensor, labels: torch.Tensor, learnt: int) -> torch.Tensor:
-        output = model(input_ids=tokens, labels=labels, num_items_in_batch=learnt, use_cache=False)
+    def row_loss(tokens: torch.Tensor, labels: torch.Tensor, answer_tokens: int) -> torch.Tensor:
+        output = model(
+            input_ids=tokens, labels=labels, num_items_in_batch=answer_tokens, use_cache=False
+        )
         loss: torch.Tensor = output.loss
         return loss
 

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 
 from tools.benchmarks.contenders.turns import PeerRun, take_turns
 
-HEAD_CHUNK = (
-    128  # positions; as its fine-tuning commands cut the head: the fastest of its ways here
-)
+# Positions in a chunk of the head, as in its fine-tuning; its fastest variant here.
+HEAD_CHUNK = 128
 
 
 def main() -> None:
@@ -42,9 +41,9 @@ def main() -> None:
     model.load_state_dict(weights)
     run = PeerRun(folder, model.train())
 
-    def row_loss(tokens: torch.Tensor, labels: torch.Tensor, learnt: int) -> torch.Tensor:
-        # Its losses are means over the learnt tokens of a row: weighed by their share of the batch.
-        share = (labels != -100).sum() / learnt
+    def row_loss(tokens: torch.Tensor, labels: torch.Tensor, answer_tokens: int) -> torch.Tensor:
+        # Its losses are means over the answer tokens of a row: weight them by their share.
+        share = (labels != -100).sum() / answer_tokens
         logits = model(tokens, lm_head_chunk_size=HEAD_CHUNK)
         logits[-1] = logits[-1][..., :-1, :]
         loss: torch.Tensor = chunked_cross_entropy(logits, labels[..., 1:])

@@ -1,4 +1,4 @@
-"""This project's trainer, a contender of ``training.py``: its own loop on its own data path."""
+"""This package's trainer, a contender of ``training.py``: its own loop and data path."""
 
 import json
 import sys

@@ -1,6 +1,6 @@
-"""How a contender of ``training.py`` takes its turns: one training step for each line it is sent.
+"""Runs a contender of ``training.py``: one training step for each line on stdin.
 
-Imports nothing of this project: peers run it in environments of their own.
+Imports nothing from this package, because peers run it in their own environments.
 """
 
 import json
@@ -16,12 +16,12 @@ import torch
 
 
 def _kernel_size(name: str) -> int:
-    """A size, in bytes, that the kernel keeps of this process."""
+    """Return a size from this process's status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(f"{name}:")))
 
 
-# Contenders import this module last: what is resident now are interpreter and libraries.
+# Contenders import this module last, so this is the memory of interpreter and libraries.
 IMPORTED_BYTES = _kernel_size("VmRSS")
 
 
@@ -29,10 +29,10 @@ def take_turns(step: Callable[[int], float]) -> None:
     """Do a step for each line on stdin and answer with its loss, times and peak memory.
 
     Args:
-        step: does the training step of a number, from 0, and returns its loss.
+        step: runs the training step with a number, from 0, and returns its loss.
     """
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print stays out of the answers
+    os.dup2(2, 1)  # keep the output of libraries out of the answers
     _answer(answers, {"imported_bytes": IMPORTED_BYTES})
     for number, _ in enumerate(sys.stdin):
         started, busy = time.perf_counter(), time.process_time()
@@ -47,10 +47,10 @@ def _answer(answers: Any, values: dict[str, float]) -> None:
 
 
 class PeerRun:
-    """What both peers share: threads, data, AdamW with its groups, clipping, accumulation.
+    """Shared by both peers: threads, data, AdamW with its groups, clipping, accumulation.
 
     Args:
-        folder: what ``training.py`` prepared there.
+        folder: with the files that ``training.py`` has written.
         model: the peer's.
     """
 
@@ -58,7 +58,7 @@ class PeerRun:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         self.model = model
         self.tokens = torch.from_numpy(np.load(folder / "tokens.npy"))  # [steps, rows, S]
-        self.labels = torch.from_numpy(np.load(folder / "labels.npy"))  # -100: not learnt
+        self.labels = torch.from_numpy(np.load(folder / "labels.npy"))  # -100: not trained on
         settings = json.loads((folder / "optimizer.json").read_text())
         self.clip_grad = settings.pop("clip_grad")
         decay = settings.pop("weight_decay")
@@ -74,15 +74,15 @@ class PeerRun:
 
         Args:
             number: of the step.
-            row_loss: from tokens [1, S], labels [1, S] and the batch's learnt tokens to the row's
-                part of the batch's mean loss.
+            row_loss: maps tokens [1, S], labels [1, S] and the batch's number of answer tokens to
+                the row's part of the batch's mean loss.
         """
         tokens, labels = self.tokens[number], self.labels[number]
-        learnt = int((labels != -100).sum())
+        answer_tokens = int((labels != -100).sum())
         loss = 0.0
         self.optimizer.zero_grad(set_to_none=True)
         for row in range(len(tokens)):
-            part = row_loss(tokens[row : row + 1], labels[row : row + 1], learnt)
+            part = row_loss(tokens[row : row + 1], labels[row : row + 1], answer_tokens)
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_grad)
