@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch.nn.attention.bias import causal_lower_right
 
 from megatron_in2.model.packed_row import PackedRow
 
@@ -154,19 +153,21 @@ def attend_lower_right(
 ) -> torch.Tensor:
     """Attend causally with fewer queries than keys, of which the last query sees every one.
 
-    Flash attention aligns its mask so; torch offers that by its operator only. Elsewhere the mask
-    is made.
+    Flash attention aligns its mask this way, but torch offers that by the operator only. Elsewhere
+    the mask is a tensor.
     """
     if query_BHLD.is_cuda and _has_flash_kernel(query_BHLD):
         output: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
             query_BHLD, key_BGLD, value_BGLD, 0.0, True, False, scale=scale
         )[0]
         return output
+    queries, keys = query_BHLD.size(2), key_BGLD.size(2)
+    is_seen = torch.ones(queries, keys, dtype=torch.bool, device=query_BHLD.device)
     return F.scaled_dot_product_attention(
         query_BHLD,
         key_BGLD,
         value_BGLD,
-        attn_mask=causal_lower_right(query_BHLD.size(2), key_BGLD.size(2)),
+        attn_mask=is_seen.tril(keys - queries),
         scale=scale,
         enable_gqa=is_grouped,
     )

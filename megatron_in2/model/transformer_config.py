@@ -80,6 +80,7 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         calculate_per_token_loss=True,
+        deallocate_pipeline_outputs=True,
         variable_seq_lengths=False,
         gradient_accumulation_fusion=_has_fused_weight_gradients(),
         masked_softmax_fusion=False,

@@ -25,6 +25,7 @@ from megatron_in2.parallel.world import World, model_parallel_state
 
 CUDA = torch.device("cuda", 0)
 META = torch.device("meta")
+CAPABILITY = (9, 0)  # compute capability of the simulated GPU: Hopper
 StandIns = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
@@ -189,7 +190,6 @@ _new_group = dist.new_group
 def open_simulated_world(
     parallel: ParallelConfig,
     rank: Rank,
-    capability: tuple[int, int],
     stand_ins: StandIns,
     placement: Placement,
 ) -> Iterator[World]:
@@ -198,7 +198,6 @@ def open_simulated_world(
     Args:
         parallel: the layout.
         rank: which rank of the world.
-        capability: compute capability of the GPU that is simulated.
         stand_ins: functions to call instead of torch's, such as a GPU's kernel for one that torch
             takes apart on other devices.
         placement: says, while code runs, whether it allocates in the host's memory.
@@ -211,7 +210,7 @@ def open_simulated_world(
 
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(replaced(_names(capability)))
+        stack.enter_context(replaced(_names()))
         stack.enter_context(_CudaMeansMeta(stand_ins, placement))
         dist.init_process_group(
             "fake", rank=rank.index, world_size=rank.world_size, store=FakeStore()
@@ -220,7 +219,7 @@ def open_simulated_world(
         yield stack.enter_context(model_parallel_state(parallel, rank, seed=0, device=CUDA))
 
 
-def _names(capability: tuple[int, int]) -> dict[Any, dict[str, Any]]:
+def _names() -> dict[Any, dict[str, Any]]:
     import megatron.core.tensor_parallel.random as megatron_random
 
     def keep_rng_state(state: torch.Tensor, device: Any = -1, graph_safe: bool = False) -> None:
@@ -234,7 +233,7 @@ def _names(capability: tuple[int, int]) -> dict[Any, dict[str, Any]]:
     return {
         torch.cuda: {
             "is_available": lambda: True,
-            "get_device_capability": lambda device=None: capability,
+            "get_device_capability": lambda device=None: CAPABILITY,
             "current_device": lambda: CUDA,
             "current_stream": _Stream,
             "default_stream": _Stream,

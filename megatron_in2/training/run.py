@@ -21,7 +21,7 @@ from megatron_in2.training.callbacks.checkpointing import Checkpointing
 from megatron_in2.training.callbacks.loss_watch import LossWatch
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
 from megatron_in2.training.callbacks.profiler import Profiler
-from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_trained_tokens
+from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed
 from megatron_in2.training.callbacks.step_report import StepReport
 from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
@@ -30,6 +30,7 @@ from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.checks.rank_errors import failures_in_one_line
 from megatron_in2.training.config import TrainConfig, parse_range
 from megatron_in2.training.state import TrainingState
+from megatron_in2.training.step.fullest_row import most_trained_tokens
 from megatron_in2.training.trainer import fit
 
 

@@ -91,7 +91,7 @@ def _estimate(config: TrainConfig, gpus: int, gpu: Gpu) -> Layout:
         data_ranks=data_ranks,
         memory_gib=memory / GIB,
         step_seconds=busy * (micro_batches + parallel.pipeline - 1) / micro_batches,
-        fits=memory <= USABLE * gpu.memory_gb * 1e9,
+        fits=memory <= USABLE * gpu.memory_gib * GIB,
     )
 
 

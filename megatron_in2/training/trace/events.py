@@ -1,5 +1,6 @@
-"""What a trace records: allocations, operations, and collectives, in the order of the program."""
+"""What a trace records: allocations, operations and collectives, in the order of the program."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +9,8 @@ Kind = Literal[
     "weights", "gradients", "optimizer", "activations", "head", "temporaries", "other", "host"
 ]
 
+MODEL = "(model)"  # in place of the name of the whole model, which has none
+
 
 @dataclass(slots=True)
 class Allocation:
@@ -15,13 +18,13 @@ class Allocation:
 
     Args:
         size: bytes.
-        made: when, on the recorder's clock of allocations and releases.
-        released: likewise; None while it is held.
-        phase: in which it was made.
-        module: which module of the model made it, layers without their numbers.
-        operation: which operation did.
-        kind: what it is for, where that is known when it is made; else :func:`kinds.kind_of` says.
-        keeps_graph: made while autograd records a graph, or by a recomputed forward pass.
+        made: moment of its allocation, on the recorder's clock.
+        phase: in which it was allocated.
+        module: module of the model that allocated it, with ``N`` for a layer's number.
+        operation: name of the operation that allocated it.
+        kind: what it is for, if that is known on allocation; else see :func:`summary.kind_of`.
+        keeps_graph: allocated by a forward pass, first or recomputed.
+        released: moment of its release; None if it is still held at the end.
     """
 
     size: int
@@ -39,10 +42,10 @@ class Operation:
     """One kernel.
 
     Args:
-        name: of the operation.
-        module: whose it is, forward or backward.
+        name: torch's name of the operation.
+        module: module of the model whose forward or backward pass it belongs to.
         phase: forward, backward or update.
-        flops: floating-point operations.
+        flops: floating-point operations of matrix products and attention; 0 for others.
         moved: bytes read and written.
         is_recomputed: it repeats a part of the forward pass in the backward pass.
     """
@@ -61,11 +64,11 @@ class Collective:
 
     Args:
         name: all_gather, reduce_scatter, all_reduce, broadcast, send or receive.
-        group: of which ranks, by the parallelism that it serves.
+        group: kind of its group: tensor, context, pipeline, data, embedding or world.
         ranks: the ranks of the group.
-        size: bytes of the whole tensor: what is gathered, scattered or reduced.
+        size: bytes of the whole tensor that is gathered, scattered or reduced.
         phase: forward, backward or update.
-        module: whose it is.
+        module: module of the model that calls it.
     """
 
     name: str
@@ -77,7 +80,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that this rank sends over its links, by a ring algorithm."""
+        """Bytes that this rank sends over its links with a ring algorithm."""
         others = (len(self.ranks) - 1) / len(self.ranks)
         if self.name in ("send", "receive"):
             return self.size if self.name == "send" else 0.0
@@ -86,13 +89,30 @@ class Collective:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The program waits for a collective that it had started before.
+    """The program waits for an asynchronous collective.
 
     Args:
-        collective: its place in the trace's events.
+        collective: index of the collective among the trace's events.
     """
 
     collective: int
 
 
 Event = Operation | Collective | Wait
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one rank does in one optimizer step.
+
+    Args:
+        allocations: every block that is held at some moment of the step.
+        events: operations, collectives and waits.
+        ends_of_forward: moments at which a forward pass, or a recomputed part of one, ends.
+        ends_of_micro_batches: those of them at which a micro-batch's forward pass ends.
+    """
+
+    allocations: Sequence[Allocation]
+    events: Sequence[Event]
+    ends_of_forward: Sequence[int]
+    ends_of_micro_batches: Sequence[int]

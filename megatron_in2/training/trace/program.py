@@ -1,22 +1,21 @@
 """Runs one rank of a configuration on meta tensors: it is built, warmed up, and does one step.
 
-The step that counts is the second one: from then on gradients are reduced while the backward pass
-runs, and the optimizer's state exists.
+The second step is recorded. From then on the optimizer's state exists, and gradients are reduced
+during the backward pass.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_in2.data.packed.dataset import Row
-from megatron_in2.data.packed.manifest import SAMPLE_RECORD
 from megatron_in2.errors import InputError
 from megatron_in2.model.gpt import AnswerGPTModel
+from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.simulated import Placement, StandIns, open_simulated_world
 from megatron_in2.training.build import (
@@ -29,44 +28,30 @@ from megatron_in2.training.build import (
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.state import run_schedule
 from megatron_in2.training.step.batch import Batch, make_batch
-from megatron_in2.training.step.loss import ForwardStep, LossResult, make_forward_step, step_report
+from megatron_in2.training.step.loss import LossResult, make_forward_step, step_report
 from megatron_in2.training.step.own_work import OwnWork
 from megatron_in2.training.step.train_step import update_weights
+from megatron_in2.training.trace.events import Trace
 from megatron_in2.training.trace.kernels import GPU_KERNELS
 from megatron_in2.training.trace.recorder import Recorder
 
 RANKS_A_NODE = 8
 
 
-@dataclass(frozen=True)
-class TracedRow:
-    """The row that every micro-batch of a trace has.
+def stage_ranks(parallel: ParallelConfig, world_size: int) -> dict[str, int]:
+    """Return a rank of every pipeline stage whose trace differs: first, middle and last.
 
-    Args:
-        samples: of it, all as long.
-        learnt_tokens: trained on, at the row's end.
+    Each is the first of its stage, which has the last tokens of every sample, and so the most
+    answer tokens. Middle stages differ in the micro-batches that they keep; the second one keeps
+    most.
     """
-
-    samples: int = 1
-    learnt_tokens: int = 1
-
-    def of_length(self, tokens: int, multiple: int) -> Row:
-        """Return the row.
-
-        Raises:
-            InputError: it does not hold so many samples of whole chunks.
-        """
-        if tokens % (self.samples * multiple):
-            raise InputError(
-                f"a row of {tokens:,} tokens cannot hold {self.samples} samples that are multiples "
-                f"of {multiple}: trace another number of samples"
-            )
-        mask = np.zeros(tokens, np.uint8)
-        mask[tokens - self.learnt_tokens :] = 1
-        length = tokens // self.samples
-        records = np.zeros(self.samples, SAMPLE_RECORD)
-        records["length"] = length
-        return Row(-1, np.zeros(tokens, np.int64), mask, [length] * self.samples, records)
+    ranks = world_size // parallel.pipeline  # of a stage; they follow each other
+    stages = {"first": 0, "middle": 1, "last": parallel.pipeline - 1}
+    if parallel.pipeline == 1:
+        return {"only": 0}
+    if parallel.pipeline == 2:
+        del stages["middle"]
+    return {name: stage * ranks for name, stage in stages.items()}
 
 
 def run_rank(
@@ -74,19 +59,17 @@ def run_rank(
     rank: int,
     world_size: int,
     micro_batches: int,
-    row: TracedRow,
-    capability: tuple[int, int],
+    row: Row,
     kernels: StandIns = GPU_KERNELS,
-) -> Recorder:
-    """Run one rank and return what it did in its second step.
+) -> Trace:
+    """Run one rank and return what it does in its second step.
 
     Args:
         config: checked; its data sets are not opened.
-        rank: which rank.
-        world_size: of how many.
+        rank: index of the rank.
+        world_size: ranks of the job.
         micro_batches: of the step.
         row: of each micro-batch.
-        capability: compute capability of the GPU that is simulated.
         kernels: functions that stand for the kernels of the GPU.
 
     Raises:
@@ -98,13 +81,12 @@ def run_rank(
             "Engine's kernels run on GPUs only; trace runtime.backend=torch"
         )
     config = replace(config, runtime=replace(config.runtime, backend="torch"))
-    packed = row.of_length(config.data.seq_length, config.parallel.sample_multiple)
     placement = Placement()
     recorder = Recorder(placement)
-    seat = Rank(rank, world_size, rank % RANKS_A_NODE, RANKS_A_NODE)
+    place = Rank(rank, world_size, rank % RANKS_A_NODE, RANKS_A_NODE)
     with (
         torch.random.fork_rng(devices=[]),
-        open_simulated_world(config.parallel, seat, capability, kernels, placement) as world,
+        open_simulated_world(config.parallel, place, kernels, placement) as world,
         recorder,
     ):
         module = build_module(config, world)
@@ -114,53 +96,59 @@ def run_rank(
         module.config.finalize_model_grads_func = _finish_gradients(
             recorder, module.config.finalize_model_grads_func
         )
-        batch = make_batch(packed, world, config.optimizer.normalisation)
+        batch = make_batch(row, world, config.optimizer.normalisation)
         with recorder.following(module):
-            _step(recorder, model, optimizer, batch, micro_batches=1)
+            step = _Step(recorder, model, optimizer, batch, world.is_last_stage)
+            step.run(micro_batches=1)
             _mark(recorder, module, model, optimizer)
             recorder.restart()
-            _step(recorder, model, optimizer, batch, micro_batches)
-    recorder.stop()
-    return recorder
+            step.run(micro_batches)
+    return recorder.stop()
 
 
-def _step(
-    recorder: Recorder,
-    model: DistributedDataParallel,
-    optimizer: MegatronOptimizer,
-    batch: Batch,
-    micro_batches: int,
-) -> None:
-    """Do what ``train_step`` does, with one batch for every micro-batch."""
-    recorder.phase = "update"
-    model.zero_grad_buffer()
-    optimizer.zero_grad()
-    recorder.phase = "forward"  # while the schedule runs; the recorder knows the backward pass
-    forward_step = _followed(recorder, make_forward_step(step_report))
-    length = len(batch.row.tokens)
-    run_schedule(model, length, forward_step, iter([batch] * micro_batches), micro_batches, False)
-    update_weights(optimizer, loss_sum=1.0)
+@dataclass(frozen=True)
+class _Step:
+    """What ``train_step`` does, with one batch for every micro-batch."""
 
+    recorder: Recorder
+    model: DistributedDataParallel
+    optimizer: MegatronOptimizer
+    batch: Batch
+    has_loss: bool  # this rank has the last pipeline stage
 
-def _followed(recorder: Recorder, forward_step: ForwardStep) -> ForwardStep:
-    """Tell the recorder when a micro-batch's forward pass is over: loss included, where it has one."""
+    def run(self, micro_batches: int) -> None:
+        self.recorder.phase = "update"
+        self.model.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        self.recorder.phase = "forward"  # the recorder recognises the backward pass itself
+        run_schedule(
+            self.model,
+            len(self.batch.row.tokens),
+            self._forward,
+            iter([self.batch] * micro_batches),
+            micro_batches,
+            forward_only=False,
+        )
+        update_weights(self.optimizer, loss_sum=1.0)
 
-    def followed(batches: Iterator[Batch], model: torch.nn.Module):  # type: ignore[no-untyped-def]
-        output, loss = forward_step(batches, model)
-        recorder.end_forward()
+    def _forward(
+        self, batches: Iterator[Batch], model: torch.nn.Module
+    ) -> tuple[torch.Tensor, Callable[[torch.Tensor], LossResult]]:
+        """Run a micro-batch's forward pass, and tell the recorder when it is over."""
+        output, loss = make_forward_step(step_report)(batches, model)
+        if not self.has_loss:
+            self.recorder.end_forward()
 
         def followed_loss(losses: torch.Tensor) -> LossResult:
             result = loss(losses)
-            recorder.end_forward()
+            self.recorder.end_forward()
             return result
 
         return output, followed_loss
 
-    return followed
-
 
 def _finish_gradients(recorder: Recorder, finish: Callable[..., None]) -> Callable[..., None]:
-    """Tell the recorder that what follows the last backward pass belongs to the update."""
+    """Tell the recorder that the last backward pass is over and the update begins."""
 
     def finishing(*arguments: Any, **named: Any) -> None:
         recorder.phase = "update"
@@ -175,7 +163,7 @@ def _mark(
     model: DistributedDataParallel,
     optimizer: MegatronOptimizer,
 ) -> None:
-    """Say what the tensors that outlive a step are for."""
+    """Tell the recorder what the tensors that outlive a step are for."""
     recorder.mark((parameter.data for parameter in module.parameters()), "weights")
     recorder.mark((buffer.grad_data for buffer in model.buffers), "gradients")
     for inner in inner_optimizers(optimizer):

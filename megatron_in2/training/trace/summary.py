@@ -1,14 +1,25 @@
-"""What a trace comes to: the fullest moment of each phase, and who holds what then."""
+"""Summaries of a trace: the fullest moment of each phase, who holds what, FLOPs, traffic."""
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from megatron_in2.training.trace.events import Allocation, Collective, Event, Kind, Operation, Phase
+from megatron_in2.training.trace.events import (
+    MODEL,
+    Allocation,
+    Collective,
+    Event,
+    Kind,
+    Operation,
+    Phase,
+    Trace,
+)
 
 PHASES: tuple[Phase, ...] = ("forward", "backward", "update")
-HEAD_MODULES = ("", "output_layer")  # the model's own code, behind the decoder, and the LM head
+HEAD_MODULES = (MODEL, "output_layer")  # the model's own code: loss and logits; and the LM head
+RECOMPUTED = " (recomputed)"
+_KEPT: tuple[Kind, ...] = ("activations", "head")
 
 
 @dataclass(frozen=True)
@@ -17,10 +28,12 @@ class Peak:
 
     Args:
         phase: forward, backward or update.
+        moment: on the recorder's clock.
         kinds: bytes by what they are for.
     """
 
     phase: Phase
+    moment: int
     kinds: dict[Kind, int]
 
     @property
@@ -31,12 +44,12 @@ class Peak:
 
 @dataclass(frozen=True)
 class Holder:
-    """What one operation of one module, in all layers, holds at the fullest moment.
+    """What one operation of one module, in all layers together, holds at a moment.
 
     Args:
         kind: what it is for.
-        module: layers without their numbers.
-        operation: that made it.
+        module: of the model, with ``N`` for a layer's number.
+        operation: name of the operation that allocated it.
         size: bytes.
         count: of blocks.
     """
@@ -69,65 +82,77 @@ class Traffic:
     sent: float
 
 
-def peaks(allocations: Sequence[Allocation], ends_of_forward: Sequence[int]) -> list[Peak]:
+def peaks(trace: Trace) -> list[Peak]:
     """Return each phase's fullest moment."""
-    best = {phase: (-1, 0) for phase in PHASES}  # bytes, moment
-    changes = [(each.made, each.size, each.phase) for each in allocations if each.kind != "host"]
-    changes += [
-        (each.released, -each.size, None)
-        for each in allocations
-        if each.released is not None and each.kind != "host"
-    ]
+    fullest = dict.fromkeys(PHASES, (-1, 0))  # bytes, moment
     held = 0
-    for moment, change, phase in sorted(changes):
+    for moment, change, phase in _changes(trace.allocations):
         held += change
-        if phase in best and held > best[phase][0]:
-            best[phase] = (held, moment)
+        if phase in fullest and held > fullest[phase][0]:
+            fullest[phase] = (held, moment)
     found = []
-    for phase, (_, moment) in best.items():
+    for phase, (_, moment) in fullest.items():
         kinds: Counter[Kind] = Counter()
-        for each in held_at(allocations, moment):
-            kinds[kind_of(each, ends_of_forward)] += each.size
-        found.append(Peak(phase, dict(kinds)))
+        for each in held_at(trace, moment):
+            kinds[kind_of(each, trace)] += each.size
+        found.append(Peak(phase, moment, dict(kinds)))
     return found
 
 
-def held_at(allocations: Sequence[Allocation], moment: int) -> list[Allocation]:
+def _changes(allocations: Iterable[Allocation]) -> list[tuple[int, int, Phase | None]]:
+    """Return moment, bytes and phase of every allocation and release on the GPU, in order.
+
+    A release has no phase of its own: it makes no moment fuller.
+    """
+    changes: list[tuple[int, int, Phase | None]] = []
+    for each in allocations:
+        if each.kind != "host":
+            changes.append((each.made, each.size, each.phase))
+            if each.released is not None:
+                changes.append((each.released, -each.size, None))
+    return sorted(changes, key=lambda change: change[0])
+
+
+def held_at(trace: Trace, moment: int) -> list[Allocation]:
     """Return what is held right after a moment."""
     return [
         each
-        for each in allocations
+        for each in trace.allocations
         if each.made <= moment and (each.released is None or each.released > moment)
     ]
 
 
-def kind_of(allocation: Allocation, ends_of_forward: Sequence[int]) -> Kind:
-    """Say what a block is for.
+def kept_for_backward(trace: Trace) -> list[int]:
+    """Return the bytes kept for the backward pass at the end of each micro-batch's forward pass."""
+    return [
+        sum(each.size for each in held_at(trace, moment) if kind_of(each, trace) in _KEPT)
+        for moment in trace.ends_of_micro_batches
+    ]
 
-    A block that a forward pass makes and that outlives it is kept for the backward pass: an
-    activation, or the head's.
+
+def kind_of(allocation: Allocation, trace: Trace) -> Kind:
+    """Return what a block is for.
+
+    A block that a forward pass allocates and that outlives this pass is kept for the backward
+    pass: an activation, or the head's.
     """
     if allocation.kind is not None:
         return allocation.kind
-    if allocation.phase == "build":
-        return "other"
     if allocation.module in HEAD_MODULES and allocation.phase != "update":
         return "head"
-    end = bisect_left(ends_of_forward, allocation.made)
-    outlives = end < len(ends_of_forward) and (
-        allocation.released is None or allocation.released > ends_of_forward[end]
+    end = bisect_left(trace.ends_of_forward, allocation.made)
+    outlives = end < len(trace.ends_of_forward) and (
+        allocation.released is None or allocation.released > trace.ends_of_forward[end]
     )
     return "activations" if allocation.keeps_graph and outlives else "temporaries"
 
 
-def holders(
-    allocations: Sequence[Allocation], ends_of_forward: Sequence[int], moment: int
-) -> list[Holder]:
+def holders(trace: Trace, moment: int) -> list[Holder]:
     """Return who holds memory at a moment, most first."""
     sizes: Counter[tuple[Kind, str, str]] = Counter()
     counts: Counter[tuple[Kind, str, str]] = Counter()
-    for each in held_at(allocations, moment):
-        key = (kind_of(each, ends_of_forward), each.module, each.operation)
+    for each in held_at(trace, moment):
+        key = (kind_of(each, trace), each.module, each.operation)
         sizes[key] += each.size
         counts[key] += 1
     return [Holder(*key, size, counts[key]) for key, size in sizes.most_common()]
@@ -153,10 +178,9 @@ def traffic(events: Sequence[Event]) -> list[Traffic]:
 
 
 def flops_by_operation(events: Sequence[Event]) -> dict[str, float]:
-    """Add up floating-point operations by kernel; repeated forward passes apart."""
-    found: Counter[str] = Counter()
+    """Add up floating-point operations by kernel, those of recomputation apart."""
+    found: defaultdict[str, float] = defaultdict(float)
     for each in events:
         if isinstance(each, Operation) and each.flops:
-            suffix = " (recomputed)" if each.is_recomputed else ""
-            found[each.name + suffix] += each.flops  # type: ignore[assignment] # a float
+            found[each.name + (RECOMPUTED if each.is_recomputed else "")] += each.flops
     return dict(found)

@@ -27,7 +27,7 @@ def test_every_offered_layout_is_valid_and_fitting_ones_come_first() -> None:
 
 
 def test_nothing_fits_a_small_gpu() -> None:
-    tiny = Gpu(bf16_tflops=10, memory_gb=1, link_gb_s=10, attained=0.3)
+    tiny = Gpu(bf16_tflops=10, memory_gib=1, link_gb_s=10, attained=0.3)
     assert not any(layout.fits for layout in rank_layouts(TrainConfig(), 8, tiny))
 
 
