@@ -1,4 +1,4 @@
-"""``in2``: all commands behind one name. ``python -m megatron_in2`` is the same."""
+"""``in2``: all commands under one name. ``python -m megatron_in2`` is the same."""
 
 import importlib
 import sys

@@ -131,7 +131,7 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except ValueError as error:
-        raise InputError(f"{where}: not JSON ({error}); mend or remove the line") from error
+        raise InputError(f"{where}: not JSON ({error}); fix or remove the line") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value

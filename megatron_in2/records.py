@@ -14,7 +14,7 @@ def id_hash(sample_id: str) -> int:
 
 
 def slot_position(sample_id: str, slot: int, slots: int) -> float:
-    """Return where in its context a slot stands: (slot + u) / slots, u in [0, 1) from the id.
+    """Return where in its context a slot is: (slot + u) / slots, u in [0, 1) from the id.
 
     The offset keeps positions of contexts with few slots from piling up on a grid.
     """
@@ -55,9 +55,9 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of text that is encoded by itself and is learnt, or not, as a whole.
+    """A run of text that is encoded by itself and is trained on, or not, as a whole.
 
-    ``ends_turn`` puts an end-of-sequence token behind it, learnt as the part is.
+    ``ends_turn`` puts an end-of-sequence token after it, trained on if the part is.
     """
 
     text: str
@@ -98,9 +98,9 @@ class ContextPart:
 class Sample:
     """A training sample before tokenising.
 
-    ``evidence_position`` is where in the context its first evidence stands, from 0 (start) to 1
+    ``evidence_position`` is where in the context its first evidence is, from 0 (start) to 1
     (end), or None where it is not known. ``stated_tokens`` is the length that its writer counted,
-    where it stated one: another length tells of another store or tokenizer.
+    where it stated one: another length means another store or tokenizer.
     """
 
     id: str

@@ -95,7 +95,7 @@ class SegmentStore:
         return int(self.lengths[segments].sum()) + len(segments) - 1
 
     def join_bytes(self, segments: npt.NDArray[np.int64], newline_id: int) -> bytes:
-        """Return the ids of segments joined by newlines, as they stand behind a newline.
+        """Return the ids of segments joined by newlines, as they are encoded after a newline.
 
         The bytes hold ids of the store's dtype. ``bytes.join`` copies the pieces and sets the
         newlines between them in one pass.

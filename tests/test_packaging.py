@@ -1,8 +1,9 @@
-"""A wheel holds all code and data, and its commands run in any directory."""
+"""Archives hold all code and data, and an installed wheel runs in any directory."""
 
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -14,27 +15,55 @@ from megatron_in2 import __version__
 from megatron_in2.__main__ import COMMANDS
 from tests.conftest import ROOT
 
-BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+FOLDERS = ("configs", "docs", "megatron_in2", "slurm", "tests", "tools")
+TOP_FILES = (
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile"),
+    *("README.md", "constraints.txt", "pyproject.toml", "setup.py"),
+)
+BUILD = """
+import sys
+from setuptools import build_meta
+folder = sys.argv[1]  # setuptools replaces sys.argv
+build_meta.build_sdist(folder)
+build_meta.build_wheel(folder)
+"""
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the contents of a wheel, built without a network from a copy.
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a source archive and a wheel, built without a network from a copy.
 
     From a copy, because setuptools writes beside the sources.
     """
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.py"):
+    folder = tmp_path_factory.mktemp("built")
+    for name in TOP_FILES:
         shutil.copy(ROOT / name, folder)
-    cached = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "megatron_in2", folder / "megatron_in2", ignore=cached)
+    ignored = shutil.ignore_patterns("__pycache__", "site.env")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     command = [sys.executable, "-c", BUILD, str(folder / "dist")]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (wheel,) = (folder / "dist").glob("*.whl")
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path) -> Path:
+    """A directory with the contents of the wheel."""
+    (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+        archive.extractall(built / "site")
+    return built / "site"
+
+
+def test_a_source_archive_holds_the_whole_repository(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    copy = built.parent
+    wanted = {str(path.relative_to(copy)) for name in FOLDERS for path in (copy / name).rglob("*")}
+    assert {"docs/README.md", "tests/version1/train.yaml"} <= wanted  # the copy is whole
+    assert {*TOP_FILES, *wanted} <= held
 
 
 def test_a_wheel_holds_every_file_of_the_package(installed: Path) -> None:

@@ -47,7 +47,7 @@ DEFAULT_INIT_STD = 0.02
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """What a run needs beside tensors to go on exactly.
+    """What a run needs besides tensors to continue exactly.
 
     Args:
         step: optimizer steps done.

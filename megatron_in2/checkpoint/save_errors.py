@@ -1,4 +1,4 @@
-"""Says in one line why a checkpoint could not be written, and what stands."""
+"""Says in one line why a checkpoint could not be written, and which one exists."""
 
 import contextlib
 import logging
@@ -33,8 +33,8 @@ logging.getLogger(FileSystemWriterAsync.__module__).setLevel(logging.CRITICAL)
 def explained(step: Path) -> Iterator[None]:
     """Turn what goes wrong while a step is saved into one line, and remove what was written of it.
 
-    Megatron-Core raises a writer's failure on every rank, and tells the first one what it was: that
-    one speaks, the others just end.
+    Megatron-Core raises a writer's failure on every rank, with its cause on the first one: that one
+    prints it, the others only end.
 
     Raises:
         InputError: naming the folder, the reason and the remedy.
@@ -52,14 +52,14 @@ def explained(step: Path) -> Iterator[None]:
         if not (step / COMPLETE).is_file():  # what fails later leaves a whole step as it is
             shutil.rmtree(step, ignore_errors=True)
         steps = complete_steps(folder)
-        standing = f"{steps[-1].name} stands and is resumed from" if steps else "none stands yet"
+        newest = f"{steps[-1].name} is complete and is resumed from" if steps else "none exists yet"
         raise InputError(
-            f"{step} could not be saved: {reason}: {remedy}, and start again; {standing}"
+            f"{step} could not be saved: {reason}: {remedy}, and start again; {newest}"
         ) from error
 
 
 def _reason_and_remedy(error: BaseException) -> tuple[str, str] | None:
-    """Return both in words, or None where the failure is a defect that needs its traceback."""
+    """Return both as text, or None where the failure is a defect that needs its traceback."""
     text = str(error)
     for words, known in _KNOWN.items():
         if words in text:

@@ -1,7 +1,7 @@
 """Writes the shards of one rank in a helper process, which is gone as soon as its rank is.
 
 Megatron-Core plans what each rank writes and how the results are merged; the writing itself is
-done here instead of in Megatron-Core's two layers of forked processes behind a spawned manager.
+done here instead of in Megatron-Core's two layers of forked processes under a spawned manager.
 One forked process with a thread a file writes as fast, hashes what passes through, and dies with
 its rank: a manager outlives a killed rank and keeps its output open.
 """

@@ -53,7 +53,7 @@ _OFFLOADING = (
 class CheckpointSaver:
     """Saves the steps of one run, collectively; every rank makes the same calls.
 
-    With ``asynchronous`` a helper process of each rank writes while training goes on; a step
+    With ``asynchronous`` a helper process of each rank writes while training continues; a step
     counts once :meth:`poll` or :meth:`wait` has found it written everywhere and its marker exists.
     Used in a ``with`` block, at whose end no helper process of this rank is left.
 
@@ -65,7 +65,7 @@ class CheckpointSaver:
         source: files of the Hugging Face model that the run descends from, saved with each step.
         keep_last: complete steps to keep; 0 keeps all.
         keep_every: also keep steps that are a multiple of it; 0 keeps none for that reason.
-        asynchronous: write beside the training.
+        asynchronous: write while training continues.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ def _sharded_state(
 
 
 def model_weights(model: AnswerGPTModel) -> dict[str, Any]:
-    """Return this rank's weights, without the extra state that linear layers carry beside them.
+    """Return this rank's weights, without the extra state that linear layers have.
 
     It is empty in Megatron-Core's own layers. Transformer Engine's hold their FP8 scales there,
     in the delayed recipe alone, which this project does not use: checkpoints of both backends

@@ -6,15 +6,20 @@ Examples:
     %(prog)s score --task csqa --labels csqa_0shot.jsonl \
         --predictions FILM-7B/sample_csqa_0shot.jsonl --output scores/FILM-7B.json
     %(prog)s report --scores scores/FILM-7B.json --base scores/Mistral.json \
-        --output scores/report.md
+        --output scores/report.md --html scores/report.html \
+        --reports scores/FILM-7B/*.json --answers probes/code.jsonl predictions/code.jsonl
+    %(prog)s reproduce --film-repo ../FILM --output scores/reproduction.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
-"score" scores files of predictions on their own; "report" adds the paper's columns.
+"score" scores files of predictions on their own; "report" adds the paper's columns and draws a
+page; "reproduce" scores the predictions that the paper's authors published, to show that the
+scorers agree.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from megatron_in2.commands.parser import (
     CommandParser,
@@ -25,7 +30,12 @@ from megatron_in2.commands.parser import (
     shown_choices,
 )
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, score_benchmark
+from megatron_in2.evaluation.benchmarks.catalogue import (
+    BENCHMARKS,
+    Scorer,
+    score_benchmark,
+    score_datasets,
+)
 from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
 from megatron_in2.evaluation.benchmarks.report import (
     ModelScores,
@@ -33,6 +43,7 @@ from megatron_in2.evaluation.benchmarks.report import (
     benchmark_table,
     read_model_scores,
 )
+from megatron_in2.evaluation.reproduction import reproduce, reproduction_table
 from megatron_in2.files import atomic_file
 
 
@@ -67,44 +78,102 @@ def _run(options: Any) -> None:
 def _score_parser() -> CommandParser:
     parser = CommandParser("Score a file of predictions.")
     add = parser.add_argument
-    add("--task", metavar=shown_choices(BENCHMARKS), required=True, help="whose metric")
-    add("--labels", type=Path, required=True, help="JSON lines: answer or answers; candidates")
+    add(
+        "--task",
+        metavar=shown_choices(BENCHMARKS),
+        help="whose metric; by default every data set in the labels is scored by itself",
+    )
+    add("--labels", type=Path, required=True, help="JSON lines: answer, answers or completion")
     add("--predictions", type=Path, required=True, help="JSON lines: samples or sample")
+    add(
+        "--scorer",
+        choices=get_args(Scorer),
+        default="standard",
+        help="film: by the rules of FILM's own scripts, which differ for gsm8k and math",
+    )
     add("--name", help="the model's; the predictions' folder where not given")
     add("--output", type=Path, help="scores, JSON; other tasks' scores in it are kept")
     return parser
 
 
 def _score(options: Any) -> None:
-    score = score_benchmark(options.task, options.labels, options.predictions)
+    files = options.labels, options.predictions, options.scorer
+    if options.task is None:
+        scores = score_datasets(*files)
+    else:
+        scores = {options.task: score_benchmark(options.task, *files)}
     if options.output is not None:
         name = options.name or options.predictions.resolve().parent.name
-        add_model_scores(ModelScores(name, {options.task: score}), options.output)
-    nulls = f", {score.nulls} null left out" if score.nulls else ""
-    print(f"{options.task}: {score.score:.2f} over {score.samples:,} predictions{nulls}")
+        add_model_scores(ModelScores(name, scores), options.output)
+    for task, score in scores.items():
+        nulls = f", {score.nulls} null left out" if score.nulls else ""
+        print(f"{task}: {score.score:.2f} over {score.samples:,} predictions{nulls}")
 
 
 def _report_parser() -> CommandParser:
     parser = CommandParser("Compare a model's scores with its base's and the paper's.")
     add = parser.add_argument
-    add("--scores", type=Path, required=True, help="of the model")
+    add("--scores", type=Path, help="of the model on benchmarks")
     add("--base", type=Path, help="of the model it was trained from")
-    add("--output", type=Path, required=True, help="table, Markdown")
+    add("--output", type=Path, help="table of --scores, Markdown")
+    add("--html", type=Path, help="page with curves, tables and answers; it needs no network")
+    add("--reports", type=Path, nargs="+", default=[], help="for --html: from in2 probe score")
+    add(
+        "--answers",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="for --html: answers to browse: probes and their predictions, in pairs",
+    )
     return parser
 
 
 def _report(options: Any) -> None:
-    base = None if options.base is None else read_model_scores(options.base)
-    table = benchmark_table(read_model_scores(options.scores), base)
-    with atomic_file(options.output) as stream:
-        stream.write(table)
-    print(table, end="")
+    if options.output is None and options.html is None:
+        raise InputError("give --output TABLE.md, --html PAGE.html, or both")
+    if options.output is not None and options.scores is None:
+        raise InputError("--output is the table of --scores: give them")
+    scores, base = (
+        None if path is None else read_model_scores(path) for path in (options.scores, options.base)
+    )
+    if options.html is not None:
+        from megatron_in2.evaluation.page import read_answers, write_page
+
+        if len(options.answers) % 2:
+            raise InputError("--answers: give each file of probes with its predictions behind it")
+        pairs = zip(options.answers[::2], options.answers[1::2], strict=True)
+        answers = [read_answers(*files) for files in pairs]
+        write_page(options.html, options.reports, scores, base, answers)
+        print(f"{options.html} is written")
+    if options.output is not None and scores is not None:
+        table = benchmark_table(scores, base)
+        with atomic_file(options.output) as stream:
+            stream.write(table)
+        print(table, end="")
+
+
+def _reproduce_parser() -> CommandParser:
+    parser = CommandParser("Score the predictions that the FILM repository publishes.")
+    add = parser.add_argument
+    add("--film-repo", type=Path, required=True, help="a clone of github.com/microsoft/FILM")
+    add("--labels", type=Path, help="folder with labels that the clone lacks: NAME.jsonl")
+    add("--output", type=Path, help="table, Markdown")
+    return parser
+
+
+def _reproduce(options: Any) -> None:
+    entries = reproduce(options.film_repo, options.labels)
+    if options.output is not None:
+        with atomic_file(options.output) as stream:
+            stream.write(reproduction_table(entries, "markdown"))
+    print(reproduction_table(entries, "terminal" if sys.stdout.isatty() else "none"), end="")
 
 
 SUBCOMMANDS = {
     "run": Subcommand("run benchmarks through lm-evaluation-harness", _run_parser, _run),
     "score": Subcommand("score a file of predictions", _score_parser, _score),
     "report": Subcommand("one table with the paper's columns", _report_parser, _report),
+    "reproduce": Subcommand("score the paper's predictions", _reproduce_parser, _reproduce),
 }
 
 

@@ -1,6 +1,6 @@
 """Hugging Face directory -> distributed checkpoint.
 
-Goes tensor by tensor, writes beside the output's name, and gives it that name when it is whole.
+Works tensor by tensor, writes to a temporary name, and renames the output when it is complete.
 """
 
 from dataclasses import asdict

@@ -1,6 +1,6 @@
 """Distributed checkpoint -> Hugging Face directory.
 
-Goes tensor by tensor, writes beside the output's name, and gives it that name when it is whole.
+Works tensor by tensor, writes to a temporary name, and renames the output when it is complete.
 """
 
 from itertools import chain
@@ -46,7 +46,7 @@ def export_checkpoint(
     wanted: str = LATEST,
     shard_bytes: int = SHARD_BYTES,
 ) -> Conversion:
-    """Convert a complete checkpoint to a Hugging Face directory; optimizer state stays behind.
+    """Convert a complete checkpoint to a Hugging Face directory; optimizer state is left out.
 
     Args:
         source: a checkpoint folder or one step.

@@ -45,8 +45,8 @@ def _prompts(template: InstructionTemplate | None, tokenizer: Tokenizer) -> list
     """Say how this model is prompted, and what the chat template gives."""
     if template is None:
         return [
-            "The weights were not trained by megatron_in2. The chat template beside them is "
-            "FILM's; use the one that the base was published with."
+            "The weights were not trained by megatron_in2. The exported chat template is FILM's; "
+            "use the one that the base was published with."
         ]
     begin, end = tokenizer.piece(tokenizer.bos_id), tokenizer.piece(tokenizer.eos_id)
     turn = f"{begin}{template.turn('...')} ...{template.answer_end}{end}"

@@ -1,4 +1,4 @@
-"""What a conversion did, and room for what it writes."""
+"""The result of a conversion, and the space that it needs."""
 
 import shutil
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import psutil
 
 from megatron_in2.errors import InputError
 
-SPARE_BYTES = 64 * 2**20  # for the files beside the tensors
+SPARE_BYTES = 64 * 2**20  # for the files other than tensors
 
 
 @dataclass(frozen=True)

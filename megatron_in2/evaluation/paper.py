@@ -1,4 +1,4 @@
-"""What the paper reports, to stand beside a checkpoint of one's own; all figures in percent.
+"""The paper's results, to compare with one's own checkpoint; all figures in percent.
 
 Source: arXiv 2404.16811, figure 1 and tables 2 to 4.
 """
@@ -15,7 +15,8 @@ PROBING: dict[str, dict[str, tuple[float, float]]] = {
 }
 PROBING_TASKS = ("document", "code", "database")
 
-# Benchmark -> (Mistral-7B-Instruct-v0.2, FILM-7B). LongBench: F1, ROUGE-L; the others: accuracy.
+BENCHMARK_MODELS = ("Mistral-7B-Instruct-v0.2", "FILM-7B")
+# Benchmark -> score of each of them. LongBench: F1, ROUGE-L; the others: accuracy.
 BENCHMARKS: dict[str, tuple[float, float]] = {
     "narrativeqa": (23.5, 26.9),
     "qasper": (33.8, 42.2),

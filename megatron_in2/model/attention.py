@@ -33,7 +33,7 @@ FLASH_WIDTHS = range(8, 257, 8)
 class PackedAttention(torch.nn.Module):
     """Core attention for ``SelfAttention``: no sample sees another, no S x S matrix on CUDA.
 
-    Padding stands at each sample's end, so causality alone keeps it out of every real token.
+    Padding is at each sample's end, so causality alone keeps it out of every real token.
     Under context parallelism keys and values are gathered over the group, and their gradients
     reduce-scattered back.
 

@@ -2,7 +2,7 @@
 
 transformers renders a conversation to one text and tokenises it, while training encodes each
 prompt and each answer by itself, with SentencePiece's dummy prefix. Both give the same ids where
-the chat template writes one space before an answer, which stands for the answer's dummy prefix,
+the chat template writes one space before an answer, which becomes the answer's dummy prefix,
 and where no piece of the vocabulary reaches across that space.
 """
 

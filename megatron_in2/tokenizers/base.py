@@ -60,7 +60,7 @@ class Tokenizer(Protocol):
         """The pieces that text can turn into: no control tokens and no single bytes."""
 
     def encode(self, text: str) -> list[int]:
-        """Encode a text that stands alone."""
+        """Encode a whole text, with nothing before it."""
 
     def encode_continuation(self, text: str) -> list[int]:
         """Encode a text as it is encoded after a newline."""

@@ -59,7 +59,7 @@ class SentencePieceTokenizer:
 
     @property
     def pad_id(self) -> int:
-        """What fills packed rows: never learnt, never attended, so any id serves; here <unk>."""
+        """Fills packed rows. Never trained on or attended to, so any id works; here <unk>."""
         return max(int(self._model.unk_id()), 0)
 
     @property

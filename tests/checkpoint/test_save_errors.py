@@ -41,12 +41,12 @@ def test_what_was_written_goes_and_whole_steps_stay(tmp_path: Path) -> None:
         raise RuntimeError("a defect of ours")
     assert step.exists()  # to be looked at
     (step / "complete.json").write_text("{}")
-    stands = r"Permission denied: .*; iter_0000003 stands"
-    with pytest.raises(InputError, match=stands), explained(step):  # say, of an older step's files
+    exists = r"Permission denied: .*; iter_0000003 is complete"
+    with pytest.raises(InputError, match=exists), explained(step):  # e.g. of an older step's files
         raise PermissionError(errno.EACCES, "Permission denied")
     assert step.exists()
     (step / "complete.json").unlink()
-    gone = r"the disk is full: free some, .*; none stands yet"
+    gone = r"the disk is full: free some, .*; none exists yet"
     with pytest.raises(InputError, match=gone), explained(step):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert not step.exists()
@@ -56,7 +56,7 @@ def test_what_was_written_goes_and_whole_steps_stay(tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_resumed_from(
     asynchronous: str, tmp_path: Path, write_config: WriteConfig
 ) -> None:
-    """A checkpoint takes 3.3 MB: the disk has room for two of three."""
+    """A checkpoint takes 3.3 MB: the disk has space for two of three."""
     disk = tmp_path / "disk"
     disk.mkdir()
     namespace = ["unshare", "--map-root-user", "--mount"]
@@ -82,7 +82,7 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_resumed_from(
     assert len(errors) == 1, result.stderr
     for words in ("iter_0000006 could not be saved: the disk is full", "checkpoint.keep_last"):
         assert words in errors[0]
-    assert "iter_0000004 stands" in errors[0]
+    assert "iter_0000004 is complete" in errors[0]
     left = second.partition("parameters")[0].split()
     assert [name for name in left if "iter_" in name] == ["iter_0000002", "iter_0000004"]
     assert f"resuming from {disk / 'run' / 'iter_0000004'}" in second
@@ -90,7 +90,7 @@ def test_a_full_disk_ends_the_run_and_the_last_checkpoint_is_resumed_from(
     assert f"saving {disk / 'run' / 'iter_0000006'}" in second
 
 
-def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_stands(
+def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_remains(
     tmp_path: Path, write_config: WriteConfig
 ) -> None:
     folder = tmp_path / "run"
@@ -105,15 +105,15 @@ def test_a_killed_writer_ends_the_run_and_the_checkpoint_before_it_stands(
     # No process of the run is left that could hold these pipes open.
     stdout, stderr = run.communicate(timeout=10)
     result = subprocess.CompletedProcess(run.args, run.returncode, stdout, stderr)
-    assert_refused(result, "could not be saved", "was killed", "stands and is resumed from")
-    standing = complete_steps(folder)[-1]
-    assert standing.name in stderr
-    assert json.loads((standing / "state.json").read_text())["step"] > 0
-    assert [path for path in folder.glob("iter_*") if path > standing] == []
+    assert_refused(result, "could not be saved", "was killed", "is complete and is resumed from")
+    newest = complete_steps(folder)[-1]
+    assert newest.name in stderr
+    assert json.loads((newest / "state.json").read_text())["step"] > 0
+    assert [path for path in folder.glob("iter_*") if path > newest] == []
 
 
 def _kill_writers(run: subprocess.Popen[str], folder: Path) -> None:
-    """Once a checkpoint stands, kill what the rank forks to write others, until the run ends."""
+    """Once a checkpoint exists, kill what the rank forks to write others, until the run ends."""
     deadline = time.monotonic() + 280
     launcher = psutil.Process(run.pid)
     while run.poll() is None:

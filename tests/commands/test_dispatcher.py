@@ -1,4 +1,4 @@
-"""``in2``: the commands behind one name; how processes are named and started."""
+"""``in2``: the commands under one name; how processes are named and started."""
 
 import subprocess
 import sys

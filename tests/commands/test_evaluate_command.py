@@ -50,6 +50,36 @@ def test_files_of_predictions_to_the_report(tmp_path: Path, run_here: RunTool) -
     )
 
 
+def test_each_data_set_of_a_file_is_scored_by_itself(tmp_path: Path, run_here: RunTool) -> None:
+    labels = _write(
+        tmp_path / "l.jsonl",
+        [
+            {"answers": ["a cat"], "dataset": "hotpotqa"},
+            {"answers": ["Date"], "dataset": "trec", "all_classes": ["Date", "Food"]},
+            {"answers": ["a dog"], "dataset": "hotpotqa"},
+            {"completion": "The answer is 2.", "dataset": "gsm8k"},
+        ],
+    )
+    texts = ["Cat.", "Date\nFood", "cow", "So the answer is 2."]
+    predictions = _write(tmp_path / "m" / "p.jsonl", [{"samples": [text]} for text in texts])
+    files = ("--labels", labels, "--predictions", predictions)
+    result = run_here("evaluate", "score", *files, "--output", tmp_path / "m.json")
+    assert result.stdout.splitlines() == [
+        "hotpotqa: 50.00 over 2 predictions",
+        "trec: 100.00 over 1 predictions",
+        "gsm8k: 100.00 over 1 predictions",
+    ]
+    assert set(json.loads((tmp_path / "m.json").read_text())["scores"]) == {
+        "hotpotqa",
+        "trec",
+        "gsm8k",
+    }
+    result = run_here("evaluate", "score", *files, "--scorer", "film")
+    assert "gsm8k: 0.00" in result.stdout  # FILM counts a capital "The answer is" only
+    mixed = run_here("evaluate", "score", *files, "--task", "hotpotqa")
+    assert_refused(mixed, f"{labels}:2", "'trec', not 'hotpotqa'", "leave --task out")
+
+
 def test_bad_input(tmp_path: Path, run_here: RunTool) -> None:
     labels = _write(tmp_path / "l.jsonl", [{"answer": "x", "candidates": CANDIDATES}])
     predictions = _write(tmp_path / "p.jsonl", [{"samples": ["A"]}])

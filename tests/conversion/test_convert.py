@@ -281,7 +281,7 @@ def test_too_small_a_disk_is_refused_before_starting(tmp_path: Path, make_model:
 def test_killed_in_the_middle_then_run_again(
     tmp_path: Path, make_model: MakeModel, run_tool: RunTool
 ) -> None:
-    """SIGKILL once the first layers stand: no output, and the next run starts clean."""
+    """SIGKILL once the first layers are written: no output, and the next run starts clean."""
     small = make_model(tmp_path / "small", layers=1)
     source = write_sparse_model(tmp_path / "hf", small, layers=16, wide=2**16)
     output = tmp_path / "megatron"

@@ -135,7 +135,7 @@ def swap_heads(tensors: Tensors) -> None:
 
 
 def swap_groups(tensors: Tensors) -> None:
-    """Exchange the two key heads, as if groups stood in another order."""
+    """Exchange the two key heads, as if groups were in another order."""
     name = QUERY.replace("q_proj", "k_proj")
     tensors[name] = tensors[name].roll(HEAD, 0)
 

@@ -99,7 +99,7 @@ def _path_exists(name: str) -> bool:
 
 
 def _alternatives(name: str) -> list[str]:
-    """Return the paths that a name with ``{a,b}`` stands for."""
+    """Return the paths that a name with ``{a,b}`` means."""
     if found := re.search(r"\{([^}]*)\}", name):
         return [name.replace(found[0], each) for each in found[1].split(",")]
     return [name]

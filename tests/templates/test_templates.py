@@ -39,7 +39,7 @@ def test_chat_turn() -> None:
     assert FILM.turn("Hi {instruction}") == "[INST] Hi {instruction} [/INST]"
 
 
-def test_a_system_message_stands_before_the_first_turn() -> None:
+def test_a_system_message_comes_before_the_first_turn() -> None:
     assert FILM.turn("Hi {system}", "Be brief.") == "[INST] Be brief.\n\nHi {system} [/INST]"
     assert CHATML.turn("Hi", "Be brief.") == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"

@@ -116,7 +116,7 @@ def test_film7b_is_the_7b_on_128_gpus() -> None:
     assert "7,241,732,096" in text
     assert "TP4 x PP1 x CP1 x DP32" in text
     assert "2 micro-batches" in text
-    assert memory_per_rank(config, 128).total < 72 * GIB  # fits 80 GB with room to spare
+    assert memory_per_rank(config, 128).total < 72 * GIB  # fits 80 GB with a margin
     assert checkpoint_bytes(config) == pytest.approx(101e9, rel=0.01)
 
 

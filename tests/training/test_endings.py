@@ -38,7 +38,7 @@ def start(tmp_path: Path, write_config: WriteConfig) -> Callable[[], subprocess.
 
 
 def _freeze_a_writer(run: subprocess.Popen[str], folder: Path) -> psutil.Process:
-    """Once a checkpoint stands, stop a process that writes the next one."""
+    """Once a checkpoint exists, stop a process that writes the next one."""
     deadline = time.monotonic() + 280
     launcher = psutil.Process(run.pid)
     while time.monotonic() < deadline:

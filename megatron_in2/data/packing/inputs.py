@@ -65,7 +65,7 @@ class Chunk:
             message = f"{where}: not UTF-8 ({error.reason}); re-encode it"
             raise SampleError(message, "not UTF-8") from error
         except (ValueError, RecursionError) as error:
-            message = f"{where}: not JSON ({error}); mend or remove the line"
+            message = f"{where}: not JSON ({error}); fix or remove the line"
             raise SampleError(message, "not JSON") from error
         if value is None and not text.strip():
             return None

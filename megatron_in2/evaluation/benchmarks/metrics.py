@@ -52,10 +52,25 @@ def rouge_l(prediction: str, references: list[str]) -> float:
     return max(float(score["rouge-l"]["f"]) for score in scores)
 
 
+def class_found(prediction: str, answer: str, classes: list[str]) -> float:
+    """Share that the answer has of the class names found in the prediction's first line (TREC).
+
+    A found name that is part of the answer's name does not count as one of them.
+    """
+    line = first_line(prediction)
+    found = [name for name in classes if name in line and (name == answer or name not in answer)]
+    return 1 / len(found) if answer in found else 0.0
+
+
+def first_line(prediction: str) -> str:
+    """Return the first line with text: LongBench's few-shot tasks are scored by it alone."""
+    return prediction.lstrip("\n").split("\n")[0]
+
+
 def choice_found(prediction: str, answer: str, candidates: list[str]) -> float:
     """1 where the candidate that the prediction's first letter of A-E names is the answer.
 
-    The first character that is such a letter counts, wherever it stands; none means A.
+    The first character that is such a letter counts, wherever it is; none means A.
     """
     letter = next((character for character in prediction if character in _LETTERS), "A")
     index = _LETTERS.index(letter)
@@ -63,12 +78,13 @@ def choice_found(prediction: str, answer: str, candidates: list[str]) -> float:
 
 
 def final_number_matches(prediction: str, answer: str) -> float:
-    """1 where the numbers behind "The answer is" (the last one in each text) are equal.
+    """1 where the numbers after "The answer is" (the last one in each text) are equal.
 
-    What follows another question that the model asks itself is cut off. A text without those
-    words is taken whole, so an answer may be a bare number; a prediction without them is wrong.
+    What follows another question that the model asks itself is cut off. An answer without those
+    words is a bare number, or a worked solution whose number follows ``####`` as in GSM8K's own
+    files; a prediction without them is wrong.
     """
-    wanted = _number(_final_answer(answer) or answer)
+    wanted = _number(_final_answer(answer) or answer.rpartition("####")[2])
     found = _number(_final_answer(prediction) or "")
     return float(wanted is not None and found == wanted)
 
@@ -76,7 +92,7 @@ def final_number_matches(prediction: str, answer: str) -> float:
 def formula_matches(prediction: str, answer: str) -> float:
     r"""1 where final answers are equal formulas by the normalisation of the MATH benchmark.
 
-    The final answer is the last ``\boxed``, else what stands behind the last "The answer is".
+    The final answer is the last ``\boxed``, else the text after the last "The answer is".
     Equality is lm-evaluation-harness' ``is_equiv``, the benchmark authors' own.
     """
     from lm_eval.tasks.hendrycks_math.utils import is_equiv  # type: ignore[import-untyped]

@@ -53,26 +53,43 @@ def add_model_scores(new: ModelScores, output: Path) -> None:
     write_json(output, asdict(new))
 
 
-def benchmark_table(model: ModelScores, base: ModelScores | None) -> str:
-    """Return the scores in percent as Markdown, the drop against the base in red.
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One benchmark's scores in percent; None where there is none."""
 
-    A benchmark that the paper lacks comes after the paper's, with empty columns for it.
-    "LongBench" is the mean of its nine tasks, where all of them are there.
+    name: str
+    own: float | None
+    base: float | None
+    paper_base: float | None
+    paper_film: float | None
+
+
+def benchmark_rows(model: ModelScores, base: ModelScores | None) -> list[BenchmarkRow]:
+    """Return the benchmarks of a model or its base: the paper's, in its order, then all others.
+
+    "LongBench" is the mean of the paper's nine tasks, where all of them are there.
     """
-    columns = [model.model] if base is None else [model.model, base.model, "change"]
-    heads = ["benchmark", *columns, "Mistral-7B-Instruct-v0.2 (paper)", "FILM-7B (paper)", "change"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     own, other = _values(model), _values(base) if base else {}
     paper = _with_long_mean({name: row[0] for name, row in PAPER.items()})
     film = _with_long_mean({name: row[1] for name, row in PAPER.items()})
-    for name in paper | own | other:  # the paper's order first
-        if name not in own and name not in other:
-            continue
-        before, after = paper.get(name), film.get(name)
-        cells = [name, _number(own.get(name))]
+    return [
+        BenchmarkRow(name, own.get(name), other.get(name), paper.get(name), film.get(name))
+        for name in paper | own | other
+        if name in own or name in other
+    ]
+
+
+def benchmark_table(model: ModelScores, base: ModelScores | None) -> str:
+    """Return the scores as Markdown beside the paper's, the drop against the base in red."""
+    columns = [model.model] if base is None else [model.model, base.model, "change"]
+    heads = ["benchmark", *columns, "Mistral-7B-Instruct-v0.2 (paper)", "FILM-7B (paper)", "change"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in benchmark_rows(model, base):
+        cells = [row.name, _number(row.own)]
         if base is not None:
-            cells += [_number(other.get(name)), _change(own.get(name), other.get(name))]
-        cells += [_number(before), _number(after), _change(after, before)]
+            cells += [_number(row.base), _change(row.own, row.base)]
+        cells += [_number(row.paper_base), _number(row.paper_film)]
+        cells.append(_change(row.paper_film, row.paper_base))
         lines.append(f"| {' | '.join(cells)} |")
     missing = [f"- {name}: {reason}" for name, reason in model.not_run.items()]
     if missing:

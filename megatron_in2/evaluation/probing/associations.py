@@ -65,14 +65,14 @@ class Association:
 
 
 def lexical_overlap(question: str, evidence: str) -> float:
-    """Return the share of the question's content words that the evidence has too.
+    """Return the share of the question's content words that the evidence contains too.
 
     Words are lower-cased, stop words left out, and two are the same where they are equal or have
     ``SHARED_LETTERS`` letters in a row in common, so that inflection and compounds hide no match.
     """
     asked = _content_words(question)
-    stands = {run for word in _content_words(evidence) for run in _runs(word)}
-    return sum(bool(_runs(word) & stands) for word in asked) / len(asked) if asked else 0.0
+    present = {run for word in _content_words(evidence) for run in _runs(word)}
+    return sum(bool(_runs(word) & present) for word in asked) / len(asked) if asked else 0.0
 
 
 def _content_words(text: str) -> set[str]:

@@ -186,7 +186,7 @@ def _asker(units: list[Unit], task: ProbeTask, chance: random.Random) -> _Asker:
 def _association_asker(units: list[Unit], task: ProbeTask, chance: random.Random) -> _Asker:
     """Put a statement in the place of the unit asked for.
 
-    Its name, and what the question asks by, stand nowhere else in the context.
+    Its name, and what the question asks by, occur nowhere else in the context.
     """
     texts = [unit.text for unit in units]
     prose = task.separator.join(texts)
@@ -200,7 +200,7 @@ def _association_asker(units: list[Unit], task: ProbeTask, chance: random.Random
         if not lexical_overlap(pair.question, pair.statement.format(name=name))
     ]
     if not usable:
-        raise InputError("every association's name or target stands in the pieces: give others")
+        raise InputError("every association's name or target occurs in the pieces: give others")
 
     def ask(position: int) -> _Asked:
         pair, name = chance.choice(usable)

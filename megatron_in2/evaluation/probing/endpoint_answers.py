@@ -91,7 +91,7 @@ class EndpointAnswerer:
         except openai.OpenAIError as error:
             raise InputError(
                 f"{where}: {self.config.url} failed: {error}; answers so far are kept, the same "
-                "command goes on from here"
+                "command continues from here"
             ) from error
 
     def _asked(self, where: str, probe: dict[str, Any]) -> str:
@@ -119,7 +119,7 @@ def user_message(where: str, probe: dict[str, Any]) -> str:
     """Return a probe's prompt without the marks of its template.
 
     The probe's field ``user`` says where the message is. Published probes have none: theirs are
-    FILM's marks, and a fixed start of the answer behind them is kept.
+    FILM's marks, and a fixed start of the answer after them is kept.
 
     Raises:
         InputError: ``user`` is no span of the prompt.

@@ -1,4 +1,4 @@
-"""Answers probes one file at a time: what was answered is kept, and an interrupted run goes on."""
+"""Answers probes one file at a time: answers are kept, and an interrupted run continues."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from megatron_in2.progress import progress_bar
 class Answerer(Protocol):
     """What answers probes: a checkpoint, or an endpoint.
 
-    ``identity`` (JSON values) tells its answers from another's; ``answer`` yields one prediction
-    a probe, in order, each with ``samples`` (a list of one text, or of None).
+    ``identity`` (JSON values) distinguishes its answers from another's; ``answer`` yields one
+    prediction a probe, in order, each with ``samples`` (a list of one text, or of None).
     """
 
     identity: dict[str, Any]
@@ -27,12 +27,12 @@ class Answerer(Protocol):
 def generate_predictions(answerer: Answerer, probes: Path, output: Path) -> int:
     """Write one prediction a line, in the probes' order, and return their number.
 
-    Who answers what stands in ``output`` + ``.run.json``; the same call after an interruption
-    goes on where it stopped.
+    ``output`` + ``.run.json`` records the answerer and the probes; the same call after an
+    interruption continues where it stopped.
 
     Raises:
         InputError: a probe has no prompt, ``output`` holds predictions of another run, or the
-            answerer cannot go on.
+            answerer cannot continue.
     """
     records = list(read_json_lines(probes))
     for where, record in records:
@@ -49,7 +49,7 @@ def generate_predictions(answerer: Answerer, probes: Path, output: Path) -> int:
 
 
 def _resume(output: Path, run: dict[str, Any]) -> int:
-    """Return how many predictions of this very run stand already, a torn last line cut off."""
+    """Return the number of this run's predictions that exist; cut off an incomplete last line."""
     description = output.with_name(f"{output.name}.run.json")
     if not output.exists():
         write_json(description, run)

@@ -29,6 +29,7 @@ _OTHER_STYLES: list[Style] = [
     ("#1F3A93", "--"),
     ("#6D4C41", "--"),
 ]
+_LEGEND_ENTRY_INCHES = 3.2  # of the longest entry
 
 
 def plot_curves(reports: list[Path], output: Path, paper_averages: bool) -> None:
@@ -150,7 +151,8 @@ def _legend(figure: Figure, styles: dict[str, Style], paper_averages: bool) -> N
             Line2D([], [], color=colour, linewidth=1, label=f"{name}, the paper's average")
             for name, (colour, _) in _PAPER_STYLES.items()
         ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8)
+    columns = max(1, int(figure.get_figwidth() // _LEGEND_ENTRY_INCHES))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _place(axes: Any, reports: list[ProbeReport]) -> Callable[[ProbeReport], list[float]]:

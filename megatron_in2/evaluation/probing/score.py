@@ -55,7 +55,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class DepthScore:
-    """Probes whose evidence stands from ``start`` to ``end`` of the context (0 start, 1 end).
+    """Probes whose evidence lies from ``start`` to ``end`` of the context (0 start, 1 end).
 
     Attributes:
         accuracy: mean over sets of each set's mean score.
@@ -84,7 +84,7 @@ class ProbeReport:
         context_tokens: longest prompt in tokens; None where the labels do not tell.
         units: units in a context (the most, where sets differ).
         probes: scored ones; ``skipped`` were ambiguous, ``nulls`` had no prediction.
-        grouping: how positions were grouped, in words.
+        grouping: how positions were grouped, as text.
         average, gap: mean, and largest less smallest, of the depths' accuracies.
         average_interval, gap_interval: their 95 % bootstrap intervals. Noise alone widens a
             gap, so its interval reaches further up than down, and may lie above it.
@@ -138,20 +138,20 @@ def score_predictions(
         InputError: the files differ in length, a line lacks a field, or nothing is left to score.
     """
     pairs = read_pairs(labels, predictions)
-    task = find_task(_task_name(pairs[0][0], task_name))
+    task = find_task(task_of_label(pairs[0][0], task_name))
     skipped = _read_skip_list(skip_list, len(pairs))
     answered = [
         (label, prediction, text)
         for index, (label, prediction) in enumerate(pairs)
         if index not in skipped and (text := prediction_text(prediction)) is not None
     ]
-    units = _units([label for label, _ in pairs])
+    units = units_of_labels([label for label, _ in pairs])
     cells: dict[int, dict[str, list[_Scored]]] = defaultdict(lambda: defaultdict(list))
     for label, prediction, text in answered:
         one = _Scored(
-            position=_position(label),
+            position=position_of_label(label),
             set_id=str(label[1].get("set_id", 0)),
-            score=task.is_right(_answer(label), text),
+            score=task.is_right(answer_of_label(label), text),
             log_likelihood=_likelihood(prediction),
         )
         group = grouping.group(one.position, label[1].get("units", units))
@@ -178,7 +178,7 @@ def score_predictions(
         probes=sum(depth.probes for depth in depths),
         skipped=len(skipped),
         nulls=len(pairs) - len(skipped) - len(answered),
-        grouping=_in_words(grouping),
+        grouping=_description(grouping),
         average=float(np.mean(accuracies)),
         average_interval=interval(resampled.mean(axis=0)),
         gap=max(accuracies) - min(accuracies),
@@ -205,14 +205,15 @@ def _depth(
     )
 
 
-def _in_words(grouping: Grouping) -> str:
+def _description(grouping: Grouping) -> str:
     if grouping.bins is not None:
         return f"{grouping.bins} equal parts"
     left_out = ", each without its last, as published" if grouping.published else ""
     return f"spans of {grouping.span} positions{left_out}"
 
 
-def _task_name(label: Line, given: str | None) -> str:
+def task_of_label(label: Line, given: str | None) -> str:
+    """Return the name of a label's task: its own, or the one given for published labels."""
     where, record = label
     named = record.get("task", given)
     if named is None:
@@ -222,14 +223,15 @@ def _task_name(label: Line, given: str | None) -> str:
     return str(named)
 
 
-def _answer(label: Line) -> str:
+def answer_of_label(label: Line) -> str:
     """Read the true answer: ``completion``; the database's may be ``label``, ``description``."""
     if "completion" in label[1] or "label" not in label[1]:
         return str(field(label, "completion", str))
     return f"{field(label, 'label', str)}\n{field(label, 'description', str)}"
 
 
-def _position(label: Line) -> int:
+def position_of_label(label: Line) -> int:
+    """Read the unit of the context that holds the evidence, from 0."""
     position: int = field(label, "position_id", int)
     units = field(label, "units", int) if "units" in label[1] else position + 1
     if not 0 <= position < units:
@@ -239,9 +241,9 @@ def _position(label: Line) -> int:
     return position
 
 
-def _units(labels: list[Line]) -> int:
+def units_of_labels(labels: list[Line]) -> int:
     """Published labels do not tell how many units a context has, but ask for every position."""
-    counts: list[int] = [label[1].get("units", _position(label) + 1) for label in labels]
+    counts: list[int] = [label[1].get("units", position_of_label(label) + 1) for label in labels]
     return max(counts)
 
 

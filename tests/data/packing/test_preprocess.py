@@ -54,7 +54,7 @@ def test_literal_tokens_and_exactly_the_answer_is_learnt(
     assert row.loss_mask[len(tokens) :].sum() == 0
 
 
-def test_without_context_the_published_short_prompt_stands(
+def test_without_context_the_published_short_prompt_is_used(
     pack: Pack, write_samples: WriteSamples, tokenizer: Tokenizer
 ) -> None:
     row = pack(write_samples([text_sample(0, None, "Say hi.", "hi")]), seq_length=64)[0]
@@ -103,7 +103,7 @@ def test_chat_and_parts_learn_what_they_say(
         assert mask.tolist() == [0] * len(unlearnt) + [1] * len(learnt)
 
 
-def test_every_sample_stands_whole_in_one_row(
+def test_every_sample_is_whole_in_one_row(
     pack: Pack, write_samples: WriteSamples, mixed_records: list[dict[str, Any]]
 ) -> None:
     data = pack(write_samples(mixed_records), window=64)

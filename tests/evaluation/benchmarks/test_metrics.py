@@ -11,7 +11,7 @@ from megatron_in2.evaluation.benchmarks import metrics
         ("The cat.", ["cat"], 1.0),  # case, punctuation and articles do not count
         (" a  CAT\n", ["the cat!"], 1.0),
         ("cat dog", ["cat"], 2 / 3),  # precision 1/2, recall 1
-        ("cat cat", ["cat"], 2 / 3),  # words count as often as they stand
+        ("cat cat", ["cat"], 2 / 3),  # words count as often as they occur
         ("cat\n\nIt is a dog, and more.", ["cat"], 1.0),  # cut at the first blank line
         ("cat\nIt", ["cat"], 2 / 3),  # a single line break does not cut
         ("dog", ["cat", "the dog"], 1.0),  # the best reference
@@ -35,6 +35,21 @@ def test_rouge_l() -> None:
         assert metrics.rouge_l(empty, ["x"]) == 0.0
     long = " ".join(f"w{n}" for n in range(600)) + "."
     assert metrics.rouge_l(long, [long]) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "score"),
+    [
+        ("\nNumber of something\nQuestion: who?", 1.0),
+        ("Number of something, or Date", 0.5),  # two classes are named
+        ("something", 0.0),
+        ("Date\nNumber of something", 0.0),  # the first line counts
+        ("", 0.0),
+    ],
+)
+def test_class_found(prediction: str, score: float) -> None:
+    classes = ["Number", "Number of something", "Date"]  # the first is part of the answer's name
+    assert metrics.class_found(prediction, "Number of something", classes) == score
 
 
 @pytest.mark.parametrize(

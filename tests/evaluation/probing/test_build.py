@@ -46,9 +46,9 @@ def test_published_pieces(built: Path, pieces: Path, name: str, tokenizer: Token
         unit = units[question.removeprefix(opening).removesuffix(f"{closing} [/INST]")]
         assert probe["completion"] == unit.answer
         assert context.count(unit.piece) == 1
-        stood = context.split(task.separator)
-        assert len(stood) == probe["units"]
-        assert stood[probe["position_id"]] == unit.text
+        texts = context.split(task.separator)
+        assert len(texts) == probe["units"]
+        assert texts[probe["position_id"]] == unit.text
         assert 0.9 * TOKENS < 1 + len(tokenizer.encode(probe["prompt"])) <= TOKENS
         asked += 1
     assert asked > 100
@@ -94,7 +94,7 @@ def test_asked_positions_are_spread_from_end_to_end(tmp_path: Path, tokenizer: T
 
 
 def test_ambiguous_pieces_are_skipped(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    _write_sentences(tmp_path, 100, piece="piece {n}")  # "piece 1" stands in "piece 10" too
+    _write_sentences(tmp_path, 100, piece="piece {n}")  # "piece 1" occurs in "piece 10" too
     written, skipped = build_probes(
         tmp_path, tmp_path, BuildConfig(context_tokens=900, sets=4), tokenizer, FILM
     )
@@ -120,8 +120,8 @@ def test_facts_of_ones_own(tmp_path: Path, tokenizer: Tokenizer) -> None:
     assert build_probes(tmp_path, tmp_path, config, tokenizer, FILM) == (30, 0)
     for probe in _probes(tmp_path, "facts"):
         number = probe["completion"].split()[0]
-        stood = probe["prompt"].split("### Context:\n")[1].split("\n")
-        assert stood[probe["position_id"]] == f"Box {number} is {number} cm."
+        texts = probe["prompt"].split("### Context:\n")[1].split("\n")
+        assert texts[probe["position_id"]] == f"Box {number} is {number} cm."
         assert probe["prompt"].endswith(f"How wide is box {number}? [/INST]")
 
 

@@ -38,6 +38,18 @@ meeting_prompt = partial(
     _long_prompt,
     instruction="Answer the query based on the meeting transcript.\nQuery: {question}",
 )
+_BY_EXAMPLES = " Follow the examples.\n{question}"  # the context holds examples, solved
+type_prompt = partial(
+    _long_prompt, instruction="Determine the type of the question below." + _BY_EXAMPLES
+)
+trivia_prompt = partial(
+    _long_prompt,
+    instruction="Answer the question based on the given passage. Give only the answer."
+    + _BY_EXAMPLES,
+)
+dialogue_prompt = partial(
+    _long_prompt, instruction="Summarize the dialogue into a few short sentences." + _BY_EXAMPLES
+)
 news_prompt = partial(_long_prompt, instruction="Write a one-page summary of all the news.")
 
 
@@ -62,7 +74,7 @@ def with_template(documents: Any) -> Any:
 
 
 def gsm8k_solution(document: Document) -> str:
-    """Return an example's solution without calculator marks, its result behind fixed words."""
+    """Return an example's solution without calculator marks, its result after fixed words."""
     worked, result = document["answer"].split("####")
     while "<<" in worked:
         before, marked = worked.split("<<", 1)
@@ -78,6 +90,26 @@ def question_f1(document: Document, results: list[str]) -> dict[str, float]:
 def rouge_l(document: Document, results: list[str]) -> dict[str, float]:
     """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.rouge_l`."""
     return {"score": metrics.rouge_l(results[0], document["answers"])}
+
+
+def class_found(document: Document, results: list[str]) -> dict[str, float]:
+    """Score by :func:`megatron_in2.evaluation.benchmarks.metrics.class_found`."""
+    classes = document["all_classes"]
+    return {
+        "score": max(
+            metrics.class_found(results[0], answer, classes) for answer in document["answers"]
+        )
+    }
+
+
+def first_line_f1(document: Document, results: list[str]) -> dict[str, float]:
+    """Score the first line by :func:`question_f1`."""
+    return question_f1(document, [metrics.first_line(results[0])])
+
+
+def first_line_rouge_l(document: Document, results: list[str]) -> dict[str, float]:
+    """Score the first line by :func:`rouge_l`."""
+    return rouge_l(document, [metrics.first_line(results[0])])
 
 
 def choice_found(document: Document, results: list[str]) -> dict[str, float]:
