@@ -6,7 +6,7 @@ kernels, but no CUDA context, no buffers of NCCL and no gaps between blocks.
 
 from dataclasses import dataclass
 
-from megatron_in2.training.trace.events import Collective, Trace
+from megatron_in2.training.trace.events import Collective, Kind, Trace
 from megatron_in2.training.trace.summary import Peak
 
 GIB = 2**30
@@ -17,7 +17,7 @@ COMMUNICATOR = 1.0 * GIB
 context, and about 6 GB for several (https://github.com/NVIDIA/nccl/issues/864)."""
 FRAGMENTATION = 0.04
 """Share of the memory that changes during a step; assumes expandable segments."""
-_STEADY = ("weights", "gradients", "optimizer", "other")
+_STEADY: tuple[Kind, ...] = ("weights", "gradients", "optimizer", "other")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ _GROUPS = {
 
 def is_collective(func: Any) -> bool:
     """Say whether an operation communicates."""
-    return func.namespace == "c10d"
+    return bool(func.namespace == "c10d")
 
 
 class CollectiveCall:

@@ -57,7 +57,8 @@ _rms_norm.register_autograd(_backward, setup_context=_keep)
 
 
 def _fused_rms_norm(x: torch.Tensor, shape: Any, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    return _rms_norm(x, weight, eps)[0]
+    output: torch.Tensor = _rms_norm(x, weight, eps)[0]
+    return output
 
 
 def _flash_attention(

@@ -37,7 +37,7 @@ from megatron_in2.training.trace.kernels import flops_of, workspace_bytes
 _NOT_IN_BACKWARD = -1
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is untyped here
     """Records what happens inside the ``with`` block.
 
     Args:
@@ -45,7 +45,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, placement: Placement) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase: Phase = "build"
         self._allocations: list[Allocation] = []
         self._events: list[Event] = []

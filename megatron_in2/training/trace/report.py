@@ -85,10 +85,10 @@ def _describe(trace: Trace, micro_batches: int) -> Iterator[str]:
         f"\n{'collective':<16} {'group':<10} {'ranks':>5} {'calls':>6} {'GiB':>8} {'GiB sent':>9}"
         f"   in {micro_batches} micro-batches and the update"
     )
-    for each in traffic(trace.events):
+    for total in traffic(trace.events):
         yield (
-            f"{each.name:<16} {each.group:<10} {each.ranks:>5} {each.calls:>6} "
-            f"{each.size / GIB:>8.2f} {each.sent / GIB:>9.2f}"
+            f"{total.name:<16} {total.group:<10} {total.ranks:>5} {total.calls:>6} "
+            f"{total.size / GIB:>8.2f} {total.sent / GIB:>9.2f}"
         )
 
 
