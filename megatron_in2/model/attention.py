@@ -66,12 +66,16 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedRow,
         **unused: Any,
     ) -> torch.Tensor:  # [T, H * D]
-        if packed_seq_params.row_order is not None:
-            key_TGD = self._gather(key_TGD, packed_seq_params.row_order)
-            value_TGD = self._gather(value_TGD, packed_seq_params.row_order)
-        spans = packed_seq_params.spans
-        if self._takes_row_at_once(query_THD, packed_seq_params):
-            return self._attend_row(query_THD, key_TGD, value_TGD, packed_seq_params)
+        row = packed_seq_params
+        if row.rotation is not None:
+            query_THD = (row.query_rotation or row.rotation)(query_THD)
+            key_TGD = row.rotation(key_TGD)
+        if row.row_order is not None:
+            key_TGD = self._gather(key_TGD, row.row_order)
+            value_TGD = self._gather(value_TGD, row.row_order)
+        spans = row.spans
+        if self._takes_row_at_once(query_THD, row):
+            return self._attend_row(query_THD, key_TGD, value_TGD, row)
         queries = torch.split(query_THD, [span.queries for span in spans])
         outputs = []
         for query, span in zip(queries, spans, strict=True):

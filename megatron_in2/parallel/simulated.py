@@ -183,7 +183,23 @@ def _all_say_the_same(objects: list[Any], own: Any, group: Any = None) -> None:
     objects[:] = [own] * len(objects)
 
 
+def _apply_keeping_attributes(
+    module: torch.nn.Module, function: Callable[..., Any], recurse: bool = True
+) -> torch.nn.Module:
+    """Stand in for ``Module._apply``, which moves weights to another device.
+
+    From the CPU to CUDA, torch keeps the parameter objects. To the meta device it makes new ones,
+    without Megatron-Core's attributes.
+    """
+    attributes = {name: vars(each) for name, each in module._parameters.items() if each is not None}
+    _apply(module, function, recurse)
+    for name, values in attributes.items():
+        vars(module._parameters[name]).update(values)
+    return module
+
+
 _new_group = dist.new_group
+_apply = torch.nn.Module._apply
 
 
 @contextlib.contextmanager
@@ -252,6 +268,7 @@ def _names() -> dict[Any, dict[str, Any]]:
             "_get_cuda_rng_state": get_rng_state,
             "_set_cuda_rng_state": keep_rng_state,
         },
+        torch.nn.Module: {"_apply": _apply_keeping_attributes},
         dist: {
             "batch_isend_irecv": _one_by_one,
             "new_group": _new_fake_group,

@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from megatron_in2.parallel.replaced import replaced
 from megatron_in2.parallel.simulated import META, Placement
 from megatron_in2.training.trace.collectives import CollectiveCall, is_collective
 from megatron_in2.training.trace.events import (
@@ -71,12 +72,20 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
             id(module): re.sub(r"\.\d+(?=\.|$)", ".N", name) or MODEL
             for name, module in model.named_modules()
         }
+        resize = torch.UntypedStorage.resize_
+
+        def noted_resize(storage: torch.UntypedStorage, size: int) -> Any:
+            result = resize(storage, size)  # type: ignore[no-untyped-call]
+            self._resize(storage, size)
+            return result
+
         hooks = (
             register_module_forward_pre_hook(self._enter_module),
             register_module_forward_hook(self._leave_module, always_call=True),
         )
         try:
-            yield
+            with replaced({torch.UntypedStorage: {"resize_": noted_resize}}):
+                yield
         finally:
             for hook in hooks:
                 hook.remove()
@@ -230,11 +239,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         address = storage._cdata
 
         def release(_: Any) -> None:
-            allocation.released = self._tick()
-            self._held.pop(address, None)
+            if known := self._held.pop(address, None):
+                known[0].released = self._tick()
 
         self._allocations.append(allocation)
         self._held[address] = (allocation, weakref.ref(storage, release))
+
+    def _resize(self, storage: torch.UntypedStorage, size: int) -> None:
+        """Follow a storage that is emptied, or filled again, in place.
+
+        Megatron-Core does this with outputs that it recomputes.
+        """
+        known = self._held.get(storage._cdata)
+        if known is None or known[0].size == size:
+            return
+        before, reference = known
+        before.released = self._tick()
+        phase, module, _ = self._where()
+        again = Allocation(
+            size, self._tick(), phase, module or before.module, before.operation, None, False
+        )
+        self._allocations.append(again)
+        self._held[storage._cdata] = (again, reference)
 
     def _tick(self) -> int:
         self._clock += 1

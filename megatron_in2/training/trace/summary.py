@@ -63,7 +63,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Traffic:
-    """All collectives of one name in one group.
+    """All collectives of one name in one kind of group.
 
     Args:
         name: of the collective.
@@ -159,21 +159,21 @@ def holders(trace: Trace, moment: int) -> list[Holder]:
 
 
 def traffic(events: Sequence[Event]) -> list[Traffic]:
-    """Add up collectives by name and group."""
-    found: dict[tuple[str, str], list[Collective]] = {}
+    """Add up collectives by name, group and number of ranks."""
+    found: dict[tuple[str, int, str], list[Collective]] = {}
     for each in events:
         if isinstance(each, Collective) and each.name != "barrier":
-            found.setdefault((each.name, each.group), []).append(each)
+            found.setdefault((each.group, len(each.ranks), each.name), []).append(each)
     return [
         Traffic(
             name=name,
             group=group,
-            ranks=len(calls[0].ranks),
+            ranks=ranks,
             calls=len(calls),
             size=sum(each.size for each in calls),
             sent=sum(each.sent for each in calls),
         )
-        for (name, group), calls in sorted(found.items(), key=lambda item: item[0][::-1])
+        for (group, ranks, name), calls in sorted(found.items())
     ]
 
 

@@ -16,6 +16,7 @@ from torch._C._distributed_c10d import ProcessGroup
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from megatron_in2.model.packed_row import PackedRow
 from megatron_in2.parallel.cpu import cuda_named_as_cpu
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.replaced import replaced
@@ -30,7 +31,6 @@ from megatron_in2.training.state import run_schedule
 from megatron_in2.training.step.batch import Batch, make_batch
 from megatron_in2.training.step.loss import make_forward_step, step_report
 from megatron_in2.training.step.own_work import OwnWork
-from megatron_in2.training.step.train_step import update_weights
 from tests.training.trace.cases import RANKS, Case
 
 
@@ -59,19 +59,21 @@ class _Saved:
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
         self._existing = {each.untyped_storage()._cdata for each in existing}
-        self._uses: Counter[int] = Counter()
-        self._sizes: dict[int, int] = {}
+        self._boxes: weakref.WeakSet[_Box] = weakref.WeakSet()
 
-    def bytes(self) -> int:
-        return sum(size for place, size in self._sizes.items() if self._uses[place])
+    def bytes(self, row: PackedRow) -> int:
+        """Sum the present sizes: Megatron-Core empties storages that it recomputes.
+
+        The row holds its rotation, even where nothing is saved that would need it.
+        """
+        tensors = [box.tensor for box in self._boxes] + list(row.rotation or ())
+        storages = (tensor.untyped_storage() for tensor in tensors)
+        sizes = {storage._cdata: storage.nbytes() for storage in storages}
+        return sum(size for place, size in sizes.items() if place not in self._existing)
 
     def pack(self, tensor: torch.Tensor) -> _Box:
-        box, storage = _Box(tensor), tensor.untyped_storage()
-        place = storage._cdata
-        if place not in self._existing:
-            self._uses[place] += 1
-            self._sizes[place] = storage.nbytes()
-            weakref.finalize(box, self._uses.subtract, [place])
+        box = _Box(tensor)
+        self._boxes.add(box)
         return box
 
 
@@ -150,11 +152,11 @@ def _step(
 
         def noted(losses: torch.Tensor) -> Any:
             result = loss(losses)
-            kept.append(saved.bytes())
+            kept.append(saved.bytes(batch.packing))
             return result
 
         if not has_loss:
-            kept.append(saved.bytes())
+            kept.append(saved.bytes(batch.packing))
         return output, noted
 
     model.zero_grad_buffer()
@@ -162,5 +164,8 @@ def _step(
     with torch.autograd.graph.saved_tensors_hooks(saved.pack, lambda box: box.tensor):
         batches = iter([batch] * micro_batches)
         run_schedule(model, len(batch.row.tokens), forward, batches, micro_batches, False)
-    update_weights(optimizer, loss_sum=1.0)
+    # What train_step does when loss and norm are finite; here they may be anything.
+    optimizer.prepare_grads()
+    optimizer.get_grad_norm()
+    optimizer.step()
     return kept

@@ -69,12 +69,12 @@ def _measured(name: str, rank: int) -> Measured:
 def _is_accurate(case: Case, trace: Trace, measured: Measured) -> bool:
     """Whether bytes agree within 1 % at the end of every micro-batch's forward pass.
 
-    A pipeline's schedule holds up to two tensors between stages, which autograd does not.
+    A pipeline's schedule holds up to three tensors between stages, which autograd does not.
     """
     parallel, traced = case.config.parallel, kept_for_backward(trace)
     shared = parallel.context * (parallel.tensor if parallel.sequence else 1)
     between = LENGTH // shared * case.config.model.hidden_size * 4
-    allowed = range(3 if parallel.pipeline > 1 else 1)
+    allowed = range(4 if parallel.pipeline > 1 else 1)
     assert len(traced) == len(measured.kept) == case.micro_batches
     return all(
         any(abs(ours - held * between - theirs) <= TOLERANCE * theirs for held in allowed)
