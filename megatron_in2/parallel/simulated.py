@@ -192,7 +192,7 @@ def _apply_keeping_attributes(
     without Megatron-Core's attributes.
     """
     attributes = {name: vars(each) for name, each in module._parameters.items() if each is not None}
-    _apply(module, function, recurse)
+    _apply(module, function, recurse)  # type: ignore[no-untyped-call]
     for name, values in attributes.items():
         vars(module._parameters[name]).update(values)
     return module

@@ -80,6 +80,11 @@ def run_rank(
             "runtime.backend=transformer_engine and runtime.fp8 cannot be traced: Transformer "
             "Engine's kernels run on GPUs only; trace runtime.backend=torch"
         )
+    if config.optimizer.cpu_offload:
+        raise InputError(
+            "optimizer.cpu_offload=true cannot be traced: what the optimizer keeps in host memory "
+            "is not followed; trace without it, and see --dry-run for the host's part"
+        )
     config = replace(config, runtime=replace(config.runtime, backend="torch"))
     placement = Placement()
     recorder = Recorder(placement)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
 
 from megatron_in2.architectures.registry import parameter_count
 from megatron_in2.commands.train import main
@@ -20,6 +19,7 @@ from megatron_in2.training.trace.summary import (
     RECOMPUTED,
     flops_by_operation,
     holders,
+    kept_for_backward,
     peaks,
 )
 from tests.conftest import ROOT
@@ -89,19 +89,19 @@ def test_recomputation_repeats_the_forward_pass() -> None:
     assert not any(name.endswith(RECOMPUTED) for name in flops["none"])
     attention = "_scaled_dot_product_flash_attention"
     assert flops["full"][attention + RECOMPUTED] == pytest.approx(flops["none"][attention])
-    assert attention + RECOMPUTED not in flops["selective"]
-    for mode in ("full", "selective"):
-        assert flops[mode]["mm"] == pytest.approx(flops["none"]["mm"])
-        assert flops[mode]["mm" + RECOMPUTED] > 0.1 * flops["none"]["mm"]
+    assert flops["full"]["mm"] == pytest.approx(flops["none"]["mm"])
+    assert flops["full"]["mm" + RECOMPUTED] > 0.3 * flops["none"]["mm"]
+    assert flops["selective"] == flops["none"]  # it recomputes no matrix product
 
 
 def test_recomputation_keeps_less() -> None:
     parallel = ParallelConfig(2, sequence=True)
-    kept = [
-        max(peak.kinds["activations"] for peak in peaks(_traced(run(parallel, recompute=mode))))
+    full, selective, none = (
+        kept_for_backward(_traced(run(parallel, recompute=mode, **HALF)))[0]
         for mode in ("full", "selective", "none")
-    ]
-    assert kept[0] < 0.5 * kept[1] < 0.5 * kept[2]
+    )
+    assert full < 0.3 * selective
+    assert selective < 0.85 * none
 
 
 def test_a_whole_row_of_short_samples_is_one_kernel() -> None:
@@ -112,24 +112,10 @@ def test_a_whole_row_of_short_samples_is_one_kernel() -> None:
     assert kernels["_varlen_attn"] == SIZES["num_layers"] - 1  # the last layer attends at answers
 
 
-def test_an_offloaded_optimizer_is_in_host_memory() -> None:
-    config = run(ParallelConfig(), **HALF)
-    offloaded = replace(config, optimizer=replace(config.optimizer, cpu_offload=True))
-    here, there = (
-        {peak.phase: peak.kinds for peak in peaks(_traced(each))} for each in (config, offloaded)
-    )
-    shard = 12 * parameter_count(config.model) / RANKS
-    assert_allclose(here["forward"]["optimizer"], shard, rtol=0.02)
-    assert there["forward"].get("optimizer", 0) + there["forward"]["other"] < 0.1 * shard
-    assert there["update"]["host"] > 0.98 * shard
-
-
 def test_the_first_stage_keeps_most_micro_batches() -> None:
     config = run(ParallelConfig(1, 4))
     kept = {
-        name: max(
-            peak.kinds["activations"] for peak in peaks(_traced(config, rank, micro_batches=4))
-        )
+        name: max(kept_for_backward(_traced(config, rank, micro_batches=4)))
         for name, rank in stage_ranks(config.parallel, RANKS).items()
     }
     assert kept["first"] > kept["middle"] > kept["last"]
@@ -172,5 +158,9 @@ def test_what_cannot_be_traced_is_refused() -> None:
         main(["--config", str(ROOT / "configs" / "tiny.yaml"), "--trace"])
     with pytest.raises(InputError, match="cannot be traced"):
         _traced(run(ParallelConfig(), backend="transformer_engine"))
+    config = run(ParallelConfig(), **HALF)
+    offloaded = replace(config, optimizer=replace(config.optimizer, cpu_offload=True))
+    with pytest.raises(InputError, match="cpu_offload=true cannot be traced"):
+        _traced(offloaded)
     with pytest.raises(InputError, match="cannot have 600 samples"):
         fullest_row(LENGTH, 8, samples=600)
