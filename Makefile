@@ -11,6 +11,9 @@ export SLURM
 # Two test files at a time; all tests of Slurm by one worker.
 WORKERS ?= -n 2 --dist loadgroup
 
+# make quickstart BASE=llama3 gives the model the form of another base; see docs/quickstart.md.
+BASE ?= mistral
+
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
@@ -20,7 +23,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 quickstart: $(READY) ## all stages in small, from a corpus to a probed model, in runs/quickstart/
-	$(BIN)/python tools/quickstart.py
+	$(BIN)/python tools/quickstart.py --base $(BASE)
 
 effect: $(READY) ## the experiment on the placement of evidence, in runs/effect/
 	$(BIN)/python tools/effect.py $(ARGS)

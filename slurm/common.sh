@@ -10,6 +10,25 @@ refuse() {
     exit "$BAD_INPUT"
 }
 
+# Whether a directory is a checkpoint, or a folder with one.
+is_checkpoint() {
+    [ -f "$1/complete.json" ] || compgen -G "$1/iter_*/complete.json" >/dev/null
+}
+
+# The tokenizer of a base: the directory of a Hugging Face model, or what a checkpoint keeps.
+tokenizer_of() {
+    local step=$1 place
+    if is_checkpoint "$1"; then
+        [ -f "$1/complete.json" ] ||
+            step=$(dirname "$(compgen -G "$1/iter_*/complete.json" | sort | tail -n 1)")
+        for place in "$step/tokenizer" "$step/tokenizer.model"; do
+            if [ -e "$place" ]; then break; fi
+        done
+        step=$place
+    fi
+    echo "$step"
+}
+
 load_site() {
     local site=${IN2_SITE:-slurm/site.env}
     if [ -f "$site" ]; then

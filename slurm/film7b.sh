@@ -2,7 +2,7 @@
 # Trains FILM-7B on 16 nodes of 8 GPUs. The job requeues itself and resumes if it is ended early.
 #
 #   sbatch slurm/film7b.sh
-#   IN2_DATA=/data/in2 IN2_INIT=/models/mistral IN2_OUTPUT=/runs/film7b \
+#   IN2_DATA=/data/in2 IN2_BASE=/models/Mistral-7B-Instruct-v0.2 IN2_OUTPUT=/runs/film7b \
 #       sbatch --partition=gpu slurm/film7b.sh --optimizer.lr 2e-6
 #
 # Options of sbatch go before the script's name and win over the lines below; options of
@@ -45,7 +45,19 @@ export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 options=(--config "${IN2_CONFIG:-configs/film7b.yaml}")
 if [ -n "${IN2_DATA:-}" ]; then options+=("--data.train=$IN2_DATA"); fi
 if [ -n "${IN2_VALIDATION:-}" ]; then options+=("--data.validation=$IN2_VALIDATION"); fi
-if [ -n "${IN2_INIT:-}" ]; then options+=("--checkpoint.init_from=$IN2_INIT"); fi
+init=${IN2_INIT:-}
+if [ -n "${IN2_BASE:-}" ]; then
+    [ -z "$init" ] || refuse "IN2_BASE and IN2_INIT both name what the run starts from: set one"
+    init=$IN2_BASE
+    if ! is_checkpoint "$IN2_BASE"; then
+        [ -f "$IN2_BASE/config.json" ] ||
+            refuse "IN2_BASE=$IN2_BASE is no checkpoint and has no config.json"
+        [ -n "${IN2_OUTPUT:-}" ] ||
+            refuse "set IN2_OUTPUT: IN2_BASE=$IN2_BASE is imported to \$IN2_OUTPUT.base"
+        init=$IN2_OUTPUT.base
+    fi
+fi
+if [ -n "$init" ]; then options+=("--checkpoint.init_from=$init"); fi
 if [ -n "${IN2_OUTPUT:-}" ]; then options+=("--checkpoint.dir=$IN2_OUTPUT"); fi
 options+=("$@")
 
@@ -180,9 +192,23 @@ exclude() {
 
 log "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
 
+# Runs a command in one process on the job's first node.
+run_alone() {
+    "${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$python" "$@"
+}
+
+# A base in Hugging Face's form is imported once; the run and its restarts then start from that.
+if [ -n "${IN2_BASE:-}" ] && [ ! -e "$init" ]; then
+    log "importing $IN2_BASE"
+    run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" || {
+        code=$?
+        log "the import failed with exit code $code: nothing was started, nothing is requeued" >&2
+        exit "$code"
+    }
+fi
+
 # One process checks configuration, data and checkpoint, and prints what is left to do.
-plan=$("${launch[@]}" --nodes=1 --ntasks=1 --ntasks-per-node=1 slurm/rank.sh "$python" \
-    tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") || {
+plan=$(run_alone tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") || {
     code=$?
     log "the plan failed with exit code $code: nothing was started, nothing is requeued" >&2
     exit "$code"

@@ -2,7 +2,7 @@
 # Submits all stages as a chain of jobs, each after the success of the previous one: synthesis
 # (an array of shards), preprocessing (an array) and merging, import, training, export, probing.
 #
-#   IN2_HOME=/runs/film7b IN2_MODEL=/models/Mistral-7B-Instruct-v0.2 \
+#   IN2_HOME=/runs/film7b IN2_BASE=/models/Mistral-7B-Instruct-v0.2 \
 #       IN2_SYNTHESIS=configs/in2.yaml slurm/pipeline.sh [options of tools/train.py]
 #
 # Run it on a login node from the repository's root. Run it again after a failure: stages whose
@@ -14,9 +14,11 @@ source slurm/common.sh
 
 [ -n "${IN2_HOME:-}" ] || refuse "set IN2_HOME: the directory for all outputs of the pipeline"
 [ -f "${IN2_SYNTHESIS:-}" ] || refuse "IN2_SYNTHESIS=${IN2_SYNTHESIS:-} names no synthesis config"
-[ -d "${IN2_MODEL:-}" ] || refuse "IN2_MODEL=${IN2_MODEL:-} names no Hugging Face checkpoint"
-export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL
-export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-mistral-v1}
+base=${IN2_BASE:-${IN2_MODEL:-}} # IN2_MODEL is the older name
+[ -d "$base" ] || refuse "IN2_BASE=$base names no Hugging Face model and no checkpoint"
+unset IN2_BASE
+export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL=$base
+export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-$(tokenizer_of "$base")}
 export IN2_SEQ_LENGTH=${IN2_SEQ_LENGTH:-32768}
 export IN2_VALIDATION_FRACTION=${IN2_VALIDATION_FRACTION:-0.002}
 export IN2_PROBE_TOKENS=${IN2_PROBE_TOKENS:-32000} IN2_PROBE_POSITIONS=${IN2_PROBE_POSITIONS:-0}
@@ -47,6 +49,7 @@ fi
 import=$(stage import "" import "${model_options[@]}")
 export IN2_DATA="$IN2_HOME/data/in2" IN2_VALIDATION="$IN2_HOME/data/in2_valid"
 export IN2_INIT="$IN2_HOME/init" IN2_OUTPUT="$IN2_HOME/checkpoints"
+if is_checkpoint "$base"; then IN2_INIT=$base; fi
 training=$(submit training "$dataset:$import" "${train_options[@]}" slurm/film7b.sh "$@")
 export=$(stage export "$training" export_model "${model_options[@]}")
 probing=$(stage probing "$export" probing "${model_options[@]}")

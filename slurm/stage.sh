@@ -24,11 +24,12 @@ is_done() {
 synthesis() {
     if [ "$IN2_SHARDS" -eq 1 ]; then
         is_done "$samples/in2.jsonl" ||
-            tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl"
+            tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
+                --tokenizer_model "$IN2_TOKENIZER"
     else
         is_done "$samples/in2.$number.jsonl" ||
             tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
-                --shard "$shard" --num-shards "$IN2_SHARDS"
+                --tokenizer_model "$IN2_TOKENIZER" --shard "$shard" --num-shards "$IN2_SHARDS"
     fi
 }
 
@@ -54,7 +55,7 @@ merge() {
 }
 
 import() {
-    is_done "$IN2_HOME/init" ||
+    is_checkpoint "$IN2_MODEL" || is_done "$IN2_HOME/init" ||
         tool convert_checkpoint hf-to-megatron --input "$IN2_MODEL" --output "$IN2_HOME/init"
 }
 

@@ -57,6 +57,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen 2.5": {"model_type": "qwen2", "rms_norm_eps": 1e-6},
     "qwen 2.5 tied yarn": {
         "model_type": "qwen2",
+        "num_attention_heads": 6,
         "tie_word_embeddings": True,
         "rope_parameters": _YARN,
     },

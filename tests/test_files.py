@@ -45,6 +45,7 @@ def test_json_lines_plain_and_packed(tmp_path: Path, suffix: str) -> None:
     ("content", "complaint"),
     [
         (b'{"a": 1}\n{"a": \n', ":2: not JSON"),
+        (b'{"a": ' + b"[" * 100_000 + b"\n", ":1: not JSON"),
         (b"[1, 2]\n", ":1: expected a JSON object, found list"),
         (b'{"a": 1}\n\xff\xfe\n', ":2: not UTF-8"),
     ],

@@ -81,6 +81,13 @@ class Architecture(ABC):
         """Return this family's arguments of Megatron-Core's ``GPTModel``."""
         return {}
 
+    def extra_activations(self, config: ModelConfig) -> int:
+        """Return the elements per token that a layer keeps beyond those of the shared decoder.
+
+        Those of the shared decoder are listed in ``training/arithmetic/memory.py``.
+        """
+        return 0
+
     def parameter_count(self, config: ModelConfig) -> int:
         """Return the number of trainable parameters, the embedding and the LM head included."""
         return sum(mapping.size for mapping in self.tensor_table(config))

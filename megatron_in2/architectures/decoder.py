@@ -15,6 +15,7 @@ from megatron_in2.architectures.config_file import ConfigFile
 from megatron_in2.architectures.layouts import merge_gate_up, merge_qkv, split_gate_up, split_qkv
 from megatron_in2.architectures.rope import read_rope, update_rope, write_rope
 from megatron_in2.architectures.tensors import Shape, TensorMapping, same_tensor
+from megatron_in2.architectures.windows import require_full_layers
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 
@@ -136,6 +137,10 @@ class Decoder(Architecture):
     def transformer_options(self, config: ModelConfig) -> dict[str, Any]:
         return {"add_qkv_bias": self.has_qkv_bias, "qk_layernorm": self.has_qk_norm}
 
+    def extra_activations(self, config: ModelConfig) -> int:
+        heads = config.num_attention_heads + config.num_query_groups
+        return heads * config.head_dim if self.has_qk_norm else 0
+
     def _layer_tensors(self, config: ModelConfig, layer: int) -> list[TensorMapping]:
         hidden, feed_forward = config.hidden_size, config.ffn_hidden_size
         heads, groups = config.num_attention_heads, config.num_query_groups
@@ -194,6 +199,7 @@ class Decoder(Architecture):
 
 def _require_usual(file: ConfigFile) -> None:
     """Refuse what cannot be trained here in any family of this form."""
+    require_full_layers(file)
     if file.get("hidden_act", "silu") != "silu":
         raise file.refusal("hidden_act", "only silu is trained")
     if file.number("attention_dropout", 0.0):

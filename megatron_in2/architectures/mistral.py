@@ -5,10 +5,8 @@ from typing import Any
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
 from megatron_in2.architectures.decoder import Decoder
-from megatron_in2.architectures.windows import shortens_attention
+from megatron_in2.architectures.windows import WINDOW, shortens_attention
 from megatron_in2.errors import InputError
-
-WINDOW = "sliding_window"
 
 # The published 7B releases, by vocabulary and rotary base, in which they differ.
 _RELEASES = {(32000, 1e6): "Mistral-7B v0.2", (32768, 1e6): "Mistral-7B v0.3"}

@@ -1,8 +1,11 @@
 """Qwen 2 and 2.5 (dense)."""
 
+from typing import Any
+
+from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.config_file import ConfigFile
 from megatron_in2.architectures.decoder import Decoder
-from megatron_in2.architectures.windows import require_full_attention
+from megatron_in2.architectures.windows import require_no_window, without_passed_window
 
 
 class Qwen2(Decoder):
@@ -14,4 +17,7 @@ class Qwen2(Decoder):
     has_qkv_bias = True
 
     def require_trainable(self, file: ConfigFile) -> None:
-        require_full_attention(file)
+        require_no_window(file)
+
+    def update_config(self, source: ConfigFile, config: ModelConfig) -> dict[str, Any]:
+        return without_passed_window(source, super().update_config(source, config))

@@ -15,6 +15,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     each.model_type: each for each in (Mistral(), Llama(), Qwen2(), Qwen3())
 }
 
+# Fields of models that no family here trains, whatever their model_type.
+_BEYOND = {
+    "num_experts": "a mixture of experts",
+    "num_local_experts": "a mixture of experts",
+    "n_routed_experts": "a mixture of experts",
+    "vision_config": "a model that also reads images",
+    "audio_config": "a model that also reads sound",
+}
+
 
 def architecture_of(config: ModelConfig) -> Architecture:
     """Return the family of a model.
@@ -32,16 +41,22 @@ def architecture_of_file(file: ConfigFile) -> Architecture:
     """Return the family of a ``config.json``.
 
     Raises:
-        InputError: no family has its ``model_type`` and class.
+        InputError: no family has its ``model_type`` and class, or it has experts or another input
+            than text.
     """
+    for name, what in _BEYOND.items():
+        if file.get(name):
+            raise InputError(
+                f"{file.path}: {name} is set: {what} is not trained here: name a directory with "
+                f"one of {_known_classes()}"
+            )
     kind, names = file.get("model_type"), file.get("architectures", [])
     found = ARCHITECTURES.get(kind)
     if found is None or not set(names) <= {found.class_name}:
-        known = ", ".join(each.class_name for each in ARCHITECTURES.values())
         what = f"model_type={kind!r}" + (f" ({', '.join(map(str, names))})" if names else "")
         raise InputError(
             f"{file.path}: {what} is not among the architectures that are converted and trained "
-            f"({known}): name a directory with one of these"
+            f"({_known_classes()}): name a directory with one of these"
         )
     return found
 
@@ -54,3 +69,7 @@ def tensor_table(config: ModelConfig) -> list[TensorMapping]:
 def parameter_count(config: ModelConfig) -> int:
     """Return the number of trainable parameters of a model, embedding and LM head included."""
     return architecture_of(config).parameter_count(config)
+
+
+def _known_classes() -> str:
+    return ", ".join(each.class_name for each in ARCHITECTURES.values())

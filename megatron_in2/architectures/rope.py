@@ -130,20 +130,22 @@ def update_rope(source: ConfigFile, theta: float, scaling: RopeScaling) -> dict[
     transformers 4, which ignores ``rope_parameters`` silently and would compute a different model.
     """
     fields = dict(source.values)
+    newer, older = dict(fields.get(PARAMETERS) or {}), dict(fields.get(SCALING) or {})
     old_theta, old_scaling = read_rope(source)
-    if fields.get(PARAMETERS):
-        rotary = dict(fields[PARAMETERS])
-        if scaling != old_scaling:
-            rotary = {"rope_type": scaling.type}
-            rotary |= _scaling_fields(scaling) if scaling.type != "default" else {}
-        fields |= {PARAMETERS: {**rotary, THETA: theta}, THETA: theta}
-        if scaling.type != "default":
-            fields[SCALING] = {name: rotary[name] for name in rotary if name != THETA}
-        return fields
-    if theta != old_theta:
+    is_same_scaling = scaling == old_scaling
+    if newer and (theta, scaling) != (old_theta, old_scaling):
+        # Where a source has both, rope_scaling is the one that counts.
+        newer = newer if is_same_scaling and not older else _scaling_fields(scaling)
+        fields[PARAMETERS] = newer | {THETA: theta}
+    if newer or theta != old_theta:
         fields[THETA] = theta
-    if scaling != old_scaling:
-        fields[SCALING] = write_rope(theta, scaling).get(SCALING)
+    if older and is_same_scaling:
+        fields[SCALING] = older | ({THETA: theta} if THETA in older else {})
+    elif scaling.type != "default":
+        same = newer if newer and is_same_scaling else _scaling_fields(scaling)
+        fields[SCALING] = {name: value for name, value in same.items() if name != THETA}
+    elif older:
+        fields[SCALING] = None
     return fields
 
 
@@ -188,6 +190,8 @@ def _attention_factor(rotary: ConfigFile) -> float | None:
 
 
 def _scaling_fields(scaling: RopeScaling) -> dict[str, Any]:
+    if scaling.type == "default":
+        return {"rope_type": scaling.type}
     fields: dict[str, Any] = {
         "rope_type": scaling.type,
         "factor": scaling.factor,

@@ -99,6 +99,11 @@ def resolve_checkpoint(path: Path, wanted: str = LATEST) -> Path:
         return path
     steps = complete_steps(path)
     if not steps:
+        if (path / "config.json").is_file():
+            raise InputError(
+                f"{path} is a model in Hugging Face's form: import it with in2 convert "
+                "hf-to-megatron, and name the output"
+            )
         state = "is incomplete" if (path / CONFIG).exists() else "holds no complete checkpoint"
         raise InputError(f"{path} {state} (no {COMPLETE}): name a checkpoint that was saved whole")
     return steps[-1]

@@ -1,5 +1,6 @@
 """What every command shares: its options, its subcommands, and how it ends."""
 
+import argparse
 import ast
 import os
 import re
@@ -26,7 +27,8 @@ class CommandParser(jsonargparse.ArgumentParser):
         description: the command's module docstring; ``%(prog)s`` in it is how the command was
             called.
         config: a dataclass whose fields become options and keys of ``--config FILE``. Its
-            class variable ``MOVED``, if any, maps names of old fields to the new ones.
+            class variable ``MOVED``, if any, maps names of old fields to the new ones; its
+            ``inherited``, if any, makes defaults of the fields that are given.
     """
 
     def __init__(self, description: str | None, config: type | None = None) -> None:
@@ -39,6 +41,8 @@ class CommandParser(jsonargparse.ArgumentParser):
             default_meta=False,
         )
         self._moved: dict[str, str] = getattr(config, "MOVED", {})
+        self._inherited: Callable[[dict[str, Any]], dict[str, Any]] | None
+        self._inherited = getattr(config, "inherited", None)
         if config is not None:
             self.add_argument(
                 "--config", action="config", help="YAML file with the fields below", required=True
@@ -69,9 +73,16 @@ class CommandParser(jsonargparse.ArgumentParser):
             InputError: an unknown option or field, a wrong type, or an unreadable file.
         """
         try:
+            if self._inherited:
+                given = self.parse_args(arguments, defaults=False)
+                self.set_defaults(self._inherited(given.as_dict()))
             return self.instantiate_classes(self.parse_args(arguments))
         except jsonargparse.ArgumentError as error:
             raise self._moved_field(error.message) or _refused(error.message) from error
+        except UnicodeDecodeError as error:  # jsonargparse opens the file but does not say which
+            raise InputError(
+                f"--config: the file is not UTF-8 text ({error.reason}): name a YAML file"
+            ) from error
 
     def _moved_field(self, message: str) -> InputError | None:
         """Return the error for a field that jsonargparse does not know any more."""
@@ -146,6 +157,10 @@ def _refused(message: str) -> InputError:
 class _Formatter(jsonargparse.DefaultHelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "".join(indent + line for line in text.splitlines(keepends=True))
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        # jsonargparse shows the types of plain options only as Python prints them.
+        return super()._expand_help(action).replace("type: <class 'Path'>", "type: path")
 
 
 @dataclass(frozen=True)

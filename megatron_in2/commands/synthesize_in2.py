@@ -6,23 +6,29 @@ Examples:
     OPENAI_API_KEY=... %(prog)s --config configs/in2_film.yaml \
         --output data/in2.jsonl --shard 3 --num-shards 16 --max-cost 500
 
+Ctrl-C and SIGTERM end a run after the replies under way have arrived; a second one ends it at once.
 Writes the samples (JSON lines), the segment store OUTPUT.segments, OUTPUT.report.json / .png,
 OUTPUT.rejects.jsonl, OUTPUT.dropped_documents.jsonl and, for paid writers,
-OUTPUT.journal.sqlite. Run again with the same options, a stopped run goes on; no answer in the
-journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
+OUTPUT.journal.sqlite. Run a stopped run again with the same options and it continues; no answer in
+the journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
 """
 
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
-from megatron_in2.commands.parser import CommandParser, config_of, run_command
+from megatron_in2.commands.parser import CommandParser, called_as, config_of, run_command
+from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
+from megatron_in2.processes import exit_at_once, heeded_signals
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.estimate import Estimate, estimate_run
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(__doc__, SynthesisConfig)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="samples, JSON lines")
@@ -35,8 +41,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = config_of(options, RunOptions, shard=Shard(options.shard, options.num_shards))
     if options.dry_run:
         _print_estimate(estimate_run(config, options.output, run))
-    else:
+        return 0
+    earlier = {number: signal.signal(number, _stop) for number in heeded_signals()}
+    try:
         _print_tally(synthesize(config, options.output, run))
+    except _StoppedError as stopped:
+        print(f"{called_as()}: stopped by {stopped}: run again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED if stopped.number == signal.SIGINT else EXIT_REQUEUE
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+    return 0
+
+
+class _StoppedError(BaseException):
+    """A signal asks the run to end; like KeyboardInterrupt, nothing but the command handles it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for each in heeded_signals():
+        signal.signal(each, lambda number, _: exit_at_once(number, "replies under way are lost"))
+    raise _StoppedError(number)
 
 
 def _print_tally(tally: Tally) -> None:

@@ -76,11 +76,13 @@ def write_huggingface_config(
 
 def summary_of(model: ModelConfig) -> str:
     """Return one line: the sizes, and the release that they belong to."""
-    architecture = architecture_of(model)
+    architecture, scaling = architecture_of(model), model.rope_scaling
+    scaled = f" with {scaling.type} x {scaling.factor:g}" if scaling.type != "default" else ""
     return (
         f"{architecture.release(model) or architecture.title} ({model.num_layers} layers x "
         f"{model.hidden_size}, {model.num_attention_heads} heads in {model.num_query_groups} "
-        f"groups, vocabulary {model.vocab_size:,}, rope_theta {model.rope_theta:g}, full attention)"
+        f"groups, vocabulary {model.vocab_size:,}, rope_theta {model.rope_theta:g}{scaled}, "
+        "full attention)"
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-ArmName = Literal["in2", "ends", "mended", "control"]
+ArmName = Literal["in2", "ends", "fixed", "control"]
 ThetaName = Literal["1e4", "1e6"]
 THETAS: dict[ThetaName, float] = {"1e4": 1.0e4, "1e6": 1.0e6}  # nothing else differs
 SEQUENCE_TOKENS = 512  # of a probe, and of the samples of the last phases
@@ -67,7 +67,7 @@ RUNS = {
     "in2": Run("long", "long-in2", "in2-medium"),
     "ends-medium": Run("medium", "medium-ends", "short"),
     "ends": Run("long", "long-ends", "ends-medium"),
-    "mended": Run("more", "more-in2", "ends"),
+    "fixed": Run("more", "more-in2", "ends"),
     "control": Run("more", "more-ends", "ends"),
 }  # each run starts from an earlier one in this list
 
@@ -83,6 +83,6 @@ class Arm:
 ARMS: dict[ArmName, Arm] = {
     "in2": Arm("a  IN2 from the start", "#2E7D32"),
     "ends": Arm("b  evidence only at the ends", "#7F7F7F"),
-    "mended": Arm("c  b + IN2 steps", "#E97132"),
+    "fixed": Arm("c  b + IN2 steps", "#E97132"),
     "control": Arm("d  b + as many steps of its own data", "#0F9ED5"),
 }

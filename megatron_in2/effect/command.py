@@ -3,7 +3,7 @@
 Examples:
     %(prog)s
     %(prog)s --quick
-    %(prog)s --seeds 5 --arms ends mended --thetas 1e4
+    %(prog)s --seeds 5 --arms ends fixed --thetas 1e4
 
 Trains a small model on made-up facts with the ordinary trainer, on two processes, in four arms at
 two RoPE thetas; exports and probes each; draws runs/effect/figure.png and .svg and writes table.md.

@@ -6,33 +6,25 @@ from typing import Any
 
 from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.files import atomic_file, read_json, read_json_lines, write_json
-from megatron_in2.quickstart.places import (
-    CHECKPOINTS,
-    CURVE,
-    DATASET,
-    EXPORT,
-    HOME,
-    KILLED_METRICS,
-    PROOF,
-    SAMPLES,
-    SCORES,
-)
+from megatron_in2.quickstart.places import Places
 
 SEQ_LENGTH = 2048
 SAVE_STEP, KILL_STEP = 60, 63  # training is killed after KILL_STEP and resumes from SAVE_STEP
 LOSS_WINDOW = 10  # steps whose mean is reported as the first and the last loss
 
 
-def write_report(seconds: dict[str, float]) -> str:
+def write_report(places: Places, base: str, seconds: dict[str, float]) -> str:
     """Write report.json and report.md, and return the table of report.md.
 
     Args:
+        places: where the quickstart wrote.
+        base: the base whose form the model has.
         seconds: of each step, by title.
     """
-    report = _report(seconds)
+    report = {"base": base} | _report(places, seconds)
     table = _as_markdown(report)
-    write_json(HOME / "report.json", report)
-    with atomic_file(HOME / "report.md") as stream:
+    write_json(places.home / "report.json", report)
+    with atomic_file(places.home / "report.md") as stream:
         stream.write(table)
     return table
 
@@ -42,14 +34,15 @@ def _losses(path: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def _report(seconds: dict[str, float]) -> dict[str, Any]:
-    train, valid = read_manifest(DATASET), read_manifest(DATASET.with_name("in2_valid"))
-    lines = [line for _, line in read_json_lines(CHECKPOINTS / "metrics.jsonl")]
+def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
+    train, valid = read_manifest(places.dataset), read_manifest(places.validation)
+    metrics = places.checkpoints / "metrics.jsonl"
+    lines = [line for _, line in read_json_lines(metrics)]
     losses = [line["loss"] for line in lines if "loss" in line]
     validation = [line["validation_loss"] for line in lines if "validation_loss" in line]
-    resumed, killed = _losses(CHECKPOINTS / "metrics.jsonl"), _losses(KILLED_METRICS)
+    resumed, killed = _losses(metrics), _losses(places.killed_metrics)
     repeated = [step for step in killed if step > SAVE_STEP]
-    proof, probe = read_json(PROOF), read_json(SCORES)
+    proof, probe = read_json(places.proof), read_json(places.scores)
     return {
         "samples": train.samples + valid.samples,
         "tokens": train.tokens + valid.tokens,
@@ -75,11 +68,11 @@ def _report(seconds: dict[str, float]) -> dict[str, Any]:
         "probe_log_likelihood": fmean(depth["log_likelihood"] for depth in probe["depths"]),
         "step_seconds": seconds,
         "files": {
-            "samples": str(SAMPLES),
-            "dataset": str(DATASET),
-            "checkpoints": str(CHECKPOINTS),
-            "huggingface": str(EXPORT),
-            "probing curve": str(CURVE),
+            "samples": str(places.samples),
+            "dataset": str(places.dataset),
+            "checkpoints": str(places.checkpoints),
+            "huggingface": str(places.export),
+            "probing curve": str(places.curve),
         },
     }
 
@@ -88,6 +81,7 @@ def _as_markdown(report: dict[str, Any]) -> str:
     resume = report["resume"]
     equal = "bit for bit equal" if resume["losses_equal"] else "DIFFERENT"
     rows = [
+        ("form of the model", report["base"]),
         ("samples / tokens", f"{report['samples']:,} / {report['tokens']:,}"),
         (
             "packed rows",

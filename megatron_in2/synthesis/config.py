@@ -1,8 +1,10 @@
 """The settings of one synthesis run: one YAML file."""
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
@@ -183,6 +185,8 @@ class FilterConfig:
         closed_book: ask the writer without the context; drop what it answers rightly.
         closed_book_f1: token F1 with the answer from which on closed-book counts as right.
         verify: ask the writer whether the evidence supports the answer; drop what it does not.
+        stop_share: end a paid run when more than this share of the last 200 replies is dropped:
+            the prompt is wrong then; 1 never ends it.
     """
 
     context_phrases: bool = True
@@ -192,6 +196,7 @@ class FilterConfig:
     closed_book: bool = False
     closed_book_f1: float = 0.6
     verify: bool = False
+    stop_share: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -209,12 +214,20 @@ class OpenAIConfig:
         requests_per_minute: rate limit; 0 is none.
         tokens_per_minute: rate limit over prompt and longest reply; 0 is none.
         timeout_seconds: for one attempt.
-        max_attempts: tries of one request before the run stops (the next run goes on).
+        max_attempts: tries of one request before it is given up.
         first_backoff_seconds: wait before the second try; it doubles, with jitter, to a minute.
-        prompts: directory of prompt files that replace those of the package of the same name.
+        prompts: strict | paper (asks what the IN2 paper's prompts ask and no more), or a
+            directory of prompt files that replace those of ``strict`` one by one.
         prices: YAML file of prices that replaces the package's.
         expected_answer_tokens: a reply's length in estimates, until there are real ones.
+        limit_parameter: the name under which the server takes the longest reply; the other one
+            is tried where it says so.
+        reasoning_effort: of a reasoning model, such as low; null leaves it to the server.
+        extra_body: further fields of each request, such as top_p.
         batch_requests: openai-batch: requests in one batch at most.
+        batch_bytes: openai-batch: bytes of one batch's file at most.
+        batch_tokens: openai-batch: prompt tokens of one batch at most; 0 is no limit.
+        batches_at_once: openai-batch: batches at the server at most.
         batch_poll_seconds: openai-batch: wait between two looks at a batch.
     """
 
@@ -230,10 +243,16 @@ class OpenAIConfig:
     timeout_seconds: float = 120.0
     max_attempts: int = 10
     first_backoff_seconds: float = 1.0
-    prompts: Path | None = None
+    prompts: str = "strict"
     prices: Path | None = None
     expected_answer_tokens: int = 150
+    limit_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    reasoning_effort: str | None = None
+    extra_body: dict[str, Any] = field(default_factory=dict)
     batch_requests: int = 20_000
+    batch_bytes: int = 190_000_000
+    batch_tokens: int = 0
+    batches_at_once: int = 4
     batch_poll_seconds: float = 60.0
 
 
@@ -267,13 +286,18 @@ class SynthesisConfig:
             InputError: naming the field, its value and the remedy.
         """
         require_choices(self)
-        counts = self.mixture.counts()
-        composition, openai = self.composition, self.openai
+        _require_finite(self)
+        self._require_bounds()
+        if not sum(self.mixture.counts().values()):
+            raise InputError("mixture: all kinds are 0, nothing is made: ask for a sample")
         if self.corpus.source == "files" and not self.corpus.paths:
             raise InputError("corpus.paths is empty: name at least one file")
         instructions = self.instructions
-        if counts["instruction"] and instructions.source == "files" and not instructions.paths:
+        if self.mixture.instruction and instructions.source == "files" and not instructions.paths:
             raise InputError("instructions.paths is empty: name at least one file")
+
+    def _require_bounds(self) -> None:
+        composition, openai = self.composition, self.openai
         if not 0 < composition.min_tokens <= composition.max_tokens:
             raise InputError(
                 f"composition.min_tokens={composition.min_tokens} and "
@@ -283,10 +307,14 @@ class SynthesisConfig:
             ("segments.min_tokens", self.segments.min_tokens),
             ("decontamination.ngram", self.decontamination.ngram),
             ("composition.hard_pool", composition.hard_pool),
+            ("corpus.max_document_characters", self.corpus.max_document_characters),
             ("openai.concurrency", openai.concurrency),
             ("openai.max_attempts", openai.max_attempts),
             ("openai.max_answer_tokens", openai.max_answer_tokens),
+            ("openai.expected_answer_tokens", openai.expected_answer_tokens),
             ("openai.batch_requests", openai.batch_requests),
+            ("openai.batch_bytes", openai.batch_bytes),
+            ("openai.batches_at_once", openai.batches_at_once),
         ):
             if value < 1:
                 raise InputError(f"{name}={value}: must be 1 or more")
@@ -294,14 +322,49 @@ class SynthesisConfig:
             ("composition.hard_share", composition.hard_share),
             ("near_duplicates.threshold", self.near_duplicates.threshold),
             ("filters.closed_book_f1", self.filters.closed_book_f1),
+            ("filters.stop_share", self.filters.stop_share),
         ):
             if not 0 <= share <= 1:
                 raise InputError(f"{name}={share:g}: must be from 0 to 1")
         for name, amount in (
+            ("seed", self.seed),
+            ("mixture.total", self.mixture.total),
+            ("corpus.max_documents", self.corpus.max_documents),
             ("openai.requests_per_minute", openai.requests_per_minute),
             ("openai.tokens_per_minute", openai.tokens_per_minute),
+            ("openai.batch_tokens", openai.batch_tokens),
             ("filters.max_copied_words", self.filters.max_copied_words),
             ("openai.first_backoff_seconds", openai.first_backoff_seconds),
+            ("openai.temperature", openai.temperature or 0.0),
         ):
             if amount < 0:
                 raise InputError(f"{name}={amount}: must not be < 0")
+        for name, seconds in (
+            ("openai.timeout_seconds", openai.timeout_seconds),
+            ("openai.batch_poll_seconds", openai.batch_poll_seconds),
+        ):
+            if seconds <= 0:
+                raise InputError(f"{name}={seconds:g}: must be more than 0")
+
+
+def _require_finite(config: Any, prefix: str = "") -> None:
+    """Check that no number in a dataclass is infinite or not a number."""
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if is_dataclass(value):
+            _require_finite(value, f"{prefix}{each.name}.")
+        for name, number in _numbers(value, f"{prefix}{each.name}"):
+            if not math.isfinite(number):
+                raise InputError(f"{name}={number}: must be a finite number")
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Yield the name and value of every float in a field, also inside lists and dicts."""
+    if isinstance(value, float):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            yield from _numbers(child, f"{name}.{key}")
+    elif isinstance(value, list):
+        for child in value:
+            yield from _numbers(child, name)

@@ -33,7 +33,9 @@ def read_corpus(
         try:
             identity = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
         except UnicodeEncodeError as error:
-            raise InputError(f"{where}: text is not Unicode ({error.reason}); mend it") from error
+            raise InputError(
+                f"{where}: text is not Unicode ({error.reason}); re-encode it"
+            ) from error
         if not text or (shard is not None and not shard.holds(identity)):
             continue
         if int(identity, 16) in seen:

@@ -7,8 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_in2.segment_store import SegmentStore
-from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.synthesis.writer import Evidence
+from megatron_in2.synthesis.writer import Evidence, Unusable
 
 MAX_EVIDENCE_SHARE = 0.5  # of the longest context, for all segments of an integration document
 
@@ -39,17 +38,17 @@ class EvidenceWalk:
         """Return the number of units: no more samples of a kind can be made."""
         return len(self._store) if kind == "fine_grained" else len(self._first) - 1
 
-    def candidates(self, kind: str, rejects: Rejects) -> Iterator[Evidence]:
+    def candidates(self, kind: str) -> Iterator[Evidence | Unusable]:
         """Yield evidence of a kind: one segment, or all segments of one document.
 
-        Each unit comes once; those too long, or of too few segments, are dropped and listed.
+        Each unit comes once; those too long, or of too few segments, are unusable.
         """
         order = generator_for(self._seed, kind, "order").permutation(self.count(kind))
         for unit in order:
             segments = self._segments(kind, int(unit))
             identity = self._identity(kind, segments)
             if (reason := self._problem(kind, segments)) is not None:
-                rejects.drop(identity, f"{kind}: {reason}")
+                yield Unusable(identity, kind, reason)
                 continue
             texts = tuple(self._store.text(segment) for segment in segments)
             if kind == "short":

@@ -23,6 +23,7 @@ class ExtractiveWriter:
     """Deterministic writer: the choice depends on (seed, key) and the text alone."""
 
     window = 64
+    is_paid = False
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -39,7 +40,7 @@ class ExtractiveWriter:
         return None
 
     async def supports(self, evidence: Evidence, draft: Draft) -> bool:
-        """Whether the answer, or all that it quotes, stands in the evidence word for word."""
+        """Whether the answer, or everything it quotes, occurs in the evidence word for word."""
         texts = [" ".join(text.split()) for text in evidence.texts]
         if draft.citations:
             return all(citation.quote in texts[citation.piece] for citation in draft.citations)
@@ -71,7 +72,7 @@ class ExtractiveWriter:
         return chance.choice(forms)(sentences, index, chance)
 
     def integration(self, texts: list[str], key: str) -> Draft | None:
-        """Ask for two statements about a term that stand in two different texts."""
+        """Ask for two statements about a term, each from a different text."""
         mentions: dict[str, dict[int, str]] = defaultdict(dict)
         for place, text in enumerate(texts):
             for sentence in _sentences(text):

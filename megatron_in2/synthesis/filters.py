@@ -55,20 +55,20 @@ def speaks_of_context(draft: Draft) -> bool:
 
 
 def longest_copied_run(answer: str, texts: tuple[str, ...]) -> int:
-    """Return the length in words of the longest run of the answer that stands in one text."""
+    """Return the length in words of the longest run of the answer that one text contains."""
     words = _words(answer)
     sources = [f" {' '.join(_words(text))} " for text in texts]
     longest, start = 0, 0
     # A window that only grows: each word is the end of a run once.
     for end in range(1, len(words) + 1):
-        while start < end and not _stands_in(words[start:end], sources):
+        while start < end and not _occurs_in(words[start:end], sources):
             start += 1
         longest = max(longest, end - start)
     return longest
 
 
 def cites_rightly(draft: Draft, evidence: Evidence) -> bool:
-    """Whether the quotes stand in the pieces that they name, two different ones at least."""
+    """Whether the quotes occur in the pieces they name, and name at least two different ones."""
     for citation in draft.citations:
         if not 0 <= citation.piece < len(evidence.texts) or not citation.quote.strip():
             return False
@@ -93,7 +93,7 @@ def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _stands_in(words: list[str], sources: list[str]) -> bool:
+def _occurs_in(words: list[str], sources: list[str]) -> bool:
     run = f" {' '.join(words)} "
     return any(run in source for source in sources)
 

@@ -152,12 +152,12 @@ def _checked_messages(value: Any, where: str, field: str) -> Messages:
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         raise InputError(
             f"{where}: field {field}: not a conversation of user and assistant turns: "
-            f"{value!r:.80}; mend or remove the record"
+            f"{value!r:.80}; correct or remove the record"
         )
     for message in messages:
         if not isinstance(message["content"], str):
             raise InputError(
                 f"{where}: field {field}: holds {type(message['content']).__name__}, not text; "
-                "mend or remove the record"
+                "correct or remove the record"
             )
     return messages

@@ -1,7 +1,6 @@
 """One synthesis run: corpus -> segment store -> questions -> composed samples -> X.jsonl."""
 
 import fcntl
-import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
-from megatron_in2.progress import progress_bar
 from megatron_in2.records import QAPair
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
+from megatron_in2.synthesis.asking import Lane, LaneEnd
 from megatron_in2.synthesis.compose import Composer
 from megatron_in2.synthesis.config import EVIDENCE_KINDS, SynthesisConfig
 from megatron_in2.synthesis.evidence import EvidenceWalk
@@ -25,13 +24,13 @@ from megatron_in2.synthesis.extractive import ExtractiveWriter
 from megatron_in2.synthesis.hard_fillers import build_index
 from megatron_in2.synthesis.instructions import InstructionStage
 from megatron_in2.synthesis.llm.writer import build_language_model_writer
-from megatron_in2.synthesis.questions import QuestionStage, Quota
-from megatron_in2.synthesis.rejects import Rejects
+from megatron_in2.synthesis.questions import QuestionStage
+from megatron_in2.synthesis.rejects import Rejects, listed_rejects
 from megatron_in2.synthesis.report import SynthesisReport
 from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sample_maker
 from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
-from megatron_in2.synthesis.writer import Draft, QuestionWriter
+from megatron_in2.synthesis.writer import Draft, Evidence, QuestionWriter
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -69,10 +68,10 @@ class RunOptions:
 def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None = None) -> Tally:
     """Make IN2 samples from a corpus.
 
-    Beside ``output`` (JSON lines; of a shard: its own name) stand the segment store ``.segments``,
-    ``.report.json``, ``.report.png``, ``.rejects.jsonl``, ``.dropped_documents.jsonl`` and, for
-    paid writers, the journal ``.journal.sqlite``. A run that was stopped goes on from the store
-    and the journal, and ends with the same bytes.
+    Writes ``output`` (JSON lines; a shard has its own name) and, with the same name plus a suffix,
+    the segment store ``.segments``, ``.report.json``, ``.report.png``, ``.rejects.jsonl``,
+    ``.dropped_documents.jsonl`` and, for paid writers, the journal ``.journal.sqlite``. A stopped
+    run continues from the store and the journal, and ends with the same bytes.
 
     Raises:
         InputError: an unusable setting, corpus or output; the message names it.
@@ -83,16 +82,13 @@ def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None
         # Made first: a missing key or price is known before the corpus is read.
         writer = build_writer(config, tokenizer, output, options.max_cost)
         with QuestionStage(writer, config.filters) as questions:
-            output.unlink(missing_ok=True)  # it refers to a store that may be replaced now
             store = build_store(config, options.shard, tokenizer, output, options.workers)
             report = SynthesisReport(config.composition)
-            with atomic_file(output) as stream:
-                with atomic_file(output.with_name(f"{output.name}.rejects.jsonl")) as dropped:
-                    rejects = Rejects(dropped)
-                    run = _SynthesisRun(config, options, tokenizer, store, questions, rejects)
-                    for sample in run.samples():
-                        stream.write(sample.line)
-                        report.count(sample)
+            with atomic_file(output) as stream, listed_rejects(output) as rejects:
+                run = _SynthesisRun(config, options, tokenizer, store, questions, rejects)
+                for sample in run.samples():
+                    stream.write(sample.line)
+                    report.count(sample)
                 calls = writer.calls()
                 report.write(output, rejects.counts, store.manifest, calls)
     return Tally(output, report.made, rejects.counts, calls)
@@ -201,27 +197,27 @@ class _SynthesisRun:
                 self._config.seed,
                 self._options.materialize,
             )
-            asked = itertools.chain.from_iterable(map(self._asked, EVIDENCE_KINDS))
-            yield from ordered_map(make, asked, self._options.workers, CHUNK_SAMPLES)
+            yield from ordered_map(make, self._asked(), self._options.workers, CHUNK_SAMPLES)
         yield from self._instructions()
 
-    def _asked(self, kind: str) -> Iterator[Asked]:
-        quota = Quota(self._wanted[kind])
-        candidates = self._walk.candidates(kind, self._rejects)
-        with progress_bar(
-            total=quota.wanted, desc=kind, unit=" samples", disable=not quota.wanted
-        ) as progress:
-            for evidence, draft in self._questions.accepted(candidates, quota, self._rejects):
-                frame = self._frame_tokens(draft)
-                if not self._composer.fits(evidence.segments, frame):
-                    self._rejects.drop(evidence.id, f"{kind}: evidence too long")
-                    continue
-                quota.made += 1
-                progress.update()
-                self._questions.show_cost(progress, sum(self._wanted.values()))
-                qa = QAPair(draft.question, draft.answer)
-                yield Asked(evidence.id, kind, evidence.segments, qa, frame)
-        _require_all(kind, quota.made, quota.wanted, "the corpus")
+    def _asked(self) -> Iterator[Asked]:
+        lanes = [
+            Lane(kind, self._walk.candidates(kind), self._wanted[kind]) for kind in EVIDENCE_KINDS
+        ]
+        made: Counter[str] = Counter()
+        for each in self._questions.questions(lanes, self._admit, self._rejects):
+            if isinstance(each, LaneEnd):
+                _require_all(each.kind, made[each.kind], self._wanted[each.kind], "the corpus")
+                continue
+            evidence, qa = each.evidence, QAPair(each.draft.question, each.draft.answer)
+            made[evidence.kind] += 1
+            yield Asked(evidence.id, evidence.kind, evidence.segments, qa, each.frame_tokens)
+
+    def _admit(self, evidence: Evidence, draft: Draft) -> tuple[int, str | None]:
+        """Return the tokens of a question's frame, and a reason to drop it or None."""
+        frame = self._frame_tokens(draft)
+        fits = self._composer.fits(evidence.segments, frame)
+        return frame, None if fits else "evidence too long"
 
     def _instructions(self) -> Iterator[Finished]:
         wanted, made = self._wanted["instruction"], 0

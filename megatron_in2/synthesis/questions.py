@@ -1,44 +1,20 @@
-"""Asks questions about evidence: many at a time, handed on in the evidence's order.
-
-Never more are under way than samples are still wanted, so no answer is paid for in vain; and
-what is handed on depends on the answers alone, not on the order in which they arrive.
-"""
+"""Asks questions in an event loop of its own thread: composing samples holds no request up."""
 
 import asyncio
-from collections import deque
+import queue
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from megatron_in2.records import id_hash
+from megatron_in2.synthesis.asking import Accepted, Admit, Asker, Lane, LaneEnd
 from megatron_in2.synthesis.config import FilterConfig
-from megatron_in2.synthesis.filters import first_paid_problem, first_problem, question_key
 from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.synthesis.writer import Draft, Evidence, QuestionWriter
+from megatron_in2.synthesis.writer import QuestionWriter
 
-
-@dataclass
-class Quota:
-    """Samples wanted and made; who takes an accepted question counts it before the next one."""
-
-    wanted: int
-    made: int = 0
-
-    @property
-    def left(self) -> int:
-        """Samples still to make."""
-        return self.wanted - self.made
-
-
-@dataclass(frozen=True)
-class _Written:
-    evidence: Evidence
-    draft: Draft
-    reason: str | None
+MAX_UNTAKEN = 64  # times that questions were handed on and nobody has taken them yet
 
 
 class QuestionStage:
-    """Runs a writer and the filters in an event loop of its own, behind a plain iterator.
+    """Runs a writer and the filters behind a plain iterator.
 
     Args:
         writer: who writes; closed with the stage.
@@ -48,79 +24,78 @@ class QuestionStage:
     def __init__(self, writer: QuestionWriter, config: FilterConfig) -> None:
         self._writer = writer
         self._config = config
-        self._runner = asyncio.Runner()
-        self._pending: deque[asyncio.Task[_Written]] = deque()
-        self._accepted = 0
-        self._asked: set[int] = set()  # hashes of questions: 8 bytes each say enough
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="questions")
+        self._thread.daemon = True  # a second Ctrl-C ends the process at once
+        self._handed_on: queue.SimpleQueue[list[Accepted | LaneEnd] | BaseException] = (
+            queue.SimpleQueue()
+        )
+        self._asker: Asker | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def __enter__(self) -> "QuestionStage":
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let what is under way come to its end, so that no paid answer is lost."""
-        with self._runner:
-            self._runner.run(self._drain())
+        closing = asyncio.run_coroutine_threadsafe(self._close(), self._loop)
+        try:
+            closing.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
 
-    def accepted(
-        self, candidates: Iterator[Evidence], quota: Quota, rejects: Rejects
-    ) -> Iterator[tuple[Evidence, Draft]]:
-        """Yield evidence with its question until ``quota`` is filled or no candidate is left."""
-        while quota.left:
-            batch = self._runner.run(self._next(candidates, quota))
-            if not batch:
-                return
-            for written in batch:
-                reason = written.reason or self._repetition(written)
-                if reason is None:
-                    yield written.evidence, written.draft
-                else:
-                    rejects.drop(
-                        written.evidence.id,
-                        f"{written.evidence.kind}: {reason}",
-                        question=written.draft.question,
-                        answer=written.draft.answer,
-                    )
+    def questions(
+        self, lanes: list[Lane], admit: Admit, rejects: Rejects
+    ) -> Iterator[Accepted | LaneEnd]:
+        """Yield accepted questions lane by lane, a LaneEnd behind each lane's last one.
 
-    def show_cost(self, progress: Any, wanted: int) -> None:
-        """Show on a bar what was spent and what ``wanted`` samples will cost, if anything."""
-        self._accepted += 1
-        if (cost := self._writer.cost()) is not None:
-            whole = cost / self._accepted * wanted
-            progress.set_postfix_str(f"${cost:.2f} so far, ~${whole:.2f} at the end", False)
+        Args:
+            lanes: the kinds, in the order in which they are handed on.
+            admit: returns the tokens of a question's frame, and a reason to drop it or None.
+            rejects: takes what is dropped.
 
-    async def _next(self, candidates: Iterator[Evidence], quota: Quota) -> list[_Written]:
-        """Fill the window, wait for its head, and take all that is ready behind the head."""
-        window = min(self._writer.window, quota.left)
-        while len(self._pending) < window:
-            evidence = next(candidates, None)
-            if evidence is None:
-                break
-            self._pending.append(asyncio.create_task(self._write(evidence)))
-        if not self._pending:
-            return []
-        ready = [await self._pending[0]]
-        self._pending.popleft()
-        while self._pending and self._pending[0].done():
-            ready.append(await self._pending.popleft())
-        return ready
+        Raises:
+            InputError: the writer cannot go on, or nearly all it writes is dropped.
+        """
+        asyncio.run_coroutine_threadsafe(self._ask(lanes, admit, rejects), self._loop)
+        ends = 0
+        while ends < len(lanes):
+            chunk = self._handed_on.get()
+            if isinstance(chunk, BaseException):
+                raise chunk
+            self._loop.call_soon_threadsafe(self._wake)
+            for each in chunk:
+                ends += isinstance(each, LaneEnd)
+                yield each
 
-    async def _write(self, evidence: Evidence) -> _Written:
-        draft = await self._writer.write(evidence)
-        reason = first_problem(draft, evidence, self._config)
-        if reason is None:
-            reason = await first_paid_problem(draft, evidence, self._config, self._writer)
-        return _Written(evidence, draft, reason)
+    async def _ask(self, lanes: list[Lane], admit: Admit, rejects: Rejects) -> None:
+        self._asker = Asker(
+            self._writer,
+            self._config,
+            admit,
+            rejects,
+            self._handed_on.put,
+            lambda: self._handed_on.qsize() < MAX_UNTAKEN,
+        )
+        self._asking = asyncio.current_task()
+        try:
+            await self._asker.ask(lanes)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # raised again by who takes the questions
+            self._handed_on.put(error)
 
-    def _repetition(self, written: _Written) -> str | None:
-        if not self._config.duplicate_questions:
-            return None
-        key = id_hash(question_key(written.draft.question))
-        if key in self._asked:
-            return "question asked before"
-        self._asked.add(key)
-        return None
+    def _wake(self) -> None:
+        if self._asker is not None:
+            self._asker.wake()
 
-    async def _drain(self) -> None:
+    async def _close(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         self._writer.stop()
-        await asyncio.gather(*self._pending, return_exceptions=True)
+        if self._asker is not None:
+            await self._asker.finish()
         await self._writer.close()

@@ -1,7 +1,10 @@
-"""Every drop is counted with its reason and listed: nothing leaves the road unseen."""
+"""Every drop is counted with its reason and listed: nothing disappears unseen."""
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -20,4 +23,14 @@ class Rejects:
         """Count one drop under ``reason`` and list it with whatever explains it."""
         self.counts[reason] += 1
         record = {"id": identity, "reason": reason, **detail}
-        self._stream.write(json.dumps(record, ensure_ascii=False) + "\n")
+        line = json.dumps(record, ensure_ascii=False)
+        # Halves of surrogate pairs, which a model can write, are in no encoding.
+        self._stream.write(line.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+@contextmanager
+def listed_rejects(output: Path) -> Iterator[Rejects]:
+    """List drops in ``output`` + ``.rejects.jsonl``, which stays however the run ends."""
+    path = output.with_name(f"{output.name}.rejects.jsonl")
+    with open(path, "w", encoding="utf-8", buffering=1) as stream:
+        yield Rejects(stream)

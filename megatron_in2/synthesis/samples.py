@@ -35,8 +35,8 @@ class Asked:
 class Finished:
     """A sample's line, and what the report counts of it.
 
-    ``position`` is where one piece of evidence, chosen by the sample's id, stands in a long
-    context, from 0 to 1: a single one a sample, so that positions are independent.
+    ``position`` is where one piece of evidence, chosen by the sample's id, begins in a long
+    context, from 0 to 1: only one per sample, so that positions are independent.
     """
 
     line: str

@@ -1,7 +1,7 @@
 """The first stage: corpus -> kept documents -> segments, tokenised once, in a store.
 
-A store that stands and was made from the same sources and settings is used again, so a run that
-was stopped goes on behind it.
+An existing store that was made from the same sources and settings is reused, so a stopped run
+continues after this stage.
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file, sha256_of_text
@@ -34,8 +35,9 @@ Segments = list[tuple[str, list[int]]]
 def build_store(
     config: SynthesisConfig, shard: Shard, tokenizer: Tokenizer, output: Path, workers: int
 ) -> SegmentStore:
-    """Return the segment store ``output`` + ``.segments``, made if it does not stand yet.
+    """Return the segment store ``output`` + ``.segments``, made if it does not exist yet.
 
+    ``output`` is removed when a store that it refers to is replaced, and not before.
     Documents left out are listed in ``output`` + ``.dropped_documents.jsonl``.
 
     Raises:
@@ -44,30 +46,43 @@ def build_store(
     path = output.with_name(f"{output.name}.segments")
     dropped = output.with_name(f"{output.name}.dropped_documents.jsonl")
     origin = _origin(config, shard, tokenizer)
-    store = _standing_store(path, origin) if dropped.exists() else None
-    if store is None:
-        with atomic_file(dropped) as stream:
-            rejects = Rejects(stream)
-            documents = _kept_documents(config, shard, rejects)
-            segmented = ordered_map(
-                partial(_cutter, config.tokenizer_model, config.segments.min_tokens),
-                progress_bar(documents, desc="segments", unit=" documents"),
-                workers,
-                CHUNK_DOCUMENTS,
-            )
-            store = write_store(
-                path,
-                segmented,
-                tokenizer,
-                notes=lambda: {"origin": origin, "dropped": dict(rejects.counts)},
-            )
-    total = int(store.manifest["tokens"])
-    if total < config.composition.max_tokens:
+    store = _reusable_store(path, origin) if dropped.exists() else None
+    if store is not None:
+        _require_one_context(store.manifest["tokens"], config)
+        return store
+    tokens = 0
+
+    def counted(documents: Iterator[tuple[str, Segments]]) -> Iterator[tuple[str, Segments]]:
+        nonlocal tokens
+        for identity, segments in documents:
+            tokens += sum(len(ids) for _, ids in segments)
+            yield identity, segments
+
+    with atomic_file(dropped) as stream:
+        rejects = Rejects(stream)
+        documents = _kept_documents(config, shard, rejects)
+        segmented = ordered_map(
+            partial(_cutter, config.tokenizer_model, config.segments.min_tokens),
+            progress_bar(documents, desc="segments", unit=" documents"),
+            workers,
+            CHUNK_DOCUMENTS,
+        )
+
+        def notes() -> dict[str, Any]:
+            """Remove the output that refers to the old store, now that the new one is complete."""
+            _require_one_context(tokens, config)
+            output.unlink(missing_ok=True)
+            return {"origin": origin, "dropped": dict(rejects.counts)}
+
+        return write_store(path, counted(segmented), tokenizer, notes)
+
+
+def _require_one_context(tokens: int, config: SynthesisConfig) -> None:
+    if tokens < config.composition.max_tokens:
         raise InputError(
-            f"the corpus holds {total:,} tokens, less than one context of "
+            f"the corpus holds {tokens:,} tokens, less than one context of "
             f"composition.max_tokens={config.composition.max_tokens}: add text or lower it"
         )
-    return store
 
 
 def _kept_documents(config: SynthesisConfig, shard: Shard, rejects: Rejects) -> Iterator[Document]:
@@ -113,7 +128,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return (state.st_size, state.st_mtime_ns)
 
 
-def _standing_store(path: Path, origin: str) -> SegmentStore | None:
+def _reusable_store(path: Path, origin: str) -> SegmentStore | None:
     if not (path / "store.json").is_file():
         return None
     store = SegmentStore(path)

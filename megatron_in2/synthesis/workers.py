@@ -1,11 +1,14 @@
 """Spreads a function over processes without changing the order of what it gives."""
 
 import itertools
+import multiprocessing
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import TypeVar
+
+from megatron_in2.processes import die_with_parent, ignore_stop_signals
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,7 +38,10 @@ def ordered_map(
             yield from work(batch)
         return
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_prepare, initargs=(build,)
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_prepare,
+        initargs=(build,),
     ) as pool:
         queue: deque[Future[list[Result]]] = deque()
         try:
@@ -60,7 +66,10 @@ _process_work: Callable[[list], list] | None = None  # type: ignore[type-arg]
 
 
 def _prepare(build: Callable[[], Callable[[list[Item]], list[Result]]]) -> None:
+    """Set this process up: the parent decides when it ends, also by dying itself."""
     global _process_work
+    ignore_stop_signals()  # sent to the whole group
+    die_with_parent(os.getppid())
     _process_work = build()
 
 

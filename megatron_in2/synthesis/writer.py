@@ -22,6 +22,15 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """Evidence that no question can be asked about, and why."""
+
+    id: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Citation:
     """A quote from one of the evidence's texts, by its index from 0."""
 
@@ -31,18 +40,28 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a writer made; ``problem`` says why there is no question, if there is none."""
+    """What a writer made.
+
+    Args:
+        question: the question.
+        answer: its answer.
+        citations: quotes that it rests on.
+        problem: why there is no question, if there is none.
+        reply: the beginning of the model's reply, for those who read the rejects.
+    """
 
     question: str = ""
     answer: str = ""
     citations: tuple[Citation, ...] = ()
     problem: str | None = None
+    reply: str = ""
 
 
 class QuestionWriter(Protocol):
     """Writes questions and checks them; all calls of one run share one event loop."""
 
     window: int  # how many pieces of evidence are worth working on at a time
+    is_paid: bool  # whether a reply that is dropped is money lost
 
     async def write(self, evidence: Evidence) -> Draft:
         """Ask one question; for integration one that needs two or more of the texts."""

@@ -10,6 +10,7 @@ from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.tokenizers.load import MISTRAL_V1
+from megatron_in2.training.inherited import inherited_defaults
 
 Dtype = Literal["float32", "bfloat16"]
 Normalisation = Literal["token", "sample"]
@@ -190,6 +191,8 @@ class TrainConfig:
         f"model.{name}": f"runtime.{name}" for name in MOVED_TO_RUNTIME
     }
     """New names of fields that version 1 had elsewhere, for error messages."""
+    inherited = staticmethod(inherited_defaults)
+    """Defaults that follow from the given fields; parsers ask for them."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

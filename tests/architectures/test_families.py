@@ -1,5 +1,6 @@
 """Each family's config: sizes of published models, and what is refused by field name."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,13 @@ def test_sizes_that_a_config_may_leave_out() -> None:
         (QWEN3_8B, {"use_sliding_window": True, "sliding_window": 4096}, "use_sliding_window"),
         (QWEN3_8B, {"model_type": "qwen3_moe", "architectures": None}, "'qwen3_moe'"),
         (QWEN3_8B, {"model_type": "qwen3_vl", "architectures": None}, "'qwen3_vl'"),
+        (
+            QWEN3_8B,
+            {"model_type": "qwen3_moe", "num_experts": 128},
+            "num_experts is set",
+        ),
+        (LLAMA_31_8B, {"model_type": "mllama", "vision_config": {"depth": 2}}, "vision_config is"),
+        (LLAMA_31_8B, {"layer_types": ["chunked_attention"]}, "layer_types=.*only full_attention"),
     ],
 )
 def test_what_a_family_does_not_train_is_refused_by_name(
@@ -79,6 +87,20 @@ def test_what_a_family_does_not_train_is_refused_by_name(
 def test_a_window_that_hides_nothing_is_taken() -> None:
     for changes in ({}, {"use_sliding_window": True}):
         assert read(QWEN25_7B, **changes).max_position_embeddings == 32768
+
+
+@pytest.mark.parametrize("base", [QWEN25_7B, QWEN3_8B])
+def test_a_window_that_training_went_beyond_is_switched_off(base: dict[str, Any]) -> None:
+    source = base | {"use_sliding_window": True, "sliding_window": 65536}
+    before = read(source)
+    family = architecture_of(before)
+    file = ConfigFile(CONFIG, source)
+    for positions, uses_window in ((65536, True), (131072, False)):
+        longer = replace(before, max_position_embeddings=positions)
+        changed = family.update_config(file, longer)
+        expected = {"max_position_embeddings": positions, "use_sliding_window": uses_window}
+        assert changed == source | expected
+        assert family.read_config(ConfigFile(CONFIG, changed)) == longer
 
 
 @pytest.mark.parametrize("name", ["mistral", "llama", "qwen2", "qwen3"])

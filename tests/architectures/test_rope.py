@@ -25,6 +25,7 @@ from tests.architectures.published import (
 )
 
 LLAMA3 = RopeScaling("llama3", 8.0, 8192, low_freq_factor=1.0, high_freq_factor=4.0)
+FORMS = ("rope_parameters", "rope_scaling")
 # What Qwen's model card says to add for 131,072 tokens.
 QWEN_YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 
@@ -134,7 +135,27 @@ def test_only_what_a_run_changed_changes(form: int) -> None:
     assert source == before  # the source's own objects are not written to
 
 
-@pytest.mark.parametrize("base", [LLAMA_31_8B, QWEN25_7B, newer_form(QWEN25_7B)])
+# An export of a model in the newer form has both, and so has a config of transformers 5 to which
+# somebody added the scaling of a model card. rope_scaling is the one that counts.
+BOTH = newer_form(LLAMA_31_8B) | {
+    "rope_theta": 5e5,
+    "rope_scaling": LLAMA_31_8B["rope_scaling"],
+}
+ADDED = newer_form(QWEN25_7B) | {"rope_scaling": QWEN_YARN | {"rope_theta": 1e6}}
+
+
+@pytest.mark.parametrize("source", [BOTH, ADDED])
+def test_a_source_with_both_forms_keeps_both(source: dict[str, Any]) -> None:
+    assert read(source).rope_scaling.type == source["rope_scaling"].get("type", "llama3")
+    assert updated(source, read(source)) == source | {"rope_theta": read(source).rope_theta}
+    theta = updated(source, replace(read(source), rope_theta=5e6))
+    found = {each.get("rope_theta", 5e6) for each in (theta, *map(theta.get, FORMS))}
+    assert found == {5e6}
+
+
+@pytest.mark.parametrize(
+    "base", [LLAMA_31_8B, QWEN25_7B, newer_form(QWEN25_7B), newer_form(LLAMA_31_8B), BOTH, ADDED]
+)
 @pytest.mark.parametrize("kind", ["default", "llama3", "yarn"])
 def test_a_scaling_that_a_run_chose_is_written(base: dict[str, Any], kind: str) -> None:
     scaling = {
@@ -142,7 +163,12 @@ def test_a_scaling_that_a_run_chose_is_written(base: dict[str, Any], kind: str) 
         "llama3": LLAMA3,
         "yarn": RopeScaling("yarn", 8.0, 4096, attention_factor=1.1, truncate=False),
     }[kind]
-    updated(base, replace(read(base), rope_scaling=scaling, rope_theta=3e6))
+    fields = updated(base, replace(read(base), rope_scaling=scaling, rope_theta=3e6))
+    # Either form alone says the same: transformers 4 reads the older, others may read the newer.
+    for form in FORMS:
+        if base.get("rope_parameters"):
+            alone = {name: value for name, value in fields.items() if name != form}
+            assert read(alone).rope_scaling == scaling
 
 
 def test_yarn_keeps_its_original_positions_when_the_longest_sample_changes() -> None:

@@ -69,6 +69,11 @@ def test_incomplete_and_absent_steps_are_refused(folder: Path, tmp_path: Path) -
         resolve_checkpoint(folder, "100")
     with pytest.raises(InputError, match="nowhere holds no complete checkpoint"):
         resolve_checkpoint(tmp_path / "nowhere")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="Hugging Face's form: import it with in2 convert hf-to"):
+        resolve_checkpoint(base)
 
 
 def test_state_and_config_come_back(folder: Path) -> None:

@@ -54,6 +54,7 @@ def test_every_tool_has_help_with_an_example(tool: str, run_here: RunTool) -> No
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"usage: python tools/{tool}.py")
     assert f"    python tools/{tool}.py" in result.stdout
+    assert "<class" not in result.stdout
 
 
 @pytest.mark.parametrize("tool", TOOLS)
@@ -160,6 +161,16 @@ class FileConfig:
     """Read from a file."""
 
     section: Section = field(default_factory=Section)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00", bytes(range(256)), b"x: 1\x00", b"x: [" * 999]
+)
+def test_a_file_that_is_no_yaml_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_bytes(content)
+    parser = CommandParser(None, FileConfig)
+    with pytest.raises(InputError, match=r"config"):
+        parser.read(["--config", str(tmp_path / "bad.yaml")])
 
 
 @pytest.mark.parametrize("way", ["file", "option"])

@@ -66,9 +66,11 @@ def test_every_tensor_and_every_field_comes_back(
     source, _, back = converted[name, form]
     assert_same_tensors(source, back)
     before, after = (read_json(folder / "config.json") for folder in (source, back))
-    if form == 5:  # which transformers 4 cannot read without fields of its own
-        assert set(after) - set(before) <= OLD_FIELDS
-        after = {field: value for field, value in after.items() if field in before}
+    if form == 5:  # transformers 4 ignores rope_parameters: it gets fields of its own beside them
+        rotary = dict(before["rope_parameters"])
+        added = {field: after.pop(field) for field in OLD_FIELDS if field in after}
+        assert added.pop("rope_theta") == rotary.pop("rope_theta")
+        assert added.get("rope_scaling", {"rope_type": "default"}) == rotary
     assert after == before
     kept = [(folder / "generation_config.json").read_text() for folder in (source, back)]
     assert kept[0] == kept[1]
@@ -131,6 +133,30 @@ def test_transformers_4_computes_the_same(tmp_path: Path, converted: Converted) 
         assert logits.abs().max() > 3
         is_equal = (older[str(place)] - logits).abs().max() <= 1e-4
         assert is_equal == (folder != newer), folder
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("mistral", {"sliding_window": 64}, "sliding_window=64: it is shorter"),
+        ("mistral", {"model_type": "mixtral", "num_local_experts": 8}, "num_local_experts is set"),
+        ("llama 3.1", {"hidden_act": "gelu"}, "hidden_act='gelu': only silu"),
+        ("llama 3.1", {"vision_config": {"depth": 2}}, "vision_config is set"),
+        ("llama 3.1", {"rope_parameters": {"rope_type": "linear"}}, "rope_type='linear'"),
+        ("qwen 2.5", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
+        ("qwen 3", {"attention_bias": True}, "attention_bias=True"),
+        ("qwen 3", {"model_type": "qwen3_moe", "num_experts": 8}, "num_experts is set"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path, converted: Converted
+) -> None:
+    copy = Path(shutil.copytree(converted[name, 5][0], tmp_path / "hf"))
+    write_json(copy / "config.json", read_json(copy / "config.json") | changes)
+    with pytest.raises(InputError, match=message) as caught:
+        import_checkpoint(copy, tmp_path / "megatron")
+    assert str(copy / "config.json") in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 def layered_difference(step: Path, folder: Path) -> float:

@@ -48,10 +48,10 @@ def test_only_answers_are_trained_on(tmp_path: Path, words: Tokenizer, name: str
         )
     )
     packed = PackedDataset(tmp_path / "x")
-    learnt = [words.piece(index) for row in packed for index in row.tokens[row.loss_mask == 1]]
-    answers = [piece.lstrip("▁") for piece in learnt if piece != "</s>"]
+    trained = [words.piece(index) for row in packed for index in row.tokens[row.loss_mask == 1]]
+    answers = [piece.lstrip("▁") for piece in trained if piece != "</s>"]
     assert set(answers) <= set(VALUES)
-    assert learnt.count("</s>") == 24
+    assert trained.count("</s>") == 24
     lengths = [int(length) for row in packed for length in row.records["length"] if length]
     assert max(lengths) <= dataset.tokens
     if name == "long-in2":

@@ -42,7 +42,7 @@ def test_the_curves_are_those_of_the_answers(tmp_path: Path) -> None:
     assert "| 0.500 (0.50 to 0.50) | 0.000 (0.00 to 0.00) | 1.000 (1.00 to 1.00) |" in lost
     assert f"| {probes} |" in lost
     assert "| 0.750 (0.75 to 0.75) | 0.500 (" in rows["1e4", ARMS["control"].title]
-    for theta, arm in (("1e4", "in2"), ("1e4", "mended"), ("1e6", "ends")):
+    for theta, arm in (("1e4", "in2"), ("1e4", "fixed"), ("1e6", "ends")):
         assert "| 1.000 (1.00 to 1.00) | 1.000" in rows[theta, ARMS[arm].title]
     assert "mean of 2 seeds" in (tmp_path / "table.md").read_text()
     report = read_json(tmp_path / "scores" / "1e4" / "control" / "report.json")

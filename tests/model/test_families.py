@@ -21,7 +21,7 @@ from megatron_in2.model.packed_row import packed_row
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import World, open_world
-from tests.families import FAMILIES, VOCABULARY, random_model
+from tests.families import FAMILIES, ONE_GROUP, VOCABULARY, random_model
 from tests.model.mapped import (
     assert_close_gradients,
     copy_from_transformers,
@@ -76,9 +76,17 @@ def their_loss(model: Any, row: Row) -> torch.Tensor:
     return loss
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_loss_and_every_gradient_are_transformers(name: str, world: World, row: Row) -> None:
-    theirs = random_model(name)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in FAMILIES),
+        *((name, {"num_key_value_heads": 1}) for name in ONE_GROUP),
+    ],
+)
+def test_loss_and_every_gradient_are_transformers(
+    name: str, changes: dict[str, int], world: World, row: Row
+) -> None:
+    theirs = random_model(name, **changes)
     config = config_of(theirs)
     ours = build_model(config, ParallelConfig(), world, torch.float32)
     copy_from_transformers(ours, config, theirs)

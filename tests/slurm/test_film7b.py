@@ -9,9 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
-from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.checkpoint.folder import complete_steps, read_model_config
+from megatron_in2.tokenizers.base import Tokenizer
 from tests.conftest import ROOT
+from tests.families import save_model
 from tests.slurm.cluster import SlurmCluster
 from tests.slurm.conftest import Job, Submit
 from tests.training.conftest import Train, read_metrics
@@ -253,3 +256,37 @@ def test_a_crash_loop_ends(submit: Submit, tmp_path: Path, write_config: WriteCo
     assert job.restarts == 1
     assert "rank 0 on node01 ended first, with exit code 9" in job.log
     assert "no new checkpoint in 2 starts: giving up" in job.log
+
+
+def test_any_base_is_imported_once_and_trained(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig, small_tokenizer: Tokenizer
+) -> None:
+    """The configuration names neither sizes nor tokenizer: both are the base's."""
+    base, folder = save_model("qwen 2.5", tmp_path / "hf", small_tokenizer.path), tmp_path / "run"
+    file = write_config(folder)
+    config = yaml.safe_load(file.read_text())
+    del config["model"], config["data"]["tokenizer_model"], config["checkpoint"]["dir"]
+    file.write_text(yaml.safe_dump(config))
+    options = ("--data.validation=", "--schedule.steps=1")
+    variables = {"IN2_CONFIG": file, "IN2_BASE": base, "IN2_OUTPUT": folder}
+    job = submit(1, *options, **variables)
+    assert job.finish() == "COMPLETED 0:0", job.log
+    assert f"importing {base}" in job.log
+    assert f"starting from {folder}.base/iter_0000000" in job.log
+    (step,) = complete_steps(folder)
+    assert read_model_config(step).architecture == "qwen2"
+    # Again, and from the checkpoint itself: nothing is imported any more.
+    for start in (base, Path(f"{folder}.base")):
+        again = submit(1, *options, **variables | {"IN2_BASE": start})
+        assert again.finish() == "COMPLETED 0:0", again.log
+        assert "importing" not in again.log
+        assert "the run is finished" in again.log
+
+
+def test_a_base_that_is_none_is_refused(
+    submit: Submit, tmp_path: Path, write_config: WriteConfig
+) -> None:
+    variables = {"IN2_CONFIG": write_config(tmp_path / "run"), "IN2_BASE": tmp_path}
+    job = submit(1, **variables)
+    assert job.finish() == "FAILED 2:0", job.log
+    assert f"IN2_BASE={tmp_path} is no checkpoint and has no config.json" in job.log

@@ -56,7 +56,7 @@ def variables(
         "IN2_HOME": str(tmp_path / "home"),
         "IN2_SYNTHESIS": str(synthesis),
         "IN2_CONFIG": str(config),
-        "IN2_MODEL": str(pretrained),
+        "IN2_BASE": str(pretrained),
         "IN2_TOKENIZER": str(small_tokenizer.path),
         "IN2_SEQ_LENGTH": str(SEQ_LENGTH),
         "IN2_SHARDS": str(SHARDS),
@@ -100,7 +100,7 @@ def _run_chain(
 def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     cluster: SlurmCluster, variables: dict[str, str], jobs: list[str]
 ) -> None:
-    home, model = Path(variables["IN2_HOME"]), Path(variables["IN2_MODEL"])
+    home, model = Path(variables["IN2_HOME"]), Path(variables["IN2_BASE"])
     # First without its data: nothing that needs them may start.
     broken = {**variables, "IN2_SEQ_LENGTH": "64"}
     states = _run_chain(cluster, broken, jobs)
@@ -127,12 +127,12 @@ def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
         "PATH": "/usr/bin:/bin",
         "IN2_HOME": str(tmp_path / "home"),
         "IN2_SYNTHESIS": str(ROOT / "megatron_in2" / "quickstart" / "synthesis.yaml"),
-        "IN2_MODEL": str(tmp_path / "absent"),
+        "IN2_BASE": str(tmp_path / "absent"),
     }
-    for missing in ("IN2_HOME", "IN2_SYNTHESIS", "IN2_MODEL"):
+    for missing in ("IN2_HOME", "IN2_SYNTHESIS", "IN2_BASE"):
         known = {name: value for name, value in complete.items() if name != missing}
-        if missing != "IN2_MODEL":
-            known["IN2_MODEL"] = str(tmp_path)
+        if missing != "IN2_BASE":
+            known["IN2_BASE"] = str(tmp_path)
         done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert missing in done.stderr

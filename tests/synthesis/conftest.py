@@ -21,6 +21,22 @@ SERVER = Path(__file__).with_name("openai_server.py")
 class ServerProcess:
     url: str
 
+    def change(self, **options: Any) -> None:
+        """Change what the running server does."""
+        data = json.dumps(options).encode()
+        root = self.url.removesuffix("/v1")
+        with urllib.request.urlopen(f"{root}/options", data=data, timeout=30):
+            pass
+
+    def put_batch(self, token: str, payloads: dict[str, str]) -> None:
+        """Have a batch that somebody created earlier: payloads by custom id, as JSON."""
+        lines = [
+            {"custom_id": name, "method": "POST", "url": "/v1/chat/completions",
+             "body": json.loads(payload)}
+            for name, payload in payloads.items()
+        ]  # fmt: skip
+        self.change(put_batch={"token": token, "lines": lines})
+
     def stats(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url.removesuffix('/v1')}/stats", timeout=30) as reply:
             return json.load(reply)
@@ -58,7 +74,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> 
 @pytest.fixture
 def api_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "any")
-    # A proxy of this machine must not stand between a test and its own server.
+    # A proxy of this machine must not come between a test and its own server.
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 

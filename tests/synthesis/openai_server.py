@@ -7,6 +7,13 @@ replies.
 
     POST /v1/chat/completions, /v1/files, /v1/batches, GET ... as in the OpenAI API
     GET  /stats     what happened so far
+    POST /options   changes the options of a running server
+
+Options, beside those of ``State.fault``: ``delay``, ``hold``, ``slow`` (share, seconds) of replies;
+``status_for`` (word in the prompt -> HTTP status), ``always`` (status of all); ``poison`` (share of
+replies that break readers), ``bad`` (share of replies of no use); ``no_usage``; ``no_schema`` and
+``schema_refused_after`` (requests); ``wants_completion_tokens``; ``echo_key``; for batches
+``file_limit`` (bytes), ``queue_limit`` (batches at once), ``lost_lines`` (share).
 """
 
 import contextlib
@@ -31,6 +38,16 @@ FAULTS = (
 )  # fmt: skip
 
 
+POISON = (
+    r'{"question": "Who is \ud83d?", "answer": "Nobody."}',
+    "[" * 20_000,
+    '{"question": ' * 2_000 + "1" + "}" * 2_000,
+    '{"question": "Who?", "answer": "\\u0000"}',
+    "\n" * 30_000,
+    "\ud800",
+)
+
+
 class State:
     """What the server remembers; guarded by one lock."""
 
@@ -45,6 +62,9 @@ class State:
         self.times: list[float] = []
         self.hold_until = 0.0
         self.early = 0  # requests that came while a Retry-After ran: none, one at a time
+        self.requests = 0  # those with a schema
+        self.before_first_slow: int | None = None  # requests that came before a slow reply went
+        self.most_batches = 0  # under way at once
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
 
@@ -59,11 +79,15 @@ class State:
         return chance.choice(self.options.get("faults", FAULTS))
 
 
-def answer_to(payload: dict[str, Any]) -> dict[str, Any]:
+def answer_to(payload: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Return the message for a payload: always the same, and tied to its passage."""
     prompt = payload["messages"][0]["content"]
     chance = random.Random(hashlib.sha256(prompt.encode()).hexdigest())
-    kind = chance.random()
+    kind, poison = chance.random(), random.Random(f"poison/{prompt}")
+    if poison.random() < options.get("poison", 0.0):
+        return {"content": poison.choice(POISON)}
+    if poison.random() < options.get("bad", 0.0):
+        return {"content": "I would rather talk about the weather."}
     if prompt.startswith("Answer from what you already know"):
         return {"content": "UNKNOWN" if kind < 0.9 else "It is told of " + _opening(prompt) + "."}
     if prompt.startswith("Check an answer"):
@@ -88,21 +112,24 @@ def answer_to(payload: dict[str, Any]) -> dict[str, Any]:
         if kind > 0.95:
             quotes[0]["quote"] = "words that no piece holds"
         return {"content": json.dumps({**pair, "quotes": quotes})}
+    if "### Question ###:" in prompt:
+        return {"content": f"{pair['question']}\n\n### Answer ###:\n{pair['answer']}"}
     if "response_format" not in payload:
         return {"content": f"Question: {pair['question']}\nAnswer: {pair['answer']}"}
     return {"content": json.dumps(pair)}
 
 
 def _opening(prompt: str) -> str:
-    for mark in ("Passage:\n", "Piece 1:\n", "Question: "):
+    for mark in ("Passage:\n", "Piece 1:\n", "### Context ###:\n", "Question: "):
         if mark in prompt:
             return " ".join(prompt.split(mark, 1)[1].split("\n\n")[0].split()[:12])
     raise AssertionError("a prompt that the tests do not know")
 
 
-def completion(payload: dict[str, Any]) -> dict[str, Any]:
-    message = answer_to(payload)
+def completion(payload: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    message = answer_to(payload, options)
     key = payload_key(payload)
+    usage = {"prompt_tokens": 300, "completion_tokens": 50, "total_tokens": 350}
     return {
         "id": f"chatcmpl-{key[:12]}",
         "object": "chat.completion",
@@ -111,12 +138,16 @@ def completion(payload: dict[str, Any]) -> dict[str, Any]:
         "choices": [
             {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
         ],
-        "usage": {"prompt_tokens": 300, "completion_tokens": 50, "total_tokens": 350},
+        **({} if options.get("no_usage") else {"usage": usage}),
     }
 
 
 def payload_key(payload: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
+    """Name what is asked, as the journal does."""
+    named = {key: value for key, value in payload.items() if key != "response_format"}
+    if "max_completion_tokens" in named:
+        named["max_tokens"] = named.pop("max_completion_tokens")
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).digest()[:16].hex()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -135,6 +166,12 @@ class Handler(BaseHTTPRequestHandler):
                     "tries": state.tries.total(), "faults": dict(state.faults),
                     "most_in_flight": state.most_in_flight, "early": state.early,
                     "times": state.times, "batches": len(state.batches),
+                    "most_batches": state.most_batches,
+                    "file_sizes": [
+                        len(state.files[batch["input_file_id"]])
+                        for batch in state.batches.values()
+                    ],
+                    "before_first_slow": state.before_first_slow,
                     "files": len(state.files), "keys": sorted(state.billed),
                 })  # fmt: skip
         elif parts[1:2] == ["batches"] and len(parts) == 3:
@@ -149,8 +186,22 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Authorization") == "Bearer wrong":
-            self._reply(401, {"error": {"message": "Incorrect API key", "code": "invalid"}})
+        options, sent = self.state.options, self.headers.get("Authorization", "")
+        if self.path == "/options":
+            options.update(json.loads(body))
+            if (earlier := options.pop("put_batch", None)) is not None:
+                content = "".join(json.dumps(line) + "\n" for line in earlier["lines"]).encode()
+                name, token = self._keep(content)["id"], earlier["token"]
+                self._batch({
+                    "input_file_id": name, "metadata": {"megatron_in2_batch": token},
+                    "endpoint": "/v1/chat/completions",
+                })  # fmt: skip
+            else:
+                self._reply(200, {})
+        elif "wrong" in sent:
+            echoed = f": {sent}" if options.get("echo_key") else ""
+            error = {"message": f"Incorrect API key{echoed}", "code": "invalid"}
+            self._reply(401, {"error": error})
         elif self.path.endswith("/chat/completions"):
             self._chat(json.loads(body))
         elif self.path.endswith("/files"):
@@ -166,24 +217,50 @@ class Handler(BaseHTTPRequestHandler):
             state.times.append(time.monotonic())
             state.early += time.monotonic() < state.hold_until
         try:
-            time.sleep(state.options.get("delay", 0.0))
+            while state.options.get("hold"):
+                time.sleep(0.02)
+            time.sleep(delay := self._delay(payload))
+            with state.lock:
+                if delay > state.options.get("delay", 0.0) and state.before_first_slow is None:
+                    state.before_first_slow = len(state.times)
             self._answer(payload)
         finally:
             with state.lock:
                 state.in_flight -= 1
 
+    def _delay(self, payload: dict[str, Any]) -> float:
+        share, seconds = self.state.options.get("slow", (0.0, 0.0))
+        if random.Random(f"slow/{payload_key(payload)}").random() < share:
+            return float(seconds)
+        return float(self.state.options.get("delay", 0.0))
+
+    def _refusal(self, payload: dict[str, Any]) -> tuple[int, str] | None:
+        """Return the status and the message of a request that gets no answer at all."""
+        state, options = self.state, self.state.options
+        prompt = payload["messages"][0]["content"]
+        for word, status in options.get("status_for", {}).items():
+            if word in prompt:
+                echoed = self.headers.get("Authorization") if options.get("echo_key") else ""
+                return status, f"always so {echoed}"
+        if options.get("wants_completion_tokens") and "max_tokens" in payload:
+            return 400, "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        if "response_format" in payload:
+            with state.lock:
+                state.requests += 1
+                late = state.requests > options.get("schema_refused_after", state.requests)
+            if late or options.get("no_schema"):
+                return 400, "response_format json_schema is not supported"
+        return (options["always"], "always so") if options.get("always") else None
+
     def _answer(self, payload: dict[str, Any]) -> None:
         state, key = self.state, payload_key(payload)
-        if "response_format" in payload and state.options.get("no_schema"):
-            error = {"message": "response_format json_schema is not supported", "code": None}
-            return self._reply(400, {"error": error})
-        if status := state.options.get("always"):
-            error = {"message": "always so", "code": state.options.get("code")}
-            return self._reply(status, {"error": error})
+        if (refusal := self._refusal(payload)) is not None:
+            error = {"message": refusal[1], "code": state.options.get("code")}
+            return self._reply(refusal[0], {"error": error})
         fault = state.fault(key)
         with state.lock:
             state.faults[fault or "none"] += 1
-        body = json.dumps(completion(payload)).encode()
+        body = json.dumps(completion(payload, state.options)).encode()
         error = {"error": {"message": str(fault), "code": None}}
         if fault == "429 with Retry-After":
             with state.lock:
@@ -217,6 +294,11 @@ class Handler(BaseHTTPRequestHandler):
         message = email.message_from_bytes(header + body, policy=email.policy.HTTP)
         for part in message.iter_parts():
             if part.get_filename():
+                content = part.get_payload(decode=True)
+                if len(content) > self.state.options.get("file_limit", len(content)):
+                    error = {"message": "file too large", "code": None}
+                    self._reply(413, {"error": error})
+                    return
                 kept = self._keep(part.get_payload(decode=True))
                 time.sleep(self.state.options.get("slow_batches", 0.0))
                 self._reply(200, kept)
@@ -234,13 +316,22 @@ class Handler(BaseHTTPRequestHandler):
         state = self.state
         lines = state.files[wanted["input_file_id"]].splitlines()
         with state.lock:
-            batch = {
+            running = sum(b["status"] == "in_progress" for b in state.batches.values())
+            full = running >= state.options.get("queue_limit", running + 1)
+            state.most_batches = max(state.most_batches, running + (not full))
+            batch: dict[str, Any] = {
                 "id": f"batch-{len(state.batches)}", "object": "batch", "status": "in_progress",
                 "created_at": int(time.time()), "metadata": wanted["metadata"],
                 "endpoint": wanted["endpoint"], "input_file_id": wanted["input_file_id"],
                 "completion_window": "24h", "polls": 0,
                 "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
             }  # fmt: skip
+            code, message = None, state.options.get("fail_batches")
+            if full:
+                code, message = "token_limit_exceeded", "Enqueued token limit reached"
+            if message:
+                batch["status"] = "failed"
+                batch["errors"] = {"object": "list", "data": [{"code": code, "message": message}]}
             state.batches[batch["id"]] = batch
         time.sleep(state.options.get("slow_batches", 0.0))
         self._reply(200, batch)
@@ -254,12 +345,20 @@ class Handler(BaseHTTPRequestHandler):
         good, bad = [], []
         for line in state.files[batch["input_file_id"]].splitlines():
             request = json.loads(line)
-            fault = state.fault(payload_key(request["body"]))
+            key = payload_key(request["body"])
+            fault = state.fault(key)
+            lost = state.options.get("lost_lines", 0.0)
             result = {"id": "r", "custom_id": request["custom_id"], "error": None}
-            if fault is None:
+            if (refusal := self._refusal(request["body"])) is not None:
+                error = {"error": {"message": refusal[1]}}
+                bad.append({**result, "response": {"status_code": refusal[0], "body": error}})
+            elif fault is None:
                 with state.lock:
-                    state.billed[payload_key(request["body"])] += 1
-                body = completion(request["body"])
+                    state.billed[key] += 1
+                    first = state.billed[key] == 1
+                if first and random.Random(f"lost/{key}").random() < lost:
+                    continue
+                body = completion(request["body"], state.options)
                 good.append({**result, "response": {"status_code": 200, "body": body}})
             elif fault in ("500", "503"):
                 body = {"error": {"message": fault}}

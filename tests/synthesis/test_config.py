@@ -1,5 +1,6 @@
 """Settings are checked before any work; the shipped configurations are the stated ones."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,14 @@ from megatron_in2.synthesis.config import (
     OpenAIConfig,
     SynthesisConfig,
 )
-from megatron_in2.synthesis.llm.prompts import FIELDS, fill, load_prompts
-from megatron_in2.synthesis.llm.spending import load_price
+from megatron_in2.synthesis.llm.prompts import (
+    FIELDS,
+    SETS,
+    fill,
+    load_prompts,
+    version_1_prompts,
+)
+from megatron_in2.synthesis.llm.spending import Usage, load_price
 from tests.conftest import ROOT
 
 GOOD = SynthesisConfig(corpus=CorpusConfig(source="python"))
@@ -59,6 +66,24 @@ def test_shares_become_counts() -> None:
         ({"openai": OpenAIConfig(concurrency=0)}, "concurrency=0: must be 1 or more"),
         ({"openai": OpenAIConfig(tokens_per_minute=-1)}, "must not be < 0"),
         (
+            {"openai": OpenAIConfig(temperature=math.nan)},
+            r"openai\.temperature=nan: must be a finite",
+        ),
+        (
+            {"openai": OpenAIConfig(extra_body={"top_p": [1.0, math.nan]})},
+            r"openai\.extra_body\.top_p=nan: must be a finite",
+        ),
+        ({"openai": OpenAIConfig(temperature=-1.0)}, r"openai\.temperature=-1.0: must not be < 0"),
+        ({"openai": OpenAIConfig(timeout_seconds=0)}, r"timeout_seconds=0: must be more than 0"),
+        (
+            {"composition": CompositionConfig(hard_share=math.nan)},
+            "hard_share=nan: must be a finite",
+        ),
+        ({"mixture": MixtureConfig(short=math.inf)}, r"mixture\.short=inf: must be a finite"),
+        ({"mixture": MixtureConfig(total=-5)}, r"mixture"),
+        ({"mixture": MixtureConfig(0, 0, 0, 0, 0)}, "all kinds are 0"),
+        ({"seed": -1}, "seed=-1: must not be < 0"),
+        (
             {
                 "mixture": MixtureConfig(instruction=1),
                 "instructions": InstructionsConfig(source="files"),
@@ -73,20 +98,41 @@ def test_bad_settings_are_named(changes: dict, complaint: str) -> None:
         replace(GOOD, **changes).validate()
 
 
+@pytest.mark.parametrize("name", SETS)
+def test_packaged_prompts_hold_their_fields(name: str) -> None:
+    prompts = load_prompts(name)
+    for each, names in FIELDS.items():
+        assert all(field in prompts.text(each) for field in names)
+        # Instructions first, what changes last, so that a server's prompt cache serves them.
+        last = prompts.text(each).rstrip().removesuffix("### Question ###:").rstrip()
+        assert last.endswith(names[-1]) or last.endswith(names[0])
+
+
+def test_prompt_sets_say_what_they_ask_for() -> None:
+    strict, paper = load_prompts("strict"), load_prompts("paper")
+    assert strict.asks_for_json("fine_grained")
+    assert strict.asks_for_quotes("integration")
+    assert not strict.asks_for_quotes("fine_grained")
+    for name in ("fine_grained", "integration"):
+        assert not paper.asks_for_json(name)
+        assert not paper.asks_for_quotes(name)
+    assert paper.verify == strict.verify
+    assert version_1_prompts("strict").fine_grained != strict.fine_grained
+
+
 def test_prompts_are_replaced_one_by_one(tmp_path: Path) -> None:
-    packaged = load_prompts(None)
-    assert all(
-        field in getattr(packaged, name) for name, fields in FIELDS.items() for field in fields
-    )
+    packaged = load_prompts("strict")
+    with pytest.raises(InputError, match=r"holds none of fine_grained\.txt"):
+        load_prompts(str(tmp_path))
     (tmp_path / "verify.txt").write_text("{context}|{question}|{answer}")
-    mine = load_prompts(tmp_path)
+    mine = load_prompts(str(tmp_path))
     assert mine.verify == "{context}|{question}|{answer}"
     assert mine.integration == packaged.integration
     (tmp_path / "verify.txt").write_text("{context}|{question}")
     with pytest.raises(InputError, match=r"verify\.txt: the prompt lacks its field \{answer\}"):
-        load_prompts(tmp_path)
-    with pytest.raises(InputError, match="no directory"):
-        load_prompts(tmp_path / "absent")
+        load_prompts(str(tmp_path))
+    with pytest.raises(InputError, match="use strict, paper or a directory"):
+        load_prompts(str(tmp_path / "absent"))
 
 
 def test_values_stay_as_they_are() -> None:
@@ -96,7 +142,9 @@ def test_values_stay_as_they_are() -> None:
 
 def test_prices_come_from_a_dated_file(tmp_path: Path) -> None:
     price = load_price("gpt-4o-mini", None, batch=False)
-    assert price.cost(1_000_000, 1_000_000) == pytest.approx(0.75)
+    assert price.cost(Usage(1_000_000, 1_000_000)) == pytest.approx(0.75)
+    assert price.cost(Usage(1_000_000, 0, 1_000_000)) == pytest.approx(0.075)
+    assert price.as_of is not None
     assert price.as_of.year >= 2025
     with pytest.raises(InputError, match=r"'x' has no price in .*prices\.yaml"):
         load_price("x", None, batch=False)
@@ -106,4 +154,33 @@ def test_prices_come_from_a_dated_file(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(
         "as_of: 2026-01-01\nbatch_factor: 0.5\nmodels:\n  mine: {input: 2, output: 4}\n"
     )
-    assert load_price("mine", tmp_path / "p.yaml", batch=True).cost(1_000_000, 0) == 1.0
+    assert load_price("mine", tmp_path / "p.yaml", batch=True).cost(Usage(1_000_000, 0)) == 1.0
+    assert load_price("mine", tmp_path / "p.yaml", batch=False).cached_input == 2.0
+    (tmp_path / "p.yaml").write_text(
+        "as_of: 2026-01-01\nbatch_factor: 0.5\nmodels:\n  mine: {input: -2, output: 4}\n"
+    )
+    with pytest.raises(InputError, match="prices must be numbers from 0"):
+        load_price("mine", tmp_path / "p.yaml", batch=False)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "is_own"),
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://10.1.2.3/v1", True),
+        ("http://node17:8000/v1", True),
+        ("http://vllm.cluster.local/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("https://8.8.8.8/v1", False),
+        (None, False),
+    ],
+)
+def test_a_server_of_ones_own_needs_no_price(base_url: str | None, is_own: bool) -> None:
+    if is_own:
+        price = load_price("qwen3-8b", None, batch=False, base_url=base_url)
+        assert price.cost(Usage(10**6, 10**6)) == 0.0
+        assert load_price("gpt-4o", None, batch=False, base_url=base_url).input == 2.5
+    else:
+        with pytest.raises(InputError, match="has no price"):
+            load_price("qwen3-8b", None, batch=False, base_url=base_url)

@@ -1,4 +1,4 @@
-"""The offline writer asks real questions: every answer stands in the evidence."""
+"""The offline writer asks real questions: every answer occurs in the evidence."""
 
 from megatron_in2.synthesis.extractive import ExtractiveWriter
 

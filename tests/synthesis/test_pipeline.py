@@ -1,6 +1,7 @@
 """A whole synthesis run over real prose: lengths, evidence, determinism."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,29 @@ def test_an_output_that_stands_is_kept(config: SynthesisConfig, output: Path) ->
     with pytest.raises(InputError, match="already exists"):
         synthesize(config, output)
     assert output.read_bytes() == before
+
+
+def test_a_mistyped_corpus_deletes_nothing(
+    config: SynthesisConfig, output: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "samples.jsonl"
+    for suffix in ("", ".report.json", ".rejects.jsonl", ".dropped_documents.jsonl"):
+        copy.with_name(copy.name + suffix).write_bytes(
+            output.with_name(output.name + suffix).read_bytes()
+        )
+    shutil.copytree(f"{output}.segments", f"{copy}.segments")
+
+    def contents() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = contents()
+    (tmp_path / "tiny.txt").write_text("One short text that fills no context at all.")
+    for path in ("mistyped.jsonl", "tiny.txt"):
+        mistyped = replace(config, corpus=CorpusConfig(paths=[str(tmp_path / path)]))
+        with pytest.raises(InputError):
+            synthesize(mistyped, copy, RunOptions(overwrite=True))
+        after = contents()
+        assert {name: after[name] for name in before} == before
 
 
 def test_a_corpus_too_small_is_refused(config: SynthesisConfig, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """Every wrong field is refused by name; the shipped configurations are valid."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from megatron_in2.architectures.config import POSITION_FIELDS
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
@@ -20,7 +21,9 @@ from megatron_in2.training.config import (
     TrainConfig,
     parse_range,
 )
+from tests.architectures.published import PUBLISHED, read
 from tests.conftest import ROOT
+from tests.training.test_inherited import write_step
 
 
 def _load(path: Path, *options: str) -> TrainConfig:
@@ -132,8 +135,16 @@ def test_an_offloaded_optimizer_moves_to_the_host() -> None:
     assert "host" not in describe_run(config, 8).splitlines()[-3]
 
 
+BASES = {
+    "llama3.1-8b": "Llama-3.1-8B",
+    "qwen2.5-7b": "Qwen2.5-7B",
+    "qwen3-8b": "Qwen3-8B",
+    "mistral-7b-v0.3": "Mistral-7B-Instruct-v0.3",
+    "mistral-nemo-12b": "Mistral-Nemo-12B",
+}
+OWN = ("tiny", "film7b", "film7b_8gpu", "film7b_rope1e7")
 SHIPPED = (
-    *(f"configs/{name}.yaml" for name in ("tiny", "film7b", "film7b_8gpu", "film7b_rope1e7")),
+    *(f"configs/{name}.yaml" for name in (*OWN, *BASES)),
     "megatron_in2/quickstart/train.yaml",
 )
 
@@ -142,3 +153,17 @@ SHIPPED = (
 def test_shipped_configs_are_valid(path: str) -> None:
     config = _load(ROOT / path)
     config.validate(config.parallel.model_ranks)
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_configs_of_bases_have_the_published_sizes_and_fit(name: str, tmp_path: Path) -> None:
+    path = ROOT / "configs" / f"{name}.yaml"
+    published = read(PUBLISHED[BASES[name]])
+    config = _load(path)
+    for field, value in asdict(published).items():
+        if field not in POSITION_FIELDS:
+            assert getattr(config.model, field) == value, field
+    assert "TP4 x PP1 x CP1 x DP32" in describe_run(config, 128)
+    assert memory_per_rank(config, 128).total < 60 * GIB
+    step = write_step(tmp_path / "base", 0, published)
+    assert _load(path, f"--checkpoint.init_from={step}").model == published

@@ -65,12 +65,12 @@ def expected(imported: Imported, sparse_dataset: Path, base_config: dict) -> Exp
     for name, (source, _) in imported.items():
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
         loss_sum = torch.zeros(())
-        for tokens, learnt in samples:
-            logits = model(tokens.unsqueeze(0)).logits[0, learnt - 1]
+        for tokens, answers in samples:
+            logits = model(tokens.unsqueeze(0)).logits[0, answers - 1]
             loss_sum = loss_sum + torch.nn.functional.cross_entropy(
-                logits, tokens[learnt], reduction="sum"
+                logits, tokens[answers], reduction="sum"
             )
-        loss = loss_sum / sum(len(learnt) for _, learnt in samples)
+        loss = loss_sum / sum(len(answers) for _, answers in samples)
         loss.backward()
         found[name] = (loss.item(), {key: each.grad for key, each in model.named_parameters()})
     return found
@@ -78,13 +78,13 @@ def expected(imported: Imported, sparse_dataset: Path, base_config: dict) -> Exp
 
 def _samples(rows: PackedDataset, batch: np.ndarray):
     """Each sample's tokens and the places of those that are trained on; none without any."""
-    for index in rows_at(batch, len(rows), seed=1234).tolist():
+    for index in rows_at(batch, len(rows), 1234, rows.manifest.unit_rows).tolist():
         row, start = rows[index], 0
         for padded, record in zip(row.lengths, row.records, strict=True):
             end = start + int(record["length"])
-            learnt = np.flatnonzero(row.loss_mask[start:end])
-            if len(learnt):
-                yield torch.from_numpy(row.tokens[start:end]), learnt
+            answers = np.flatnonzero(row.loss_mask[start:end])
+            if len(answers):
+                yield torch.from_numpy(row.tokens[start:end]), answers
             start += padded
 
 

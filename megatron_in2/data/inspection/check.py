@@ -1,7 +1,7 @@
 """Re-reads a whole packed dataset and checks everything that can be checked without its input."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from megatron_in2.data.packed.manifest import PARTS, Manifest, part_path, read_manifest
 from megatron_in2.data.packed.row_files import index_bytes, sequence_lengths
 from megatron_in2.errors import InputError
-from megatron_in2.files import sha256_of_file
+from megatron_in2.files import read_json, sha256_of_file
 from megatron_in2.progress import progress_bar
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
@@ -23,8 +23,8 @@ MARK_TOKENS = 2  # last ids of a prompt that tell that an answer follows
 class Findings:
     """What a check found: ``problems``, empty for a sound dataset, and what it counted.
 
-    ``marked_spans`` of the ``spans`` that are learnt stand right behind the end of a prompt of
-    the template (they all do where samples are text, chat or recipes under design ``answer``).
+    ``marked_spans`` of the ``spans`` that are trained on come directly after a prompt of the
+    template (they all do where samples are text, chat or recipes under design ``answer``).
     """
 
     problems: list[str] = field(default_factory=list)
@@ -59,7 +59,7 @@ def check_dataset(prefix: Path, tokenizer: Tokenizer) -> Findings:
 
 def _check_hashes(prefix: Path, manifest: Manifest, findings: Findings) -> None:
     path = part_path(prefix, ".json")
-    written = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    written = json.dumps(read_json(path), indent=2, ensure_ascii=False) + "\n"
     findings.expect(path.read_bytes() == written.encode(), f"{path} is not as it was written")
     for part in progress_bar(PARTS, desc="hashes", unit=" files"):
         file = part_path(prefix, part)
@@ -125,15 +125,15 @@ class _Contents:
         row_tokens = np.bincount(samples["row"], self._lengths, manifest.rows)
         expect((row_tokens == manifest.seq_length).all(), "a row is not of seq_length tokens")
         last = np.append(samples["row"][1:] != samples["row"][:-1], True)
-        expect((last | ~filling).all(), "filling stands before a sample")
+        expect((last | ~filling).all(), "padding is before a sample")
         expect((samples["kind"] < len(manifest.kinds)).all(), "a kind code has no name")
         expect(((samples["kind"] == 0) == filling).all(), "a sample has the kind of padding")
         cost = np.bincount(samples["row"], true.astype(np.float64) ** 2, manifest.rows)
         expect((cost == self._rows["attention_cost"]).all(), "a row states another cost")
         learnt = np.bincount(samples["row"], samples["learnt_tokens"], manifest.rows)
-        expect((learnt == self._rows["learnt_tokens"]).all(), "a row states other learnt tokens")
+        expect((learnt == self._rows["learnt_tokens"]).all(), "a row states other trained tokens")
         hashes = np.sort(samples["id_hash"][~filling])
-        expect((hashes[1:] != hashes[:-1]).all(), "a sample's id stands twice")
+        expect((hashes[1:] != hashes[:-1]).all(), "a sample's id occurs twice")
 
     def _check_rows(self, start: int, end: int, first: int, last: int) -> None:
         """Check the tokens and masks of rows [start, end), sequences [first, last)."""
@@ -147,14 +147,14 @@ class _Contents:
         is_text = _inside(starts, true, (end - start) * size)
         findings.expect((tokens < manifest.vocab_size).all(), f"{where} an id is no piece")
         findings.expect((mask <= 1).all(), f"{where} a mask is neither 0 nor 1")
-        findings.expect(not mask[~is_text].any(), f"{where} padding is learnt")
+        findings.expect(not mask[~is_text].any(), f"{where} padding is trained on")
         findings.expect(
             (tokens[~is_text] == manifest.pad_id).all(), f"{where} padding is no padding"
         )
         samples = true > 0
         heads, tails = starts[samples], (starts + true - 1)[samples]
         findings.expect((tokens[heads] == manifest.bos_id).all(), f"{where} a sample lacks <s>")
-        findings.expect(not mask[heads].any(), f"{where} a sample's first token is learnt")
+        findings.expect(not mask[heads].any(), f"{where} a sample's first token is trained on")
         findings.expect((tokens[tails] == manifest.eos_id).all(), f"{where} a sample lacks </s>")
         learnt = np.add.reduceat(mask.astype(np.int64), starts)
         findings.expect(

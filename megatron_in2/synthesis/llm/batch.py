@@ -1,259 +1,267 @@
 """Has requests answered by the Batch API: half the price, hours of patience.
 
 A batch goes through: written down -> file uploaded -> batch created -> ended -> collected. Each
-step stands in the journal before the next one, so a run stopped between any two goes on: it
-looks for its batch at the server by a token in the batch's metadata before it creates one.
+step is in the journal before the next one, so a run stopped between any two goes on: it looks for
+its batch at the server by a token in the batch's metadata before it creates one. A batch that is
+not at the server yet may be split: when limits were lowered, or its file is too large.
 """
 
 import asyncio
 import json
 import uuid
-from typing import Any, Literal
-
-import openai
-from openai.types import Batch
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from megatron_in2.errors import InputError
-from megatron_in2.progress import progress_bar
 from megatron_in2.synthesis.config import OpenAIConfig
-from megatron_in2.synthesis.llm.failures import FailedCallError, with_retries
-from megatron_in2.synthesis.llm.journal import OpenBatch
+from megatron_in2.synthesis.llm.batch_api import BatchApi, Ended
+from megatron_in2.synthesis.llm.batch_course import BatchCourse, batch_line
+from megatron_in2.synthesis.llm.dialect import Dialect
+from megatron_in2.synthesis.llm.envelopes import Reply, checked_envelope, priced_reply
+from megatron_in2.synthesis.llm.failures import FailedCallError
+from megatron_in2.synthesis.llm.health import ServerHealth
+from megatron_in2.synthesis.llm.journal import BatchRequest, OpenBatch, Refusal
 from megatron_in2.synthesis.llm.ledger import Ledger
-from megatron_in2.synthesis.llm.replies import checked_envelope, refusal_envelope
-from megatron_in2.synthesis.llm.transport import StoppedError
+from megatron_in2.synthesis.llm.spending import Price
+from megatron_in2.synthesis.llm.transport import Request, StoppedError, given_up
 
-ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
-TOKEN_NAME = "megatron_in2_batch"  # in a batch's metadata
 QUIET_SECONDS = 1.0  # a batch is closed when no request came for so long
-_ENDED = ("completed", "expired", "cancelled", "failed")
+_BYTES_PER_TOKEN = 3  # for a request of an earlier run, whose tokens nobody has counted
+
+
+@dataclass(frozen=True)
+class _Gathered:
+    """A request on its way into a batch."""
+
+    key: bytes
+    payload: dict[str, Any]
+    worst_cost: float
+    prompt_tokens: int
+    size: int
 
 
 class BatchTransport:
-    """Gathers requests into batches; several may be under way at once.
+    """Gathers requests into batches; several are under way at once.
 
     Args:
         config: the openai section.
-        client: the client, its own retries off.
+        api: files and batches at the server.
         ledger: books attempts.
+        price: the model's.
+        dialect: how the server wants payloads.
     """
 
-    def __init__(self, config: OpenAIConfig, client: openai.AsyncOpenAI, ledger: Ledger) -> None:
-        self.window = config.batch_requests
+    def __init__(
+        self,
+        config: OpenAIConfig,
+        api: BatchApi,
+        ledger: Ledger,
+        price: Price,
+        dialect: Dialect,
+    ) -> None:
+        self.window = config.batch_requests * config.batches_at_once
         self._config = config
-        self._client = client
+        self._api = api
         self._ledger = ledger
-        self._gathered: dict[str, tuple[dict[str, Any], float]] = {}
-        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._price = price
+        self._dialect = dialect
+        self._health = ServerHealth(ledger.journal, ledger.commits)
+        self._course = BatchCourse(config, api, ledger.journal, ledger.commits, dialect, self._book)
+        self._gathered: list[_Gathered] = []
+        self._gathered_bytes = self._gathered_tokens = 0
         self._closing_gathered: asyncio.TimerHandle | None = None
-        self._recovered = False
+        self._replies: dict[bytes, asyncio.Future[Reply]] = {}
+        self._tries: dict[bytes, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._adopted = False
         self._stopping = False
 
-    async def send(self, key: str, payload: dict[str, Any], prompt_tokens: int) -> dict[str, Any]:
-        """Return the reply, which comes with a whole batch.
-
-        Raises:
-            InputError: a batch fails, a request fails too often, or the budget is used up.
-            StoppedError: the run is ending.
-        """
-        if not self._recovered:
-            self._recovered = True
-            for batch in self._ledger.journal.open_batches():
-                self._adopt(batch)
+    async def send(self, request: Request) -> Reply:
+        """Return the reply, which comes with a whole batch."""
+        self._adopt_open_batches()
         if self._stopping:
             raise StoppedError
-        if key not in self._replies:
-            self._replies[key] = asyncio.get_running_loop().create_future()
-            self._gather(key, payload, self._ledger.worst_cost(payload, prompt_tokens))
-        return await self._replies[key]
+        if request.key not in self._replies:
+            self._replies[request.key] = asyncio.get_running_loop().create_future()
+            tokens = request.count_tokens()
+            worst_cost = self._price.worst_cost(tokens, request.max_answer_tokens)
+            self._gather(request.key, request.payload, worst_cost, tokens)
+        return await asyncio.shield(self._replies[request.key])
+
+    def expected(self, key: bytes) -> asyncio.Future[Reply] | None:
+        self._adopt_open_batches()
+        return self._replies.get(key)
 
     def stop(self) -> None:
         """Send nothing new; batches at the server are left to the next run."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
-        for reply in self._replies.values():
-            if not reply.done():
-                reply.set_exception(StoppedError())
-                reply.exception()  # seen: nobody may be waiting for it
+        self._fail(self._replies, StoppedError())
 
     async def close(self) -> None:
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.close()
+        await self._api.close()
 
-    def _gather(self, key: str, payload: dict[str, Any], worst_cost: float) -> None:
-        if self._ledger.journal.attempts_of(key) >= self._config.max_attempts:
-            self._replies[key].set_exception(
-                InputError(
-                    f"a request failed in {self._config.max_attempts} batches (hash {key[:12]}); "
-                    "raise openai.max_attempts to try again"
-                )
-            )
+    def _adopt_open_batches(self) -> None:
+        """Go on with batches that a stopped run left; their worst cost counts as spent so far."""
+        if self._adopted:
             return
-        self._gathered[key] = (payload, worst_cost)
+        self._adopted = True
+        loop = asyncio.get_running_loop()
+        for batch in self._ledger.journal.open_batches():
+            for request in batch.requests:
+                self._replies.setdefault(request.key, loop.create_future())
+            self._follow(self._course.run(batch, adopted=True), [r.key for r in batch.requests])
+
+    def _gather(
+        self, key: bytes, payload: dict[str, Any], worst_cost: float, tokens: int | None
+    ) -> None:
+        size = len(batch_line(key.hex(), self._dialect.fit(payload)))
+        tokens = size // _BYTES_PER_TOKEN if tokens is None else tokens
+        config = self._config
+        if (
+            len(self._gathered) >= config.batch_requests
+            or self._gathered_bytes + size > config.batch_bytes
+            or 0 < config.batch_tokens < self._gathered_tokens + tokens
+        ):
+            self._submit_gathered()
+        self._gathered.append(_Gathered(key, payload, worst_cost, tokens, size))
+        self._gathered_bytes += size
+        self._gathered_tokens += tokens
         if self._closing_gathered is not None:
             self._closing_gathered.cancel()
-        if len(self._gathered) >= self._config.batch_requests:
-            self._submit_gathered()
-        else:
-            loop = asyncio.get_running_loop()
-            self._closing_gathered = loop.call_later(QUIET_SECONDS, self._submit_gathered)
+        loop = asyncio.get_running_loop()
+        self._closing_gathered = loop.call_later(QUIET_SECONDS, self._submit_gathered)
 
     def _submit_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, {}
-        if not gathered or self._stopping:
-            return
+        gathered, self._gathered = self._gathered, []
+        self._gathered_bytes = self._gathered_tokens = 0
+        if gathered and not self._stopping:
+            self._follow(self._begin(gathered), [each.key for each in gathered])
+
+    async def _begin(self, gathered: list[_Gathered]) -> None:
+        """Journal as much of a batch as the budget allows, and run it to its end."""
         affordable = []
         try:
-            for key, (payload, worst_cost) in gathered.items():
-                self._ledger.reserve_now(worst_cost)
-                affordable.append((key, payload, worst_cost))
+            for request in gathered:
+                self._ledger.reserve_now(request.worst_cost)
+                affordable.append((request.key, request.payload, request.worst_cost))
         except InputError as error:
-            self._give_up(list(gathered)[len(affordable) :], error)
-        if not affordable:
-            return
-        try:
-            self._follow(self._ledger.journal.begin_batch(uuid.uuid4().hex, affordable))
-        except InputError as error:
-            self._give_up([key for key, _, _ in affordable], error)
+            self._fail([each.key for each in gathered[len(affordable) :]], error)
+        gathered.clear()  # the journal holds the payloads from here on
+        if affordable:
+            journal, token = self._ledger.journal, uuid.uuid4().hex
+            batch = await self._ledger.commits.write(lambda: journal.begin_batch(token, affordable))
+            affordable.clear()
+            await self._course.run(batch)
 
-    def _adopt(self, batch: OpenBatch) -> None:
-        """Go on with a batch that a stopped run left; its worst cost counts as spent so far."""
-        loop = asyncio.get_running_loop()
-        for key in batch.attempts:
-            self._replies.setdefault(key, loop.create_future())
-        self._follow(batch)
+    def _follow(self, work: Coroutine[Any, Any, None], keys: list[bytes]) -> None:
+        async def follow() -> None:
+            try:
+                await work
+            except Exception as error:  # raised by those who wait for its replies
+                self._fail(keys, error)
 
-    def _follow(self, batch: OpenBatch) -> None:
-        task = asyncio.get_running_loop().create_task(self._process(batch))
+        task = asyncio.get_running_loop().create_task(follow())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _process(self, batch: OpenBatch) -> None:
-        try:
-            remote = batch.remote or await self._submit(batch)
-            ended = await self._wait_for_end(remote, len(batch.attempts))
-            if ended.status == "failed":
-                reasons = [error.message for error in (ended.errors and ended.errors.data) or []]
-                self._ledger.journal.finish_batch(
-                    batch, {}, dict.fromkeys(batch.attempts, "failed")
-                )
-                raise InputError(
-                    f"the server failed batch {remote}: {'; '.join(map(str, reasons))[:300]}"
-                )
-            self._book(batch, await self._results(ended))
-        except InputError as error:
-            self._give_up(list(batch.attempts), error)
-
-    async def _submit(self, batch: OpenBatch) -> str:
-        """Bring a batch to the server, or find it there."""
-        file = batch.file
-        if file is None:
-            file = (await self._patiently(lambda: self._upload(batch))).id
-            self._ledger.journal.update_batch(batch.token, file, None)
-        remote: str = await self._patiently(lambda: self._find_or_create(batch, file))
-        self._ledger.journal.update_batch(batch.token, file, remote)
-        return remote
-
-    async def _upload(self, batch: OpenBatch) -> Any:
-        lines = (
-            {
-                "custom_id": key,
-                "method": "POST",
-                "url": ENDPOINT,
-                "body": self._ledger.journal.payload(key),
-            }
-            for key in batch.attempts
-        )
-        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        name = f"{batch.token}.jsonl"
-        return await self._client.files.create(file=(name, content), purpose="batch")
-
-    async def _find_or_create(self, batch: OpenBatch, file: str) -> str:
-        async for known in self._client.batches.list(limit=100):
-            if (known.metadata or {}).get(TOKEN_NAME) == batch.token:
-                return known.id
-            if known.created_at < batch.started - 86_400:  # newest first: older ones are not ours
-                break
-        created = await self._client.batches.create(
-            input_file_id=file,
-            endpoint=ENDPOINT,
-            completion_window="24h",
-            metadata={TOKEN_NAME: batch.token},
-        )
-        return created.id
-
-    async def _wait_for_end(self, remote: str, count: int) -> Batch:
-        with progress_bar(total=count, desc=f"batch {remote}", unit=" requests") as progress:
-            while True:
-                batch: Batch = await self._patiently(lambda: self._client.batches.retrieve(remote))
-                if batch.request_counts is not None:
-                    progress.update(batch.request_counts.completed - progress.n)
-                if batch.status in _ENDED:
-                    return batch
-                await asyncio.sleep(self._config.batch_poll_seconds)
-
-    async def _results(self, batch: Batch) -> dict[str, dict[str, Any]]:
-        """Return each request's reply, or its FailedCallError's fields, by payload hash."""
-        results: dict[str, dict[str, Any]] = {}
-        for file in (batch.output_file_id, batch.error_file_id):
-            if file is not None:
-                content = await self._patiently(lambda name=file: self._client.files.content(name))
-                for line in content.text.splitlines():
-                    try:
-                        result = json.loads(line)
-                        results[result["custom_id"]] = result
-                    except (ValueError, KeyError, TypeError):
-                        continue  # what it may have answered counts as missing, and is asked again
-        return results
-
-    def _book(self, batch: OpenBatch, results: dict[str, dict[str, Any]]) -> None:
-        """Write all replies down at once, hand them out, and gather the failed ones anew."""
-        replies: dict[str, tuple[dict[str, Any], float, int]] = {}
-        failures: dict[str, str] = {}
-        for key in batch.attempts:
+    async def _book(self, batch: OpenBatch, ended: Ended) -> None:
+        """Journal all replies in one commit, return them, and gather the failed requests again."""
+        replies: dict[BatchRequest, tuple[Reply, bytes]] = {}
+        failures: dict[BatchRequest, FailedCallError] = {}
+        for request in batch.requests:
             try:
-                envelope = _envelope(results.get(key))
+                envelope, body = _completion(ended.lines.get(request.name), ended.lost)
             except FailedCallError as failure:
-                failures[key] = failure.message
+                failures[request] = failure
             else:
-                replies[key] = (envelope, *self._ledger.cost_of(envelope))
-        self._ledger.journal.finish_batch(batch, replies, failures)
-        for key, (envelope, cost, _) in replies.items():
-            self._ledger.settle(batch.worst_costs[key], cost)
-            self._replies[key].set_result(envelope)
-        for key in failures:
-            self._ledger.settle(batch.worst_costs[key], 0.0)
-            self._gather(key, self._ledger.journal.payload(key), batch.worst_costs[key])
+                reply = priced_reply(envelope, self._price, request.worst_cost)
+                replies[request] = (reply, body)
+        await self._write_down(batch, replies, failures)
+        for request, (reply, _) in replies.items():
+            self._ledger.settle(request.worst_cost, reply.cost)
+            self._hand_out(request.key, reply)
+        for request, problem in failures.items():
+            self._ledger.settle_lost(request.worst_cost, problem.perhaps_billed)
+            if ended.status != "failed":
+                await self._try_again(request, problem, some_answered=bool(replies))
 
-    def _give_up(self, keys: list[str], error: InputError) -> None:
+    async def _write_down(
+        self,
+        batch: OpenBatch,
+        replies: dict[BatchRequest, tuple[Reply, bytes]],
+        failures: dict[BatchRequest, FailedCallError],
+    ) -> None:
+        journal = self._ledger.journal
+
+        def write() -> None:
+            for request, (reply, body) in replies.items():
+                tokens = reply.usage.completion_tokens if reply.usage is not None else 0
+                journal.finish(request.attempt, request.key, body, reply.cost, tokens)
+            for request, failure in failures.items():
+                journal.fail(request.attempt, failure.message, failure.perhaps_billed)
+            journal.close_batch(batch.token)
+
+        await self._ledger.commits.write(write, synced=True)
+
+    async def _try_again(
+        self, request: BatchRequest, failure: FailedCallError, some_answered: bool
+    ) -> None:
+        """Put a failed request into the next batch, or give it up."""
+        key, journal = request.key, self._ledger.journal
+        payload, earlier = journal.payload(key), journal.refusal(key)
+        explained = await self._dialect.explains(failure, payload)
+        # What ran out of time in a batch that was worked on says nothing about the request.
+        if failure.status is not None or failure.perhaps_billed or not some_answered:
+            self._tries[key] = self._tries.get(key, 0) + 1
+        again = explained or (failure.retry and earlier is None)
+        if again and self._tries.get(key, 0) < self._config.max_attempts:
+            self._gather(key, payload, request.worst_cost, None)
+            return
+        refusal = earlier or Refusal(failure.status, failure.message)
+        if earlier is None:
+            if some_answered:
+                self._health.answered()  # so the server is not at fault
+            before = self._health.answers - some_answered
+            await self._health.give_up(key, refusal, not failure.retry, before)
+        self._hand_out(key, given_up(refusal))
+
+    def _hand_out(self, key: bytes, reply: Reply) -> None:
+        """Give a reply to those who wait for it; the journal has it for all others."""
+        waiting = self._replies.pop(key, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)
+
+    def _fail(self, keys: Iterable[bytes], error: Exception) -> None:
         for key in keys:
-            if not self._replies[key].done():
-                self._replies[key].set_exception(error)
-                self._replies[key].exception()  # seen: nobody may be waiting for it
-
-    async def _patiently(self, call: Any) -> Any:
-        return await with_retries(
-            call, self._config.max_attempts, self._config.first_backoff_seconds
-        )
+            waiting = self._replies.get(key)
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(error)
+                waiting.exception()  # seen: nobody may be waiting for it
 
 
-def _envelope(result: dict[str, Any] | None) -> dict[str, Any]:
-    """Return the reply in one line of a batch's results.
+def _completion(line: dict[str, Any] | None, lost: bool) -> tuple[dict[str, Any], bytes]:
+    """Return the chat completion in one line of a batch's results, and its JSON.
+
+    Args:
+        line: None where there is none for this request.
+        lost: whether a missing line may have been billed.
 
     Raises:
-        FailedCallError: there is none; the request goes into another batch.
+        FailedCallError: there is no reply.
     """
-    response = (result or {}).get("response")
+    if line is None:
+        raise FailedCallError("missing in the results", retry=True, perhaps_billed=lost)
+    response = line.get("response")
     if not isinstance(response, dict):
-        reason = "missing in the results" if result is None else str(result.get("error"))[:200]
-        raise FailedCallError(reason, retry=True)
+        raise FailedCallError(str(line.get("error"))[:200], retry=True)
     status = response.get("status_code")
     if status == 200:
-        return checked_envelope(json.dumps(response.get("body")))
-    failure = FailedCallError(
-        f"HTTP {status}: {str(response.get('body'))[:200]}", True, status=status
-    )
-    if isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 429):
-        return refusal_envelope(failure)
-    raise failure
+        body = json.dumps(response.get("body"))
+        return checked_envelope(body), body.encode()
+    refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 409, 429)
+    message = f"HTTP {status}: {str(response.get('body'))[:200]}"
+    raise FailedCallError(message, not refused, status=status if isinstance(status, int) else 0)

@@ -3,33 +3,38 @@
 import asyncio
 from typing import Any
 
+from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import FailedCallError
+from megatron_in2.synthesis.llm.group_commit import GroupCommit
 from megatron_in2.synthesis.llm.journal import Journal
-from megatron_in2.synthesis.llm.replies import read_reply
-from megatron_in2.synthesis.llm.spending import Budget, Price
+from megatron_in2.synthesis.llm.spending import Budget
 
 
 class Ledger:
-    """Books every attempt: in the journal, and in the budget."""
+    """Books every attempt: in the journal, and in the budget.
 
-    def __init__(self, journal: Journal, price: Price, max_cost: float | None) -> None:
+    Args:
+        journal: closed with this.
+        max_cost: US dollars that all runs with this journal may spend; None is no limit.
+    """
+
+    def __init__(self, journal: Journal, max_cost: float | None) -> None:
         summary = journal.summary()
         self.journal = journal
+        self.commits = GroupCommit(journal)
         self.spent = summary.cost  # US dollars that are known to be billed, over all runs
         self._settled = asyncio.Event()
         self._budget = Budget(summary.cost + summary.possible_cost, max_cost)
-        self._price = price
 
-    def worst_cost(self, payload: dict[str, Any], prompt_tokens: int) -> float:
-        """Return the most that a request costs: its prompt and the longest reply."""
-        return self._price.cost(prompt_tokens, int(payload["max_tokens"]))
-
-    def begin(self, key: str, payload: dict[str, Any], worst_cost: float) -> int:
-        """Write down an attempt whose money is reserved."""
-        return self.journal.begin(key, payload, worst_cost)
+    async def close(self) -> None:
+        await self.commits.close()
 
     async def reserve(self, worst_cost: float) -> None:
-        """Reserve a request's money; where it may not suffice, wait for others to cost less."""
+        """Reserve a request's money; where it may not suffice, wait for others to cost less.
+
+        Raises:
+            InputError: nothing is under way, and it still does not suffice.
+        """
         while not self._budget.allows(worst_cost) and self._budget.is_reserved:
             self._settled.clear()
             await self._settled.wait()
@@ -39,26 +44,33 @@ class Ledger:
         """Reserve a request's money, or raise InputError."""
         self._budget.reserve(worst_cost)
 
-    def cost_of(self, envelope: dict[str, Any]) -> tuple[float, int]:
-        """Return a reply's cost and its completion tokens."""
-        reply = read_reply(envelope)
-        cost = self._price.cost(reply.prompt_tokens, reply.completion_tokens)
-        return cost, reply.completion_tokens
+    async def begin(self, key: bytes, payload: dict[str, Any], worst_cost: float) -> int:
+        """Write down an attempt whose money is reserved; return its number."""
+        return await self.commits.write(lambda: self.journal.begin(key, payload, worst_cost))
 
-    def finish(self, attempt: int, key: str, envelope: dict[str, Any], worst_cost: float) -> None:
+    async def finish(
+        self, attempt: int, key: bytes, body: bytes, reply: Reply, worst_cost: float
+    ) -> None:
         """Write a reply down and book its cost."""
-        cost, tokens = self.cost_of(envelope)
-        self.journal.finish(attempt, key, envelope, cost, tokens)
-        self.settle(worst_cost, cost)
+        tokens = reply.usage.completion_tokens if reply.usage is not None else 0
+        await self.commits.write(
+            lambda: self.journal.finish(attempt, key, body, reply.cost, tokens), synced=True
+        )
+        self.settle(worst_cost, reply.cost)
 
-    def fail(self, attempt: int, failure: FailedCallError, worst_cost: float) -> None:
+    async def fail(self, attempt: int, failure: FailedCallError, worst_cost: float) -> None:
         """Write a failure down; what may have been billed counts as spent."""
-        self.journal.fail(attempt, failure.message, failure.perhaps_billed)
-        self._budget.settle(worst_cost, worst_cost if failure.perhaps_billed else 0.0)
-        self._settled.set()
+        billed = failure.perhaps_billed
+        await self.commits.write(lambda: self.journal.fail(attempt, failure.message, billed))
+        self.settle_lost(worst_cost, billed)
 
     def settle(self, worst_cost: float, cost: float) -> None:
         """Book the cost of a request that is written down."""
         self.spent += cost
         self._budget.settle(worst_cost, cost)
+        self._settled.set()
+
+    def settle_lost(self, worst_cost: float, perhaps_billed: bool) -> None:
+        """Book a failure that is written down."""
+        self._budget.settle(worst_cost, worst_cost if perhaps_billed else 0.0)
         self._settled.set()

@@ -1,120 +1,143 @@
-"""Sends requests one by one through the async OpenAI client, with limits, retries and waits."""
+"""Sends requests one by one, many at a time, with limits, retries and waits."""
 
 import asyncio
-import itertools
-import time
-from typing import Any
-
-import openai
-from aiolimiter import AsyncLimiter
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import OpenAIConfig
-from megatron_in2.synthesis.llm.failures import FailedCallError, as_failure, backoff
+from megatron_in2.synthesis.llm.dialect import Dialect
+from megatron_in2.synthesis.llm.endpoint import ChatEndpoint
+from megatron_in2.synthesis.llm.envelopes import Reply, priced_reply
+from megatron_in2.synthesis.llm.failures import FailedCallError, backoff
+from megatron_in2.synthesis.llm.health import ServerHealth
+from megatron_in2.synthesis.llm.journal import Refusal
 from megatron_in2.synthesis.llm.ledger import Ledger
-from megatron_in2.synthesis.llm.replies import checked_envelope, refusal_envelope
-from megatron_in2.synthesis.llm.transport import StoppedError
+from megatron_in2.synthesis.llm.limiter import RateLimiter
+from megatron_in2.synthesis.llm.spending import Price
+from megatron_in2.synthesis.llm.transport import Request, StoppedError, given_up
+
+_MOST_EXPLAINED = 3  # refusals of one request that say how to put it; more are about the prompt
+_Result = TypeVar("_Result")
 
 
 class OnlineTransport:
-    """Sends requests one by one, many at a time, through the async OpenAI client.
+    """Sends requests one by one, many at a time; each attempt is booked before it is sent.
 
-    The client's own retries are off: each attempt is booked here. A request waits for its turn
-    under both rate limits; a ``Retry-After`` holds back all requests, not just the one it hit.
+    Args:
+        config: the openai section.
+        endpoint: the server.
+        ledger: books attempts.
+        price: the model's.
+        dialect: how the server wants payloads.
     """
 
-    def __init__(self, config: OpenAIConfig, client: openai.AsyncOpenAI, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        config: OpenAIConfig,
+        endpoint: ChatEndpoint,
+        ledger: Ledger,
+        price: Price,
+        dialect: Dialect,
+    ) -> None:
         self.window = 2 * config.concurrency  # those that wait for a retry block nobody
         self._config = config
-        self._client = client
+        self._endpoint = endpoint
         self._ledger = ledger
+        self._price = price
+        self._dialect = dialect
+        self._health = ServerHealth(ledger.journal, ledger.commits)
         self._slots = asyncio.Semaphore(config.concurrency)
-        self._requests = _per_minute(config.requests_per_minute)
-        self._tokens = _per_minute(config.tokens_per_minute)
-        self._not_before = 0.0
-        self._stopping = asyncio.Event()
+        self._limiter = RateLimiter(config.requests_per_minute, config.tokens_per_minute)
+        self._idle: set[asyncio.Task[object]] = set()
+        self._stopping = False
 
-    async def send(self, key: str, payload: dict[str, Any], prompt_tokens: int) -> dict[str, Any]:
+    async def send(self, request: Request) -> Reply:
         """Return the reply, after as many attempts as it takes.
 
-        Raises:
-            InputError: no attempt brought a reply, or none may be made.
-            StoppedError: the run is ending.
+        A request that an earlier run gave up is tried once more: the server may answer it now.
         """
-        worst_cost = self._ledger.worst_cost(payload, prompt_tokens)
-        for tries in itertools.count(1):
-            async with self._slots:
-                await self._turn(prompt_tokens + int(payload["max_tokens"]))
-                await self._ledger.reserve(worst_cost)
-                self._check_stopping()
-                attempt = self._ledger.begin(key, payload, worst_cost)
-                try:
-                    envelope = await self._attempt(payload)
-                except FailedCallError as failure:
-                    self._ledger.fail(attempt, failure, worst_cost)
-                    self._hold(failure.wait_seconds)
-                    problem = failure
-                else:
-                    self._ledger.finish(attempt, key, envelope, worst_cost)
-                    return envelope
+        earlier = self._ledger.journal.refusal(request.key)
+        prompt_tokens = request.count_tokens()
+        failed = explained = 0
+        answers_before = self._health.answers
+        while True:
+            try:
+                return await self._attempt(request, prompt_tokens)
+            except FailedCallError as failure:
+                problem = failure
             if problem.hopeless:
                 raise InputError(problem.message)
-            if tries == self._config.max_attempts:
-                raise InputError(
-                    f"a request failed {tries} times, lastly: {problem.message}; answers are "
-                    "kept: run again to go on"
-                )
-            await self._sleep(backoff(tries, self._config.first_backoff_seconds))
-        raise AssertionError("the loop ends by itself")
+            if explained < _MOST_EXPLAINED and await self._dialect.explains(
+                problem, request.payload
+            ):
+                explained += 1
+                continue
+            if earlier is not None:
+                return given_up(earlier)
+            if problem.is_limit:
+                self._health.limited(problem.message)
+                continue
+            failed += 1
+            if not problem.retry or failed >= self._config.max_attempts:
+                refusal = Refusal(problem.status, problem.message)
+                await self._health.give_up(request.key, refusal, not problem.retry, answers_before)
+                return given_up(refusal)
+            pause = backoff(failed, self._config.first_backoff_seconds)
+            await self._interruptibly(asyncio.sleep(pause))
+
+    def expected(self, key: bytes) -> None:
+        """Nothing is to come: what an earlier run sent is gone with its connection."""
 
     def stop(self) -> None:
-        self._stopping.set()
+        self._stopping = True
+        for task in self._idle:
+            task.cancel()
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._endpoint.close()
 
-    async def _attempt(self, payload: dict[str, Any]) -> dict[str, Any]:
-        """Make one attempt; a request that the server refuses for good counts as answered."""
+    async def _attempt(self, request: Request, prompt_tokens: int) -> Reply:
+        worst_cost = self._price.worst_cost(prompt_tokens, request.max_answer_tokens)
+        await self._interruptibly(self._slots.acquire())
         try:
-            response = await self._client.chat.completions.with_raw_response.create(**payload)
-        except openai.OpenAIError as error:
-            failure = as_failure(error)
-            if failure.retry or failure.hopeless:
-                raise failure from error
-            return refusal_envelope(failure)
-        return checked_envelope(response.text)
+            tokens = prompt_tokens + request.max_answer_tokens
+            turn = await self._interruptibly(self._limiter.turn(tokens))
+            await self._interruptibly(self._ledger.reserve(worst_cost))
+            payload = self._dialect.fit(request.payload)
+            attempt = await self._ledger.begin(request.key, payload, worst_cost)
+            try:
+                if self._stopping:
+                    raise FailedCallError("stopped before it was sent", retry=True)
+                envelope, body = await self._endpoint.complete(payload)
+            except FailedCallError as failure:
+                await self._ledger.fail(attempt, failure, worst_cost)
+                if failure.is_limit:
+                    self._limiter.refused(turn, failure.wait_seconds)
+                else:
+                    self._limiter.hold(failure.wait_seconds)
+                raise
+            self._limiter.answered(turn)
+            self._health.answered()
+            reply = priced_reply(envelope, self._price, worst_cost)
+            await self._ledger.finish(attempt, request.key, body, reply, worst_cost)
+            return reply
+        finally:
+            self._slots.release()
 
-    async def _turn(self, tokens: int) -> None:
-        """Wait until one more request may be sent: both limits and every Retry-After allow it."""
-        self._check_stopping()
-        if self._requests is not None:
-            await self._requests.acquire()
-        while self._tokens is not None and tokens > 0:
-            await self._tokens.acquire(min(tokens, self._tokens.max_rate))
-            tokens -= int(self._tokens.max_rate)
-        while (wait := self._not_before - time.monotonic()) > 0:
-            await self._sleep(wait)
-        self._check_stopping()
-
-    def _hold(self, seconds: float) -> None:
-        self._not_before = max(self._not_before, time.monotonic() + seconds)
-
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        except TimeoutError:
-            return
-        self._check_stopping()
-
-    def _check_stopping(self) -> None:
-        if self._stopping.is_set():
+    async def _interruptibly(self, waiting: Coroutine[Any, Any, _Result]) -> _Result:
+        """Wait for something that costs nothing to give up when the run ends."""
+        task = asyncio.current_task()
+        assert task is not None
+        if self._stopping:
+            waiting.close()
             raise StoppedError
-
-
-def _per_minute(limit: int) -> AsyncLimiter | None:
-    """Return a limiter that lets ``limit`` through in any minute, spread evenly; None for 0."""
-    if not limit:
-        return None
-    burst = max(limit / 61, 1.0)
-    per_second = max(limit - burst, limit / 2) / 60
-    return AsyncLimiter(burst, burst / per_second)
+        self._idle.add(task)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if self._stopping:
+                raise StoppedError from None
+            raise
+        finally:
+            self._idle.discard(task)

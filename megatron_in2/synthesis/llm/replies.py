@@ -1,85 +1,52 @@
-"""Reads replies: the server's envelope, and what the model wrote inside it."""
+"""Reads what the model wrote: a question with its answer, or a verdict.
+
+JSON may have other text around it. Plain text is read in the format of the IN2 paper (the
+question, then ``### Answer ###:`` and the answer) and its usual variations.
+"""
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
-from megatron_in2.synthesis.llm.failures import FailedCallError
 from megatron_in2.synthesis.writer import Citation, Draft
 
-_LABELLED = re.compile(
-    r"^\W*question\W*?:\s*(?P<question>.+?)^\W*answer\W*?:\s*(?P<answer>.+?)"
-    r"(?=^\W*quotes?\W*?:|\Z)",
-    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+MAX_CHARACTERS = 40_000  # a longer reply is no question and answer
+SHOWN_CHARACTERS = 500  # of a reply that cannot be used
+_DRESS = r"[ \t#*>\-]{0,16}"  # what models put around a label
+
+
+def _label(words: str, short: str) -> re.Pattern[str]:
+    """Match ``Answer:``, ``**Answer:**``, ``A 1:`` at a line's start, ``### Answer`` anywhere."""
+    return re.compile(
+        rf"(?:^|(?<=\n))(?:\d{{1,2}}[.)])?{_DRESS}(?:{words}|{short})[ \t]*\d{{0,3}}{_DRESS}[:：]"
+        rf"(?:\*{{1,3}}(?=\s))?"
+        rf"|(?:^|(?<=\n))\*{{1,3}}(?:{words})\*{{1,3}}(?=\s)"
+        rf"|\#{{2,6}}[ \t]*(?:{words})[ \t]*(?:\#{{1,6}}[ \t]*[:：]?|[:：]|(?=\n))",
+        re.IGNORECASE,
+    )
+
+
+_QUESTION_LABEL = _label("question|问题", "q|问")
+_ANSWER_LABEL = _label("answer|答案|回答", "a|答")
+_BEHIND_ANSWER = re.compile(
+    rf"\n{_DRESS}(?:quotes?|evidence|explanation|notes?|引文)[ \t]*{_DRESS}(?:[:：]|\n)",
+    re.IGNORECASE,
 )
-_QUOTE = re.compile(r"\[?(\d+)\]?\s*[:.\-]?\s*[\"“](.+?)[\"”]")
-_FORM_WORDS = ("response_format", "json_schema", "guided_json", "structured output")
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a request brought: ``text``, or the ``problem`` that stands in its place.
-
-    ``form_refused``: the server takes no JSON schema, which says nothing about the request.
-    """
-
-    text: str
-    problem: str | None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    form_refused: bool = False
-
-
-def checked_envelope(body: str) -> dict[str, Any]:
-    """Return a chat completion as the server sent it.
-
-    Raises:
-        FailedCallError: it is cut off or malformed; it is worth another try and perhaps billed.
-    """
-    try:
-        envelope = json.loads(body)
-        read_reply(envelope)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        message = f"unreadable reply ({type(error).__name__}: {error}): {body[:80]!r}"
-        raise FailedCallError(message, retry=True, perhaps_billed=True) from error
-    return envelope  # type: ignore[no-any-return]
-
-
-def refusal_envelope(failure: FailedCallError) -> dict[str, Any]:
-    """Return what is journalled where the server refuses one request for good."""
-    return {"refused": failure.message, "status": failure.status}
-
-
-def read_reply(envelope: dict[str, Any]) -> Reply:
-    """Read a journalled reply."""
-    if "refused" in envelope:
-        return Reply(
-            "",
-            f"the server refused it (HTTP {envelope['status']})",
-            form_refused=any(word in envelope["refused"] for word in _FORM_WORDS),
-        )
-    choice = envelope["choices"][0]
-    message, usage = choice["message"], envelope.get("usage") or {}
-    text, problem = message.get("content") or "", None
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
-        problem = "the model refused"
-    elif choice.get("finish_reason") == "length":
-        problem = "reply cut off at max_answer_tokens"
-    elif not text.strip():
-        problem = "empty reply"
-    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    return Reply(str(text), problem, int(prompt), int(completion))
+_QUOTE = re.compile(r"\[?(\d{1,6})\]?[ \t]{0,4}[:.\-]?[ \t]{0,4}[\"“]([^\"”\n]+)[\"”]")
+# No text holds them: half a surrogate pair breaks every encoder, and a NUL some tokenizers.
+_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 def read_draft(text: str) -> Draft:
-    """Read question and answer: JSON, JSON in a code fence, or "Question: ... Answer: ..."."""
+    """Read question and answer; whatever the text is, a draft comes back, with its problem."""
+    if len(text) > MAX_CHARACTERS:
+        return _bad("reply too long", text)
     value = read_object(text)
     if value is None:
         return _labelled_draft(text)
     question, answer = value.get("question"), value.get("answer")
     if not isinstance(question, str) or not isinstance(answer, str):
-        return Draft(problem="malformed reply")
+        return _bad("malformed reply", text)
     quotes = value.get("quotes")
     citations = tuple(
         Citation(quote["piece"] - 1, quote["quote"])
@@ -92,26 +59,48 @@ def read_draft(text: str) -> Draft:
 
 
 def read_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object in a reply, whatever stands around it, or None."""
+    """Return the JSON object in a reply, ignoring text around it, or None."""
     start, end = text.find("{"), text.rfind("}")
+    if start < 0:
+        return None
     try:
-        value = json.loads(text[start : end + 1])
-    except ValueError:
+        # Not strict: models break lines inside strings.
+        value = json.loads(text[start : end + 1], strict=False)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def _labelled_draft(text: str) -> Draft:
-    match = _LABELLED.search(text)
-    if match is None:
-        return Draft(problem="malformed reply")
-    citations = tuple(
-        Citation(int(piece) - 1, quote) for piece, quote in _QUOTE.findall(text[match.end() :])
-    )
-    return _draft(match["question"], match["answer"], citations)
+    """Read plain text: the answer follows a label, the question its own label or the start."""
+    answer_label = _ANSWER_LABEL.search(text)
+    if answer_label is None:
+        return _bad("malformed reply", text)
+    question, answer = text[: answer_label.start()], text[answer_label.end() :]
+    if (question_label := _QUESTION_LABEL.search(question)) is not None:
+        question = question[question_label.end() :]
+    rest = ""
+    if (behind := _BEHIND_ANSWER.search(answer)) is not None:
+        answer, rest = answer[: behind.start()], answer[behind.end() :]
+    citations = tuple(Citation(int(piece) - 1, quote) for piece, quote in _QUOTE.findall(rest))
+    return _draft(_undressed(question), _undressed(answer), citations)
+
+
+def _bad(problem: str, reply: str) -> Draft:
+    return Draft(problem=problem, reply=reply[:SHOWN_CHARACTERS])
+
+
+def _undressed(text: str) -> str:
+    """Take the stars of bold print away, and a stray heading mark at the end."""
+    text = text.strip().rstrip("#").strip()
+    while len(text) > 2 and text[0] == text[-1] == "*":
+        text = text[1:-1].strip()
+    return text
 
 
 def _draft(question: str, answer: str, citations: tuple[Citation, ...]) -> Draft:
     if not question.strip() or not answer.strip():
         return Draft(problem="empty question or answer")
+    if _UNREADABLE.search(question) or _UNREADABLE.search(answer):
+        return Draft(problem="unreadable characters")
     return Draft(question.strip(), answer.strip(), citations)

@@ -9,13 +9,13 @@ feed-forward):
     rotated queries and keys             Q + K
     attention's output                   Q
     SwiGLU's input and product           3 F
+    inputs of the norms of queries and keys, where a family has them    Q + K
 
 Context parallelism keeps the rotated queries (Q), the keys and values of all context ranks (2 K for
 each), and the attention's output twice (2 Q), instead of the middle three. Tensor parallelism
 divides all but the first line, sequence parallelism also the first. The last layer, which runs at
 answers only, keeps its input, a norm's output, queries, keys and values. Temporaries are the
-gradients inside the feed-forward layer (3 F), and one or two tensors of hidden size. Norms of
-queries and keys keep a copy of the queries (Q).
+gradients inside the feed-forward layer (3 F), and one or two tensors of hidden size.
 ``train.py --dry-run --trace`` has the real program's figures.
 """
 
@@ -57,7 +57,7 @@ class Memory:
 def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     """Estimate one rank's memory, on the first pipeline stage, which keeps most micro-batches."""
     parallel, model = config.parallel, config.model
-    own = _parameters(config) / (parallel.tensor * parallel.pipeline)
+    own = _own_parameters(config)
     width = _dtype_bytes(config)
     moments = MOMENTS + (MASTER if width == 2 else 0)
     optimizer = own * moments / (parallel.data_ranks(world_size) * parallel.context)
@@ -81,7 +81,7 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
 
 def checkpoint_bytes(config: TrainConfig) -> float:
     """Return the bytes of one checkpoint: weights, float32 master weights and moments."""
-    return _parameters(config) * (_dtype_bytes(config) + MASTER + MOMENTS)
+    return parameter_count(config.model) * (_dtype_bytes(config) + MASTER + MOMENTS)
 
 
 def _activations(config: TrainConfig) -> float:
@@ -96,8 +96,7 @@ def _activations(config: TrainConfig) -> float:
     feed_forward = model.ffn_hidden_size / parallel.tensor
     hidden = model.hidden_size / (parallel.tensor if parallel.sequence else 1)
     attention = 3 * queries + 3 * keys
-    if architecture_of(model).transformer_options(model).get("qk_layernorm"):
-        attention += queries  # a copy, which the norm keeps
+    attention += architecture_of(model).extra_activations(model) / parallel.tensor
     if parallel.context > 1:
         attention += (2 * parallel.context - 3) * keys
     layer = 4 * hidden + attention + 3 * feed_forward
@@ -119,8 +118,16 @@ def _temporaries(config: TrainConfig) -> float:
     return hidden + 3 * model.ffn_hidden_size / parallel.tensor
 
 
-def _parameters(config: TrainConfig) -> int:
-    return parameter_count(config.model)
+def _own_parameters(config: TrainConfig) -> float:
+    """Return the parameters of a rank of the first pipeline stage, which has the embedding.
+
+    A head that is tied to it has a copy of its own on the last stage.
+    """
+    model, parallel = config.model, config.parallel
+    if parallel.pipeline == 1:
+        return parameter_count(model) / parallel.tensor
+    terms = architecture_of(model).flop_terms(model)
+    return (terms.body / parallel.pipeline + terms.head) / parallel.tensor
 
 
 def _dtype_bytes(config: TrainConfig) -> int:

@@ -31,7 +31,7 @@ def test_a_sound_dataset_passes(sound: Path, tokenizer: Tokenizer) -> None:
     assert findings.problems == []
     assert findings.samples == manifest.samples
     assert findings.learnt_tokens == manifest.learnt_tokens
-    # Answers stand right behind [/INST], but for those of parts behind a wrong first attempt.
+    # Answers follow [/INST], except those of parts that follow a wrong first attempt.
     assert findings.spans - findings.marked_spans == manifest.samples_by_kind["parts"]
 
 
@@ -55,7 +55,7 @@ def test_one_flipped_bit_anywhere_is_found(sound: Path, tokenizer: Tokenizer) ->
 
 
 def _reseal(prefix: Path) -> None:
-    """Seal what stands as if it had been written so: only the contents can betray it."""
+    """Seal the changed files as if they had been written so: only the contents show it."""
     manifest = PackedDataset(prefix).manifest
     write_manifest(prefix, replace(manifest, files={}, histograms={}))
 
@@ -81,14 +81,14 @@ def _set_field(name: str, place: int, value: float) -> Edit:
 @pytest.mark.parametrize(
     ("part", "edit", "problem"),
     [
-        ("_loss_mask.bin", _set(0, 1), "first token is learnt"),
+        ("_loss_mask.bin", _set(0, 1), "first token is trained on"),
         ("_loss_mask.bin", _set(1, 1), "another sum"),
-        ("_loss_mask.bin", _set(-1, 1), "padding is learnt"),
+        ("_loss_mask.bin", _set(-1, 1), "padding is trained on"),
         ("_loss_mask.bin", _set(3, 2), "neither 0 nor 1"),
         (".bin", _set(5, 40_000), "an id is no piece"),
         (".bin", _set(0, 7), "lacks <s>"),
         (".bin", _set(-1, 7), "padding is no padding"),
-        ("_samples.npy", _set_field("learnt_tokens", 0, 1), "other learnt tokens"),
+        ("_samples.npy", _set_field("learnt_tokens", 0, 1), "other trained tokens"),
         ("_samples.npy", _set_field("learnt_spans", 0, 9), "other spans"),
         ("_samples.npy", _set_field("length", 0, 5), "its sample and its padding"),
         ("_samples.npy", _set_field("kind", 0, 0), "kind of padding"),

@@ -111,7 +111,7 @@ def test_random_weights_find_nothing(probes: Path, tiny_model: Path, tmp_path: P
     assert depth.log_likelihood == pytest.approx(-math.log(1003), abs=0.5)
 
 
-def test_an_interrupted_run_goes_on(tiny_model: Path, lines: list[Line], tmp_path: Path) -> None:
+def test_an_interrupted_run_continues(tiny_model: Path, lines: list[Line], tmp_path: Path) -> None:
     asked, output = tmp_path / "asked.jsonl", tmp_path / "x.jsonl"
     asked.write_text("\n".join(json.dumps(probe) for _, probe in lines))
     answerer = CheckpointAnswerer(tiny_model, max_new_tokens=12)

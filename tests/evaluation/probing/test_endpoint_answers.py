@@ -47,7 +47,7 @@ def test_who_knows_only_the_ends_gives_a_u(
     assert report.gap == 1.0
 
 
-def test_an_endpoint_that_fails_midway_is_gone_on_with(
+def test_answers_continue_after_an_endpoint_has_failed(
     probes: Path, tmp_path: Path, serve: Serve
 ) -> None:
     asked, output = probes / "document.jsonl", tmp_path / "x.jsonl"
@@ -56,9 +56,9 @@ def test_an_endpoint_that_fails_midway_is_gone_on_with(
         generate_predictions(failing, asked, output)
     kept = output.read_text().splitlines()
     assert 40 <= len(kept) <= 50
-    mended = _answerer(serve(0.5))
-    mended.identity = failing.identity  # the same endpoint, at another port
-    assert generate_predictions(mended, asked, output) == 120
+    resumed = _answerer(serve(0.5))
+    resumed.identity = failing.identity  # the same endpoint, at another port
+    assert generate_predictions(resumed, asked, output) == 120
     assert output.read_text().splitlines()[: len(kept)] == kept
     assert score_predictions(asked, output, Grouping(bins=4)).average == 1.0
     with pytest.raises(InputError, match="predictions of another run"):

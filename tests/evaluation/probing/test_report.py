@@ -52,7 +52,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
     assert (tmp_path / "y.json").read_text() == path.read_text()
 
 
-def test_the_papers_rows_stand_beside() -> None:
+def test_the_papers_rows_are_in_the_table() -> None:
     reports = [report(task=task) for task in ("document", "code", "database")]
     table = comparison_table([*reports, report("other", "code", 0.25)]).splitlines()
     assert table[0] == "| Avg / Gap | document | code | database | all |"

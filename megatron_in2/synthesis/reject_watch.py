@@ -1,0 +1,37 @@
+"""Notices when nearly all replies are dropped: then the prompt is wrong, and money is lost."""
+
+from collections import Counter, deque
+
+from megatron_in2.errors import InputError
+
+WINDOW = 200  # replies looked at
+
+
+class RejectWatch:
+    """Looks at the last replies of a paid writer.
+
+    Args:
+        most: the share of them that may be dropped; 1 lets all be.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._latest: deque[str | None] = deque(maxlen=WINDOW)
+
+    def note(self, reason: str | None) -> None:
+        """Take note of a reply: why it is dropped, or None.
+
+        Raises:
+            InputError: too many of the last replies are.
+        """
+        self._latest.append(reason)
+        if len(self._latest) < WINDOW or self._most >= 1:
+            return
+        reasons = Counter(reason for reason in self._latest if reason is not None)
+        if reasons.total() > self._most * WINDOW:
+            shares = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(4))
+            raise InputError(
+                f"{reasons.total()} of the last {WINDOW} replies were dropped ({shares}): the "
+                "likely cause is the prompt (openai.prompts) or the model, not the corpus; answers "
+                "are kept; change the prompt, or raise filters.stop_share, and run again"
+            )
