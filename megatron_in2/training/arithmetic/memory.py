@@ -95,8 +95,8 @@ def _activations(config: TrainConfig) -> float:
     keys = model.num_query_groups * model.head_dim / parallel.tensor
     feed_forward = model.ffn_hidden_size / parallel.tensor
     hidden = model.hidden_size / (parallel.tensor if parallel.sequence else 1)
-    attention = 3 * queries + 3 * keys
-    attention += architecture_of(model).extra_activations(model) / parallel.tensor
+    extra = architecture_of(model).extra_activations(model) / parallel.tensor
+    attention = 3 * queries + 3 * keys + extra
     if parallel.context > 1:
         attention += (2 * parallel.context - 3) * keys
     layer = 4 * hidden + attention + 3 * feed_forward
@@ -107,7 +107,7 @@ def _activations(config: TrainConfig) -> float:
     last = 0.0
     if parallel.pipeline == 1 and config.runtime.logits == "answers":
         layers -= 1
-        last = 2 * hidden + queries + 3 * keys
+        last = 2 * hidden + queries + 3 * keys + extra
     return layers * kept + last
 
 
