@@ -3,6 +3,7 @@
 Examples:
     %(prog)s --config configs/tiny.yaml --nproc 2
     %(prog)s --config configs/film7b.yaml --dry-run --world-size 128
+    %(prog)s --config configs/film7b.yaml --dry-run --world-size 128 --trace
     torchrun --nproc-per-node 8 -m megatron_in2.commands.train --config configs/film7b_8gpu.yaml
 
 Checks everything first, then starts --nproc local ranks; where torchrun's or srun's variables
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.commands.start import command_line
+from megatron_in2.errors import InputError
 from megatron_in2.parallel.imports import without_unused_imports
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import rank_from_environment
@@ -36,10 +38,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--nproc", type=int, default=1, help="local ranks to start")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and exit")
     parser.add_argument("--world-size", type=int, help="ranks that --dry-run plans for")
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="with --dry-run: run one rank of each pipeline stage without memory, and print what "
+        "it holds, computes and sends",
+    )
+    parser.add_argument("--trace-samples", type=int, default=1, help="samples of a traced row")
     options = parser.read(arguments)
     config = config_of(options, TrainConfig)
+    if options.trace and not options.dry_run:
+        raise InputError("--trace needs --dry-run")
     if options.dry_run:
-        print(describe_run(config, options.world_size or options.nproc))
+        world_size = options.world_size or options.nproc
+        print(describe_run(config, world_size), flush=True)
+        if options.trace:
+            with without_unused_imports():
+                from megatron_in2.training.trace.report import trace_report
+
+            print(trace_report(config, world_size, options.trace_samples))
         return 0
     rank = rank_from_environment()
     inputs = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch.nn.attention.bias import causal_lower_right
 
 from megatron_in2.model.packed_row import PackedRow
 
@@ -67,32 +66,35 @@ class PackedAttention(torch.nn.Module):
         packed_seq_params: PackedRow,
         **unused: Any,
     ) -> torch.Tensor:  # [T, H * D]
-        if packed_seq_params.row_order is not None:
-            key_TGD = self._gather(key_TGD, packed_seq_params.row_order)
-            value_TGD = self._gather(value_TGD, packed_seq_params.row_order)
-        spans = packed_seq_params.spans
-        if self._takes_row_at_once(query_THD, packed_seq_params):
-            return self._attend_row(query_THD, key_TGD, value_TGD, packed_seq_params)
+        row = packed_seq_params
+        if row.rotation is not None:
+            query_THD = (row.query_rotation or row.rotation)(query_THD)
+            key_TGD = row.rotation(key_TGD)
+        if row.row_order is not None:
+            key_TGD = self._gather(key_TGD, row.row_order)
+            value_TGD = self._gather(value_TGD, row.row_order)
+        spans = row.spans
+        if self._takes_row_at_once(query_THD, row):
+            return self._attend_row(query_THD, key_TGD, value_TGD, row)
         queries = torch.split(query_THD, [span.queries for span in spans])
         outputs = []
         for query, span in zip(queries, spans, strict=True):
             key = key_TGD.narrow(0, span.key_start, span.keys)
             value = value_TGD.narrow(0, span.key_start, span.keys)
             outputs.append(self._attend(query, key, value))
-        return torch.cat(outputs).flatten(1)
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return output.flatten(1)
 
     @staticmethod
     def _takes_row_at_once(query_THD: torch.Tensor, row: PackedRow) -> bool:
         return (
             HAS_VARLEN
             and query_THD.is_cuda
-            and query_THD.dtype in FLASH_DTYPES
-            and query_THD.size(-1) in FLASH_WIDTHS
+            and _has_flash_kernel(query_THD)
             # Context chunks, and the head's queries, see keys that borders cannot express.
             and row.row_order is None
             and row.cu_seqlens_q is not None
             and len(row.spans) > 1
-            and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
         )
 
     def _attend_row(
@@ -126,17 +128,61 @@ class PackedAttention(torch.nn.Module):
     def _attend(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:  # like query; the last query sees every key
-        is_square = query.size(0) == key.size(0)
-        output = F.scaled_dot_product_attention(
-            query.transpose(0, 1).unsqueeze(0),
-            key.transpose(0, 1).unsqueeze(0),
-            value.transpose(0, 1).unsqueeze(0),
-            attn_mask=None if is_square else causal_lower_right(query.size(0), key.size(0)),
-            is_causal=is_square,
-            scale=self.softmax_scale,
-            enable_gqa=self.is_grouped,
+        query_BHLD, key_BGLD, value_BGLD = (
+            each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)
         )
+        attend = _attend_square if query.size(0) == key.size(0) else attend_lower_right
+        output = attend(query_BHLD, key_BGLD, value_BGLD, self.softmax_scale, self.is_grouped)
         return output.squeeze(0).transpose(0, 1)
+
+
+def _attend_square(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float | None,
+    is_grouped: bool,
+) -> torch.Tensor:
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=True, scale=scale, enable_gqa=is_grouped
+    )
+
+
+def attend_lower_right(
+    query_BHLD: torch.Tensor,
+    key_BGLD: torch.Tensor,
+    value_BGLD: torch.Tensor,
+    scale: float | None,
+    is_grouped: bool,
+) -> torch.Tensor:
+    """Attend causally with fewer queries than keys, of which the last query sees every one.
+
+    Flash attention aligns its mask this way, but torch offers that by the operator only. Elsewhere
+    the mask is a tensor.
+    """
+    if query_BHLD.is_cuda and _has_flash_kernel(query_BHLD):
+        output: torch.Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+            query_BHLD, key_BGLD, value_BGLD, 0.0, True, False, scale=scale
+        )[0]
+        return output
+    queries, keys = query_BHLD.size(2), key_BGLD.size(2)
+    is_seen = torch.ones(queries, keys, dtype=torch.bool, device=query_BHLD.device)
+    return F.scaled_dot_product_attention(
+        query_BHLD,
+        key_BGLD,
+        value_BGLD,
+        attn_mask=is_seen.tril(keys - queries),
+        scale=scale,
+        enable_gqa=is_grouped,
+    )
+
+
+def _has_flash_kernel(query: torch.Tensor) -> bool:
+    return (
+        query.dtype in FLASH_DTYPES
+        and query.size(-1) in FLASH_WIDTHS
+        and torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    )
 
 
 class HeadAttention(PackedAttention):

@@ -13,7 +13,9 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from megatron_in2.errors import InputError
 from megatron_in2.model.attention import HeadAttention, PackedAttention
 from megatron_in2.model.head_layer import HeadLayer
+from megatron_in2.model.lean_layer import LeanLayer
 from megatron_in2.model.rms_norm import RMSNorm
+from megatron_in2.model.swiglu import swiglu
 
 FP8_CAPABILITY = (8, 9)  # Ada
 
@@ -62,7 +64,7 @@ def require_fp8(fp8: str, backend: str) -> None:
 
 
 def block_spec(
-    backend: str, num_layers: int, ends_in_head: bool, has_qk_norm: bool
+    backend: str, num_layers: int, ends_in_head: bool, has_qk_norm: bool, recompute: str
 ) -> ModuleSpec | TransformerBlockSubmodules:
     """Return the layer spec from which ``GPTModel`` builds its decoder.
 
@@ -72,22 +74,27 @@ def block_spec(
         ends_in_head: the LM head follows and runs at answer positions only, so the torch backend's
             last layer does too. Transformer Engine's runs everywhere.
         has_qk_norm: each head's queries and keys are normalised (RMSNorm).
+        recompute: none | selective | full.
     """
     if backend == "transformer_engine":
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=has_qk_norm)
-    layers = [_layer_spec(TransformerLayer, PackedAttention, has_qk_norm)] * num_layers
+    layer = LeanLayer if recompute == "selective" else TransformerLayer
+    layers = [_layer_spec(layer, PackedAttention, has_qk_norm)] * num_layers
     if ends_in_head:
         layers[-1] = _layer_spec(HeadLayer, HeadAttention, has_qk_norm)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
 
 
 def _layer_spec(
-    layer: type[TransformerLayer], attention: type[PackedAttention], has_qk_norm: bool
+    layer: type[TransformerLayer],
+    attention: type[PackedAttention],
+    has_qk_norm: bool,
 ) -> ModuleSpec:
     spec = get_gpt_layer_local_spec()
     spec.module = layer
     spec.submodules.input_layernorm = RMSNorm
     spec.submodules.pre_mlp_layernorm = RMSNorm
+    spec.submodules.mlp.submodules.activation_func = swiglu
     modules = spec.submodules.self_attention.submodules
     modules.core_attention = attention
     if has_qk_norm:

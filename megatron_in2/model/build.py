@@ -29,7 +29,7 @@ def build_model(
         parallel: the layout.
         world: this rank's place in it.
         dtype: of weights and activations.
-        recompute: none | selective (feed-forward layers) | full (all layers).
+        recompute: none | selective (norms and products) | full (all layers).
         fp8: format of matrix products: hybrid | e4m3; empty for none.
         backend: auto | torch | transformer_engine.
         logits: answers | all, where the LM head runs.
@@ -49,6 +49,7 @@ def build_model(
             model.num_layers // parallel.pipeline,
             ends_in_head=world.is_last_stage and logits == "answers",
             has_qk_norm=config.qk_layernorm,
+            recompute=recompute,
         ),
         vocab_size=model.padded_vocab_size(parallel.tensor),
         max_sequence_length=model.max_position_embeddings,

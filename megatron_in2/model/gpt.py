@@ -16,6 +16,7 @@ from megatron.core.tensor_parallel import (
 
 from megatron_in2.model.head_layer import HeadLayer
 from megatron_in2.model.packed_row import PackedRow
+from megatron_in2.model.rotary import rotation_of
 
 
 class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
@@ -38,6 +39,28 @@ class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
             columns = self.output_layer.output_size_per_partition
             self.true_columns = min(max(true_vocab_size - tensor_rank * columns, 0), columns)
             self.has_head_layer = isinstance(self.decoder.layers[-1], HeadLayer)
+
+    def _preprocess(  # type: ignore[override]
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        packed_seq_params: PackedRow | None = None,
+        **others: Any,
+    ) -> tuple[Any, ...]:
+        """Let the torch backend's attention rotate by one rotation for all layers."""
+        embedded, angles, *rest = super()._preprocess(
+            input_ids, position_ids, packed_seq_params=packed_seq_params, **others
+        )
+        if (
+            not self.config.apply_rope_fusion  # else a fused kernel needs no cosines
+            and position_ids is not None
+            and packed_seq_params is not None
+        ):
+            packed_seq_params.rotation = rotation_of(
+                angles, position_ids.view(-1), self.config.params_dtype
+            )
+            angles = None
+        return (embedded, angles, *rest)
 
     def _postprocess(  # type: ignore[override]
         self,

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
+from megatron_in2.model.rotary import Rotation
+
 
 class Span(NamedTuple):
     """Consecutive queries of a sample, and the keys from its start that the last query sees."""
@@ -33,17 +35,23 @@ class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
             context ranks; None without context parallelism.
         head_positions: int64 [N], local positions at which the LM head runs; None for all.
         head_spans: the queries at these positions.
+        rotation: of every token's queries and keys; None where Megatron-Core rotates them.
+        query_rotation: of the queries, where they are fewer than the keys.
     """
 
     spans: list[Span] = field(default_factory=list)
     row_order: torch.Tensor | None = None
     head_positions: torch.Tensor | None = None
     head_spans: list[Span] = field(default_factory=list)
+    rotation: Rotation | None = None
+    query_rotation: Rotation | None = None
 
     def of_head(self) -> "PackedRow":
         """Return the record for the LM head's queries only; ``cu_seqlens`` cannot describe them."""
         row = copy(self)
         row.spans, row.cu_seqlens_q = self.head_spans, None
+        if self.rotation is not None and self.head_positions is not None:
+            row.query_rotation = self.rotation.at(self.head_positions)
         return row
 
 

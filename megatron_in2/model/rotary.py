@@ -7,11 +7,46 @@ libraries rotate by the same angles bit for bit: at position 100,000 the last bi
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.rope import RopeScaling
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of every token's angles: [T, 1, head_dim] each, in the model's dtype.
+
+    All layers share them. Megatron-Core computes them in each layer, for queries and for keys,
+    and autograd keeps them all.
+    """
+
+    cosine: torch.Tensor
+    sine: torch.Tensor
+
+    def at(self, positions: torch.Tensor) -> "Rotation":
+        """Return the rotation of the tokens at int64 [N] places of this rank's tokens."""
+        return Rotation(
+            self.cosine.index_select(0, positions), self.sine.index_select(0, positions)
+        )
+
+    def __call__(self, x_THD: torch.Tensor) -> torch.Tensor:
+        """Rotate queries or keys, in the order of Megatron-Core's operations."""
+        first, second = x_THD.chunk(2, dim=-1)
+        return x_THD * self.cosine + torch.cat((-second, first), dim=-1) * self.sine
+
+
+def rotation_of(angles: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype) -> Rotation:
+    """Return the rotation of every token.
+
+    Args:
+        angles: Megatron-Core's rotary embedding, float32 [positions, 1, 1, head_dim].
+        positions: int64 [T], each token's position in its sample.
+        dtype: of the queries and keys.
+    """
+    own = angles[:, 0].index_select(0, positions)
+    return Rotation(own.cos().to(dtype), own.sin().to(dtype))
 
 
 def rotary_frequencies(model: ModelConfig) -> torch.Tensor:

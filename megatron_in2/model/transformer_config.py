@@ -25,15 +25,22 @@ def _softmax_scale(model: ModelConfig) -> float | None:
     return None if scale == 1.0 else scale**2 / math.sqrt(model.head_dim)
 
 
-_RECOMPUTE: dict[str, dict[str, Any]] = {
-    "none": {},
-    "selective": {"recompute_granularity": "selective", "recompute_modules": ["mlp"]},
-    "full": {
-        "recompute_granularity": "full",
-        "recompute_method": "uniform",
-        "recompute_num_layers": 1,
-    },
-}
+def _recompute_options(recompute: str, backend: str) -> dict[str, Any]:
+    """Translate ``runtime.recompute``.
+
+    ``selective`` recomputes norms and SwiGLU's products on the torch backend (``LeanLayer``). In
+    Transformer Engine's modules they are fused with a matrix, so its feed-forward layers are
+    recomputed as a whole.
+    """
+    if recompute == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    if recompute == "selective" and backend == "transformer_engine":
+        return {"recompute_granularity": "selective", "recompute_modules": ["mlp"]}
+    return {}
 
 
 def transformer_config(
@@ -80,15 +87,17 @@ def transformer_config(
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
         calculate_per_token_loss=True,
+        deallocate_pipeline_outputs=True,
         variable_seq_lengths=False,
         gradient_accumulation_fusion=_has_fused_weight_gradients(),
         masked_softmax_fusion=False,
         persist_layer_norm=fused,
         apply_rope_fusion=fused,
         bias_activation_fusion=fused,
+        use_te_activation_func=not fused,  # the layer spec's own: see model/swiglu.py
         bias_dropout_fusion=False,
         fp8=fp8 or None,
         fp8_recipe="tensorwise",
-        **_RECOMPUTE[recompute],
+        **_recompute_options(recompute, backend),
         **architecture_of(model).transformer_options(model),
     )

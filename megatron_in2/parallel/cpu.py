@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from megatron_in2.parallel.replaced import is_cuda, replaced
+
 
 class _CudaMeansCpu(TorchFunctionMode):
     """Rewrites ``cuda`` devices in torch calls to ``cpu``; costs a few microseconds a call."""
@@ -27,8 +29,8 @@ class _CudaMeansCpu(TorchFunctionMode):
         if func is torch.Tensor.type and len(args) == 1 and not kwargs:
             return func(*args).replace("torch.", "torch.cuda.", 1)
         if func is torch.Tensor.to:
-            args = tuple("cpu" if _is_cuda(arg) else arg for arg in args)
-        if _is_cuda(kwargs.get("device")):
+            args = tuple("cpu" if is_cuda(arg) else arg for arg in args)
+        if is_cuda(kwargs.get("device")):
             kwargs = {**kwargs, "device": "cpu"}
         return func(*args, **kwargs)
 
@@ -84,12 +86,6 @@ def _skipped_when_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
     return skipped_when_alone
 
 
-def _is_cuda(device: Any) -> bool:
-    if isinstance(device, str):
-        return device.startswith("cuda")
-    return isinstance(device, torch.device) and device.type == "cuda"
-
-
 @contextlib.contextmanager
 def cuda_named_as_cpu() -> Iterator[None]:
     """Make every CUDA name that Megatron-Core uses mean the CPU, until the block ends."""
@@ -128,21 +124,9 @@ def cuda_named_as_cpu() -> Iterator[None]:
         },
         HybridDeviceOptimizer: {"_get_sub_optimizer_param_groups": _all_offloaded},
     }
-    originals = [
-        (module, name, getattr(module, name))
-        for module, names in substitutes.items()
-        for name in names
-    ]
-    for module, names in substitutes.items():
-        for name, substitute in names.items():
-            setattr(module, name, substitute)
     # Both devices share one random state here, about which Megatron-Core warns.
     logging.getLogger(megatron_random.__name__).setLevel(logging.ERROR)
     # The mode below forwards reads of .grad, so torch's warning would name this file.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
-    try:
-        with _CudaMeansCpu():
-            yield
-    finally:
-        for module, name, original in originals:
-            setattr(module, name, original)
+    with replaced(substitutes), _CudaMeansCpu():
+        yield

@@ -97,13 +97,14 @@ def open_world(
             timeout=timedelta(minutes=timeout_minutes),
         )
         stack.callback(dist.destroy_process_group)
-        yield stack.enter_context(_model_parallel_state(parallel, rank, seed, device))
+        yield stack.enter_context(model_parallel_state(parallel, rank, seed, device))
 
 
 @contextlib.contextmanager
-def _model_parallel_state(
+def model_parallel_state(
     parallel: ParallelConfig, rank: Rank, seed: int, device: torch.device
 ) -> Iterator[World]:
+    """Set up Megatron-Core's model-parallel state in the process group that exists."""
     from megatron.core import parallel_state, tensor_parallel
 
     parallel_state.initialize_model_parallel(

@@ -1,5 +1,7 @@
 """Builds a run: from a checked configuration to model, optimizer and rows."""
 
+from collections.abc import Iterator
+
 import torch
 from megatron.core.distributed import (
     DistributedDataParallel,
@@ -34,31 +36,18 @@ def build_training_state(
     ``checkpoint.init_from``, else random ones drawn from ``runtime.seed``.
     """
     runtime = config.runtime
-    module = build_model(
-        config.model,
-        config.parallel,
-        world,
-        TORCH_DTYPES[runtime.dtype],
-        runtime.recompute,
-        runtime.fp8,
-        runtime.backend,
-        runtime.logits,
-    )
+    module = build_module(config, world)
     if inputs.resume_from is None:
         if inputs.init_from is not None:
             load_weights(inputs.init_from, module)
         else:
             initialise_weights(module, config.model, runtime.seed, runtime.init_std)
     own_work = OwnWork(world.device)
-    model = _data_parallel(module, own_work)
-    optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
-    module.config.grad_scale_func = optimizer.scale_loss
+    model = wrap_for_data_parallelism(module, own_work)
+    optimizer = build_optimizer(config, model)
     if inputs.resume_from is not None:
         load_checkpoint(inputs.resume_from[0], module, optimizer)
-    _set_weight_decay(optimizer, config.optimizer.weight_decay)
-    if world.device.type == "cpu":
-        for group in optimizer.param_groups:
-            group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
+    set_update_options(config, optimizer, world)
     start = inputs.resume_from[1] if inputs.resume_from else None
     step, exit_after = start.step if start else 0, config.schedule.exit_after_steps
     return TrainingState(
@@ -76,7 +65,22 @@ def build_training_state(
     )
 
 
-def _data_parallel(module: AnswerGPTModel, own_work: OwnWork) -> DistributedDataParallel:
+def build_module(config: TrainConfig, world: World) -> AnswerGPTModel:
+    """Build this rank's part of the model; its weights are still to be set."""
+    runtime = config.runtime
+    return build_model(
+        config.model,
+        config.parallel,
+        world,
+        TORCH_DTYPES[runtime.dtype],
+        runtime.recompute,
+        runtime.fp8,
+        runtime.backend,
+        runtime.logits,
+    )
+
+
+def wrap_for_data_parallelism(module: AnswerGPTModel, own_work: OwnWork) -> DistributedDataParallel:
     """Wrap the model so that communication overlaps with computation.
 
     Gradients are reduced bucket by bucket during the last micro-batch's backward pass; updated
@@ -104,14 +108,29 @@ def _data_parallel(module: AnswerGPTModel, own_work: OwnWork) -> DistributedData
     return model
 
 
-def _set_weight_decay(optimizer: MegatronOptimizer, weight_decay: float) -> None:
-    """Set each parameter group's weight decay: none on norms.
+def build_optimizer(config: TrainConfig, model: DistributedDataParallel) -> MegatronOptimizer:
+    """Build the distributed optimizer of a wrapped model."""
+    optimizer = get_megatron_optimizer(_optimizer_config(config), [model])
+    model.module.config.grad_scale_func = optimizer.scale_loss
+    return optimizer
+
+
+def set_update_options(config: TrainConfig, optimizer: MegatronOptimizer, world: World) -> None:
+    """Set what no checkpoint decides: each group's weight decay, and the kernel of the update.
 
     Megatron-Core marks the norms' group by ``wd_mult`` 0 and multiplies in its own learning-rate
     scheduler, which this package does not use.
     """
     for group in optimizer.param_groups:
-        group["weight_decay"] = weight_decay * group["wd_mult"]
+        group["weight_decay"] = config.optimizer.weight_decay * group["wd_mult"]
+        if world.device.type == "cpu":
+            group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
+
+
+def inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Optimizer]:
+    """Yield the plain optimizers inside: one, or one a device where some state is offloaded."""
+    for each in getattr(optimizer, "chained_optimizers", [optimizer]):
+        yield from getattr(each.optimizer, "sub_optimizers", [each.optimizer])
 
 
 def _optimizer_config(config: TrainConfig) -> MegatronOptimizerConfig:

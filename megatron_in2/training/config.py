@@ -168,7 +168,8 @@ class RuntimeConfig:
         fp8: matrix products of the layers in FP8, with the transformer_engine backend: hybrid
             (e4m3 forward, e5m2 backward), e4m3 (both), or empty for none. Weights stay in
             ``dtype``.
-        recompute: activations that are recomputed in the backward pass: none, selective (those of
+        recompute: activations that are recomputed in the backward pass: none, selective (norms and
+            the feed-forward layers' products, which cost little; with transformer_engine, those of
             feed-forward layers) or full (all; about a third more time, least memory).
         stop_after_skipped: end the run after this many steps in a row whose loss or gradient was
             not finite. Each such step is skipped.

@@ -22,7 +22,7 @@ from megatron_in2.training.callbacks.loss_watch import LossWatch
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
 from megatron_in2.training.callbacks.mixture import LumpyDataWarning
 from megatron_in2.training.callbacks.profiler import Profiler
-from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_trained_tokens
+from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed
 from megatron_in2.training.callbacks.step_report import StepReport
 from megatron_in2.training.callbacks.stop_on_signal import StopOnSignal, StopSignals
 from megatron_in2.training.callbacks.validation import Validation
@@ -36,6 +36,7 @@ from megatron_in2.training.checks.start_step import start_from_sound_step
 from megatron_in2.training.config import TrainConfig, parse_range
 from megatron_in2.training.pulse import Pulse
 from megatron_in2.training.state import TrainingState
+from megatron_in2.training.step.fullest_row import most_trained_tokens
 from megatron_in2.training.trainer import fit
 
 MIN_TIMEOUT_MINUTES = 30.0

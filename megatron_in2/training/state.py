@@ -64,29 +64,45 @@ class TrainingState:
         micro_batches: int,
         forward_only: bool,
     ) -> list[torch.Tensor]:
-        """Run micro-batches through Megatron-Core's schedule for this layout.
-
-        Args:
-            forward_step: from :func:`make_forward_step`.
-            batches: this rank's micro-batches.
-            micro_batches: how many.
-            forward_only: leave out the backward pass.
-
-        Returns:
-            Each micro-batch's report, on the last pipeline stage; nothing elsewhere.
-        """
-        return get_forward_backward_func()(  # type: ignore[no-any-return]
-            forward_step_func=forward_step,
-            data_iterator=self._beating(batches),
-            model=[self.model],
-            num_microbatches=micro_batches,
-            seq_length=self.config.data.seq_length,
-            micro_batch_size=1,  # one packed row
-            forward_only=forward_only,
-        )
+        """Run micro-batches; see :func:`run_schedule`."""
+        length = self.config.data.seq_length
+        beating = self._beating(batches)
+        return run_schedule(self.model, length, forward_step, beating, micro_batches, forward_only)
 
     def _beating(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
             self.pulse.step = self.step
             self.pulse.beat()
             yield batch
+
+
+def run_schedule(
+    model: DistributedDataParallel,
+    seq_length: int,
+    forward_step: ForwardStep,
+    batches: Iterator[Batch],
+    micro_batches: int,
+    forward_only: bool,
+) -> list[torch.Tensor]:
+    """Run micro-batches of one row each through Megatron-Core's schedule for this layout.
+
+    Args:
+        model: the wrapped model.
+        seq_length: tokens of a row.
+        forward_step: from :func:`make_forward_step`.
+        batches: this rank's micro-batches.
+        micro_batches: how many.
+        forward_only: leave out the backward pass.
+
+    Returns:
+        Each micro-batch's report, on the last pipeline stage; nothing elsewhere.
+    """
+    return get_forward_backward_func()(  # type: ignore[no-any-return]
+        forward_step_func=forward_step,
+        data_iterator=batches,
+        model=[model],
+        num_microbatches=micro_batches,
+        seq_length=seq_length,
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )

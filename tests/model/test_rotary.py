@@ -1,18 +1,21 @@
-"""Rotary frequencies are transformers' own, bit for bit."""
+"""Rotary frequencies are transformers' own, and the rotation Megatron-Core's, bit for bit."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from megatron.core.models.common.embeddings.rope_utils import _apply_rotary_pos_emb_thd
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from megatron_in2.architectures.config import ModelConfig
 from megatron_in2.architectures.registry import architecture_of
 from megatron_in2.architectures.rope import RopeScaling
-from megatron_in2.model.rotary import rotary_frequencies
+from megatron_in2.model.packed_row import context_indices
+from megatron_in2.model.rotary import rotary_frequencies, rotation_of
 
 
 def theirs(config: ModelConfig) -> tuple[torch.Tensor, float]:
@@ -90,3 +93,22 @@ def test_each_constant_matters(field: str) -> None:
     other = replace(LLAMA3, **{field: getattr(LLAMA3, field) * 1.5})
     changed = rotary_frequencies(replace(model, rope_scaling=other))
     assert not torch.equal(changed, rotary_frequencies(model))
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_one_rotation_for_all_layers_is_megatrons(generator: torch.Generator, context: int) -> None:
+    lengths, width = [24, 8, 16], 12
+    frequencies = torch.rand(width // 2, generator=generator)
+    angles = torch.outer(torch.arange(float(max(lengths))), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)[:, None, None]
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    borders = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    for dtype in (torch.float32, torch.bfloat16):
+        row = torch.randn(sum(lengths), 3, width, generator=generator).to(dtype)
+        for rank in range(context):
+            own = context_indices(lengths, context, rank)
+            group = SimpleNamespace(size=lambda: context, rank=lambda rank=rank: rank)
+            expected = _apply_rotary_pos_emb_thd(row[own], borders, angles, cp_group=group)
+            assert torch.equal(rotation_of(angles, positions[own], dtype)(row[own]), expected)
+            shifted = rotation_of(angles, positions[own].roll(1), dtype)(row[own])
+            assert not torch.allclose(shifted.float(), expected.float(), atol=1e-2)

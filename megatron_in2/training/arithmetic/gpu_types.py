@@ -16,7 +16,7 @@ class Gpu:
     """One type of GPU: see ``gpus.yaml`` for units and sources."""
 
     bf16_tflops: float
-    memory_gb: float
+    memory_gib: float
     link_gb_s: float
     attained: float
     device_names: tuple[str, ...] = ()
@@ -34,6 +34,15 @@ def read_gpu(path: Path, name: str) -> Gpu:
     return _gpu(path, name, known[name])
 
 
+def read_gpus(path: Path) -> dict[str, Gpu]:
+    """Read all GPU types of the data file, by name.
+
+    Raises:
+        InputError: the file is unreadable, or an entry lacks a field.
+    """
+    return {name: _gpu(path, name, values) for name, values in _read_types(path).items()}
+
+
 def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
     """Return a card's dense bfloat16 peak in FLOP/s, or None for a card that the file lacks.
 
@@ -45,8 +54,7 @@ def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
     Raises:
         InputError: the file is unreadable, or an entry lacks a field.
     """
-    for name, values in _read_types(path).items():
-        gpu = _gpu(path, name, values)
+    for gpu in read_gpus(path).values():
         if device_name in gpu.device_names:
             return gpu.bf16_tflops * 1e12
     return None

@@ -4,14 +4,19 @@ Activations are counted from the tensors that the torch backend keeps for the ba
 elements a token and layer (H hidden, Q query heads x width, K key/value groups x width, F
 feed-forward):
 
-    both norms' inputs and outputs       4 H
+    inputs and outputs of both norms     4 H
     queries, keys, values                Q + 2 K
     rotated queries and keys             Q + K
     attention's output                   Q
-    feed-forward's two halves, the activation and the product    4 F
+    SwiGLU's input and product           3 F
     inputs of the norms of queries and keys, where a family has them    Q + K
 
-Sequence parallelism divides each of them among the tensor-parallel ranks.
+Context parallelism keeps the rotated queries (Q), the keys and values of all context ranks (2 K for
+each), and the attention's output twice (2 Q), instead of the middle three. Tensor parallelism
+divides all but the first line, sequence parallelism also the first. The last layer, which runs at
+answers only, keeps its input, a norm's output, queries, keys and values. Temporaries are the
+gradients inside the feed-forward layer (3 F), and one or two tensors of hidden size.
+``train.py --dry-run --trace`` has the real program's figures.
 """
 
 from dataclasses import dataclass
@@ -32,13 +37,21 @@ class Memory:
     gradients: float
     optimizer: float
     activations: float
+    temporaries: float
     head: float
     host: float
 
     @property
     def total(self) -> float:
         """The GPU's memory in bytes."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.head
+        return (
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.temporaries
+            + self.head
+        )
 
 
 def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
@@ -50,18 +63,16 @@ def memory_per_rank(config: TrainConfig, world_size: int) -> Memory:
     optimizer = own * moments / (parallel.data_ranks(world_size) * parallel.context)
     is_offloaded = config.optimizer.cpu_offload
     tokens = config.data.seq_length / parallel.context
-    shared = parallel.tensor if parallel.sequence else 1
-    # The head's gathered hidden states, and the logits where they are computed everywhere.
-    head = tokens * model.hidden_size * width
+    head = 0.0  # at answers only, it is small
     if config.runtime.logits == "all":
-        head += 2 * 4 * tokens * model.vocab_size / parallel.tensor  # logits and gradient, float32
-    layers = model.num_layers / parallel.pipeline
-    in_flight = parallel.pipeline  # 1F1B keeps as many micro-batches on the first stage
+        logits = tokens * model.vocab_size / parallel.tensor
+        head = tokens * model.hidden_size * width + 2 * 4 * logits  # and gradient, float32
     return Memory(
         weights=own * width,
         gradients=own * 4,
         optimizer=0.0 if is_offloaded else optimizer,
-        activations=in_flight * tokens * width * _activations(config, layers) / shared,
+        activations=tokens * width * _activations(config),
+        temporaries=tokens * width * _temporaries(config),
         head=head,
         # The state, and a float32 copy of the gradients for the update.
         host=optimizer * (moments + 4) / moments if is_offloaded else 0.0,
@@ -73,19 +84,38 @@ def checkpoint_bytes(config: TrainConfig) -> float:
     return parameter_count(config.model) * (_dtype_bytes(config) + MASTER + MOMENTS)
 
 
-def _activations(config: TrainConfig, layers: float) -> float:
-    """Return the elements per token that ``layers`` layers keep, before division among ranks."""
-    model = config.model
-    queries = model.num_attention_heads * model.head_dim
-    keys = model.num_query_groups * model.head_dim
-    feed_forward = 4 * model.ffn_hidden_size
-    layer = 4 * model.hidden_size + 3 * queries + 3 * keys + feed_forward
-    layer += architecture_of(model).extra_activations(model)
-    if config.runtime.recompute == "full":
-        return layers * model.hidden_size + layer  # all inputs, and one layer in full
-    if config.runtime.recompute == "selective":
-        return layers * (layer - feed_forward) + feed_forward
-    return layers * layer
+def _activations(config: TrainConfig) -> float:
+    """Return the elements per token of this rank that all its layers keep.
+
+    On the first pipeline stage, 1F1B keeps as many micro-batches as there are stages, each in its
+    share of the layers.
+    """
+    model, parallel, recompute = config.model, config.parallel, config.runtime.recompute
+    queries = model.num_attention_heads * model.head_dim / parallel.tensor
+    keys = model.num_query_groups * model.head_dim / parallel.tensor
+    feed_forward = model.ffn_hidden_size / parallel.tensor
+    hidden = model.hidden_size / (parallel.tensor if parallel.sequence else 1)
+    extra = architecture_of(model).extra_activations(model) / parallel.tensor
+    attention = 3 * queries + 3 * keys + extra
+    if parallel.context > 1:
+        attention += (2 * parallel.context - 3) * keys
+    layer = 4 * hidden + attention + 3 * feed_forward
+    if recompute == "full":
+        return model.num_layers * hidden + layer  # all inputs, and one layer in full
+    kept = layer - (2 * hidden + feed_forward if recompute == "selective" else 0)
+    layers = float(model.num_layers)
+    last = 0.0
+    if parallel.pipeline == 1 and config.runtime.logits == "answers":
+        layers -= 1
+        last = 2 * hidden + queries + 3 * keys + extra
+    return layers * kept + last
+
+
+def _temporaries(config: TrainConfig) -> float:
+    """Return the elements per token of a feed-forward layer's gradients, and of hidden states."""
+    model, parallel = config.model, config.parallel
+    hidden = model.hidden_size * (2 if parallel.sequence else 1)  # gathered, and to be scattered
+    return hidden + 3 * model.ffn_hidden_size / parallel.tensor
 
 
 def _own_parameters(config: TrainConfig) -> float:

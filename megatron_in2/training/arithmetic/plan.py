@@ -22,8 +22,9 @@ from megatron_in2.training.config import Recompute, TrainConfig
 USABLE = 0.9  # of a GPU's memory; the rest goes to the CUDA context, NCCL and fragmentation
 SIZES = (1, 2, 4, 8)
 SECONDS_A_DAY = 86_400
-# FLOPs that recomputation adds, as a share of forward and backward: a forward pass is a third.
-RECOMPUTED = {"none": 0.0, "full": 1 / 3}
+# FLOPs that recomputation adds, as a share of forward and backward: a forward pass is a third,
+# and selective recomputation repeats no matrix product.
+RECOMPUTED = {"none": 0.0, "selective": 0.0, "full": 1 / 3}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _estimate(config: TrainConfig, gpus: int, gpu: Gpu) -> Layout:
         data_ranks=data_ranks,
         memory_gib=memory / GIB,
         step_seconds=busy * (micro_batches + parallel.pipeline - 1) / micro_batches,
-        fits=memory <= USABLE * gpu.memory_gb * 1e9,
+        fits=memory <= USABLE * gpu.memory_gib * GIB,
     )
 
 
@@ -99,11 +100,7 @@ def _compute_seconds(config: TrainConfig, gpu: Gpu) -> float:
     """Return the seconds of one row through the whole model, divided among TP x CP ranks."""
     length, model = config.data.seq_length, config.model
     flops = float(row_flops(model, length, np.array([length**2]))[0])
-    if config.runtime.recompute == "selective":
-        layers = 3 * model.hidden_size * model.ffn_hidden_size * model.num_layers
-        flops += 2 * layers * length
-    else:
-        flops *= 1 + RECOMPUTED[config.runtime.recompute]
+    flops *= 1 + RECOMPUTED[config.runtime.recompute]
     ranks = config.parallel.tensor * config.parallel.context
     return flops / ranks / (gpu.bf16_tflops * 1e12 * gpu.attained)
 

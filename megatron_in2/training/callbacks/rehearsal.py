@@ -14,16 +14,13 @@ weight, moment or counter changes.
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from tqdm import tqdm
 
-from megatron_in2.data.packed.dataset import PackedDataset, Row
-from megatron_in2.data.packed.manifest import SAMPLE_RECORD
 from megatron_in2.parallel.random_states import random_states_restored
+from megatron_in2.training.build import inner_optimizers
 from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.callbacks.rank_statistics import (
     format_memory,
@@ -33,6 +30,7 @@ from megatron_in2.training.callbacks.rank_statistics import (
 )
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.batch import make_batch
+from megatron_in2.training.step.fullest_row import fullest_row
 from megatron_in2.training.step.loss import make_forward_step, step_report
 
 
@@ -43,26 +41,6 @@ def is_rehearsed(wanted: str, device: torch.device) -> bool:
     process instead of refusing an allocation, so a rehearsal would cost a step and tell nothing.
     """
     return wanted == "always" or (wanted == "auto" and device.type == "cuda")
-
-
-def fullest_row(seq_length: int, trained_tokens: int) -> Row:
-    """Return a row of one sample of zeros whose last ``trained_tokens`` tokens are trained on."""
-    mask = np.zeros(seq_length, np.uint8)
-    mask[seq_length - trained_tokens :] = 1
-    records = np.zeros(1, SAMPLE_RECORD)
-    records["length"] = seq_length
-    return Row(
-        index=-1,
-        tokens=np.zeros(seq_length, np.int64),
-        loss_mask=mask,
-        lengths=[seq_length],
-        records=records,
-    )
-
-
-def most_trained_tokens(datasets: Sequence[PackedDataset]) -> int:
-    """Return the largest number of trained tokens in a row; reads one number for each row."""
-    return max(int(dataset.rows["learnt_tokens"].max()) for dataset in datasets)
 
 
 class Rehearsal(Callback):
@@ -113,15 +91,9 @@ def _future_moments(optimizer: MegatronOptimizer) -> list[torch.Tensor]:
     """Allocate what the optimizer's first step will allocate: two moments of each parameter."""
     return [
         torch.empty_like(parameter)
-        for inner in _inner_optimizers(optimizer)
+        for inner in inner_optimizers(optimizer)
         for group in inner.param_groups
         for parameter in group["params"]
         if not inner.state.get(parameter)
         for _ in ("exp_avg", "exp_avg_sq")
     ]
-
-
-def _inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Optimizer]:
-    """Yield the torch optimizers inside: one, or one for each device with offloading."""
-    for each in getattr(optimizer, "chained_optimizers", [optimizer]):
-        yield from getattr(each.optimizer, "sub_optimizers", [each.optimizer])

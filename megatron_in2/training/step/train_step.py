@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Iterator
 
+from megatron.core.optimizer.optimizer import MegatronOptimizer
+
 from megatron_in2.training.arithmetic.flops import dense_row_flops, loss_flops, row_flops
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.balance import assign_rows, imbalance
@@ -37,7 +39,7 @@ def train_step(state: TrainingState) -> StepMetrics:
         forward_only=False,
     )
     loss_sum, normaliser, answer_tokens = global_sums(reports, 3, world).tolist()
-    is_updated, grad_norm = _update(state, loss_sum)
+    is_updated, grad_norm = update_weights(state.optimizer, loss_sum)
     state.step += 1
     state.consumed_rows += len(rows)
     return StepMetrics(
@@ -62,17 +64,17 @@ def _batches(state: TrainingState, places: list[RowPlace]) -> Iterator[Batch]:
         yield make_batch(state.rows[place], state.world, state.config.optimizer.normalisation)
 
 
-def _update(state: TrainingState, loss_sum: float) -> tuple[bool, float]:
+def update_weights(optimizer: MegatronOptimizer, loss_sum: float) -> tuple[bool, float]:
     """Step the optimizer, unless loss or gradient is not finite.
 
     Returns:
         (whether the weights were updated, gradient norm before clipping).
     """
-    state.optimizer.prepare_grads()
-    grad_norm = float(state.optimizer.get_grad_norm())
+    optimizer.prepare_grads()
+    grad_norm = float(optimizer.get_grad_norm())
     if not (math.isfinite(loss_sum) and math.isfinite(grad_norm)):
         return False, grad_norm
-    state.optimizer.step()
+    optimizer.step()
     return True, grad_norm
 
 

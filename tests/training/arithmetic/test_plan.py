@@ -27,7 +27,7 @@ def test_every_offered_layout_is_valid_and_fitting_ones_come_first() -> None:
 
 
 def test_nothing_fits_a_small_gpu() -> None:
-    tiny = Gpu(bf16_tflops=10, memory_gb=1, link_gb_s=10, attained=0.3)
+    tiny = Gpu(bf16_tflops=10, memory_gib=1, link_gb_s=10, attained=0.3)
     assert not any(layout.fits for layout in rank_layouts(TrainConfig(), 8, tiny))
 
 
@@ -38,7 +38,9 @@ def test_memory_depends_on_the_layout() -> None:
     selective = memory_per_rank(replace(config, runtime=RuntimeConfig(recompute="selective")), 128)
     assert full.activations < selective.activations < base.activations
     context = replace(config, parallel=ParallelConfig(tensor=4, context=2, sequence=True))
-    assert memory_per_rank(context, 128).activations == pytest.approx(base.activations / 2)
+    # Half the tokens, but keys and values of all context ranks, and the attention's output twice.
+    halves = memory_per_rank(context, 128).activations / base.activations
+    assert 0.5 < halves < 0.53
     assert memory_per_rank(config, 8).optimizer == pytest.approx(16 * base.optimizer)
     everywhere = replace(config, runtime=replace(config.runtime, logits="all"))
     assert memory_per_rank(everywhere, 128).head > base.head + 2 * 4 * 32768 * 8000 - 1

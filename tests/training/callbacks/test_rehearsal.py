@@ -15,16 +15,12 @@ from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import World, open_world
 from megatron_in2.training.build import build_training_state
-from megatron_in2.training.callbacks.rehearsal import (
-    Rehearsal,
-    fullest_row,
-    is_rehearsed,
-    most_trained_tokens,
-)
+from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed
 from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.batch import make_batch
+from megatron_in2.training.step.fullest_row import fullest_row, most_trained_tokens
 from megatron_in2.training.step.train_step import train_step
 from tests.training.conftest import STEPS, Train
 

@@ -1,0 +1,34 @@
+"""Replaces names of other libraries for as long as a block runs."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+
+@contextlib.contextmanager
+def replaced(names: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
+    """Set attributes of modules and classes, and set back what they were when the block ends.
+
+    Args:
+        names: for each module or class, what its attributes are inside.
+    """
+    originals = [
+        (owner, name, getattr(owner, name)) for owner, new in names.items() for name in new
+    ]
+    for owner, new in names.items():
+        for name, value in new.items():
+            setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def is_cuda(device: Any) -> bool:
+    """Say whether an argument of a torch call names a CUDA device."""
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
