@@ -9,12 +9,25 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow
 
 from megatron_in2.errors import InputError
+
+MAX_LINE_BYTES = 256_000_000
+ARCHIVE_ERRORS = (EOFError, OSError, zlib.error)  # what reading a broken archive may raise
+_PIECE = 1 << 20  # of a line, read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LongLine:
+    """A line that is too long to be held: its size in bytes, and how it begins."""
+
+    size: int
+    head: bytes
 
 
 @contextlib.contextmanager
@@ -89,18 +102,48 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     number = 0
     try:
         with open_lines(path) as stream:
-            for number, raw in enumerate(stream, start=1):
+            while raw := next_line(stream):
+                number += 1
+                if isinstance(raw, LongLine):
+                    raise InputError(f"{path}:{number}: {too_long(raw)}")
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if line:
                     yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}); re-encode it") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
-    except OSError as error:
-        if path.suffix != ".zst" or error.errno is not None:
-            raise
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
+    except ARCHIVE_ERRORS as error:
+        refuse_broken_archive(path, number, error)
+        raise
+
+
+def next_line(stream: IO[bytes], limit: int = MAX_LINE_BYTES) -> bytes | LongLine:
+    """Read one line with its newline; empty at the end.
+
+    Args:
+        stream: of a file.
+        limit: bytes of a line; of a longer one no more than its size and its start are kept.
+    """
+    line = stream.readline(_PIECE)
+    if len(line) < _PIECE or line.endswith(b"\n"):
+        return line
+    pieces, size = [line], len(line)
+    while piece := stream.readline(_PIECE):
+        size += len(piece)
+        if size <= limit:
+            pieces.append(piece)
+        else:
+            del pieces[1:]
+        if piece.endswith(b"\n"):
+            break
+    return b"".join(pieces) if size <= limit else LongLine(size, pieces[0][:200])
+
+
+def too_long(line: LongLine, limit: int = MAX_LINE_BYTES) -> str:
+    """Say what is wrong with a line that is too long."""
+    return (
+        f"a line of {line.size:,} bytes, more than the {limit:,} that are read; "
+        "is a newline missing between records?"
+    )
 
 
 def sha256_of_file(path: Path) -> str:
@@ -112,6 +155,18 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_text(text: str) -> str:
     """Return the hexadecimal SHA-256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def refuse_broken_archive(path: Path, lines: int, error: Exception) -> None:
+    """Name an archive that is damaged or ends early; return on any other failure of reading.
+
+    Raises:
+        InputError: naming the file and the lines that were read.
+    """
+    damaged = isinstance(error, EOFError | gzip.BadGzipFile | zlib.error)
+    # pyarrow's errors of decompression are OSErrors without a number.
+    if damaged or (path.suffix == ".zst" and getattr(error, "errno", None) is None):
+        raise InputError(f"{path}: broken archive after line {lines}: {error}") from error
 
 
 def open_lines(path: Path) -> IO[bytes]:

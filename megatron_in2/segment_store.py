@@ -8,7 +8,10 @@ A directory beside the samples that refer to it:
     documents.npy       int64 [n], ordinal of each segment's document
     text.jsonl          {"document": id, "text": segment}, one line a segment
     text_offsets.npy    int64 [n + 1], where each line of text.jsonl starts, in bytes
-    store.json          tokenizer hash, content hash, counts
+    store.json          tokenizer hash, content hashes, counts
+
+``store.json`` holds the SHA-256 of ``text.jsonl`` (``content_sha256``) and, since format 2, fast
+hashes (XXH3, 128 bits) of the ids and of the offsets: they find damage, not forgery.
 """
 
 import hashlib
@@ -21,12 +24,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from megatron_in2.errors import InputError
-from megatron_in2.files import atomic_directory, read_json, write_json
+from megatron_in2.files import atomic_directory, read_json, sha256_of_file, write_json
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+BLOCK = 1 << 22  # ids, or offsets, that are looked at together
 
 
 class SegmentStore:
@@ -44,16 +49,34 @@ class SegmentStore:
         self._latest_line: tuple[int, dict[str, str]] | None = None
         if not (path / "store.json").is_file():
             raise InputError(f"segment store {path} does not exist or is incomplete")
-        self.manifest: dict[str, Any] = read_json(path / "store.json")
+        self.manifest: dict[str, Any] = _checked_manifest(path, read_json(path / "store.json"))
+        self._tokens = self._open_tokens()
+        count = self.manifest["segments"]
+        self.offsets: npt.NDArray[np.int64] = self._load("offsets.npy", count + 1)
+        self.documents: npt.NDArray[np.int64] = self._load("documents.npy", count)
+        self._text_offsets = self._load("text_offsets.npy", count + 1)
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self._tokens):
+            raise self._damaged("offsets.npy does not fit tokens.bin")
+
+    def _open_tokens(self) -> "np.memmap[Any, Any]":
         try:
-            self._tokens = np.memmap(path / "tokens.bin", self.manifest["dtype"], "r")
-            self.offsets: npt.NDArray[np.int64] = np.load(path / "offsets.npy", mmap_mode="r")
-            self.documents: npt.NDArray[np.int64] = np.load(path / "documents.npy", mmap_mode="r")
-            self._text_offsets = np.load(path / "text_offsets.npy", mmap_mode="r")
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"segment store {path} is damaged: {error}") from error
-        if len(self._tokens) != self.offsets[-1]:
-            raise InputError(f"segment store {path} is damaged: tokens.bin has a wrong size")
+            return np.memmap(self.path / "tokens.bin", self.manifest["dtype"], "r")
+        except (OSError, ValueError) as error:
+            raise self._damaged(f"tokens.bin: {error}") from error
+
+    def _load(self, name: str, count: int) -> npt.NDArray[np.int64]:
+        try:
+            values: npt.NDArray[np.int64] = np.load(self.path / name, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(f"{name}: {error}") from error
+        if values.dtype != np.int64 or values.shape != (count,):
+            raise self._damaged(
+                f"{name} holds {values.dtype} {values.shape}, expected int64 ({count},)"
+            )
+        return values
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"segment store {self.path} is damaged: {what}; synthesize it again")
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -91,9 +114,65 @@ class SegmentStore:
                 f"{tokenizer.path}: pass the one it was made with, or synthesize again"
             )
 
+    def require_sound(self, tokenizer: Tokenizer) -> dict[str, str]:
+        """Check what joining relies on; reads all ids and offsets once.
+
+        A store of format 1 states no hash of them: only the ids themselves are checked.
+
+        Returns:
+            Content hashes, by which the store is known: of its ids and offsets where the
+            tokenizer joins ids exactly, else of its text, from which it then encodes.
+
+        Raises:
+            InputError: the store was made with another tokenizer, a file is not as it was
+                written, or an id is no piece of a text.
+        """
+        if not tokenizer.joins_exactly:
+            return {"content_sha256": self._require_same("text.jsonl", "content_sha256")}
+        self.require_tokenizer(tokenizer)
+        offsets, ids = xxhash.xxh3_128(), xxhash.xxh3_128()
+        for start in range(0, len(self.offsets), BLOCK):
+            block = np.ascontiguousarray(self.offsets[start : start + BLOCK + 1])
+            if (np.diff(block) < 0).any():
+                raise self._damaged("offsets.npy does not ascend")
+            offsets.update(block[:BLOCK].data)
+        ranges = _forbidden_ranges(tokenizer)
+        for start in range(0, len(self._tokens), BLOCK):
+            block = self._tokens[start : start + BLOCK]
+            ids.update(block.data)
+            self._require_pieces(block, start, ranges)
+        found = {"tokens_xxh3": ids.hexdigest(), "offsets_xxh3": offsets.hexdigest()}
+        for name, file in (("tokens_xxh3", "tokens.bin"), ("offsets_xxh3", "offsets.npy")):
+            if self.manifest.get(name, found[name]) != found[name]:
+                raise self._damaged(f"{file} does not have the content that store.json states")
+        return found
+
+    def _require_pieces(
+        self, block: npt.NDArray[np.integer[Any]], start: int, ranges: list[tuple[int, int]]
+    ) -> None:
+        unsigned = block.view(np.dtype(f"u{block.itemsize}"))
+        largest = int(np.iinfo(unsigned.dtype).max)
+        for first, last in ranges:
+            outside = (unsigned - unsigned.dtype.type(first)) <= min(last, largest) - first
+            if outside.any():
+                place = start + int(np.argmax(outside))
+                segment = int(np.searchsorted(self.offsets, place, "right")) - 1
+                raise InputError(
+                    f"segment {segment} of store {self.path} holds id {self._tokens[place]}, "
+                    "which no text has: the store is damaged or was written otherwise; "
+                    "synthesize it again"
+                )
+
+    def _require_same(self, file: str, name: str) -> str:
+        found = sha256_of_file(self.path / file)
+        if self.manifest[name] != found:
+            raise self._damaged(f"{file} does not have the content that store.json states")
+        return found
+
     def joined_length(self, segments: npt.NDArray[np.int64]) -> int:
         """Return how many ids :meth:`join_bytes` gives."""
-        return int(self.lengths[segments].sum()) + len(segments) - 1
+        ends, starts = self._plain_offsets[segments + 1], self._plain_offsets[segments]
+        return int((ends - starts).sum()) + len(segments) - 1
 
     def join_bytes(self, segments: npt.NDArray[np.int64], newline_id: int) -> bytes:
         """Return the ids of segments joined by newlines, as they are encoded after a newline.
@@ -133,6 +212,49 @@ class SegmentStore:
         return latest[1]
 
 
+def _checked_manifest(path: Path, values: Any) -> dict[str, Any]:
+    """Return the content of store.json.
+
+    Raises:
+        InputError: it is no object, or lacks a field.
+    """
+    wanted = {
+        "tokenizer_sha256": str,
+        "content_sha256": str,
+        "dtype": str,
+        "segments": int,
+        "documents": int,
+        "tokens": int,
+    }
+    if not isinstance(values, dict):
+        found = type(values).__name__
+        raise InputError(
+            f"segment store {path}: store.json holds a {found}, not an object; synthesize it again"
+        )
+    for name, kind in wanted.items():
+        if type(values.get(name)) is not kind:
+            raise InputError(
+                f"segment store {path}: store.json has {name} {values.get(name)!r:.60}, "
+                f"not {kind.__name__}; synthesize it again"
+            )
+    if values["dtype"] not in ("uint16", "int32"):
+        raise InputError(
+            f"segment store {path}: store.json has dtype {values['dtype']!r:.60}, "
+            "not uint16 or int32; synthesize it again"
+        )
+    if not 0 < values["segments"] < 2**32:
+        raise InputError(f"segment store {path}: {values['segments']} segments: must be 1 to 2^32")
+    return values
+
+
+def _forbidden_ranges(tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Return [first, last] ranges of the 32-bit numbers that are no ids of text."""
+    ranges = [(tokenizer.vocab_size, 2**32 - 1)]
+    for index in sorted({tokenizer.bos_id, tokenizer.eos_id}):
+        ranges.append((index, index))
+    return ranges
+
+
 def write_store(
     path: Path,
     documents: Iterable[tuple[str, Sequence[tuple[str, Sequence[int]]]]],
@@ -154,7 +276,7 @@ def write_store(
     """
     dtype = token_dtype(tokenizer.vocab_size)
     offsets, text_offsets, ordinals = array("q", [0]), array("q", [0]), array("q")
-    digest = hashlib.sha256()
+    digest, ids_digest = hashlib.sha256(), xxhash.xxh3_128()
     with atomic_directory(path, replace=True) as temporary:
         with (
             open(temporary / "tokens.bin", "wb") as token_stream,
@@ -167,7 +289,9 @@ def write_store(
                     raw = line.encode("utf-8") + b"\n"
                     digest.update(raw)
                     text_stream.write(raw)
-                    token_stream.write(np.array(ids, dtype).tobytes())
+                    raw_ids = np.array(ids, dtype).tobytes()
+                    ids_digest.update(raw_ids)
+                    token_stream.write(raw_ids)
                     offsets.append(offsets[-1] + len(ids))
                     text_offsets.append(text_offsets[-1] + len(raw))
                     ordinals.append(count - 1)
@@ -185,6 +309,8 @@ def write_store(
                 "format_version": FORMAT_VERSION,
                 "tokenizer_sha256": tokenizer.sha256,
                 "content_sha256": digest.hexdigest(),
+                "tokens_xxh3": ids_digest.hexdigest(),
+                "offsets_xxh3": xxhash.xxh3_128_hexdigest(offsets),
                 "dtype": np.dtype(dtype).name,
                 "documents": count,
                 "segments": len(ordinals),

@@ -5,17 +5,19 @@ Examples:
         --tokenizer-model mistral-v1 --seq-length 32768 --validation-fraction 0.02 --workers 8
     %(prog)s ... --output-prefix runs/in2-03 --shard 2 --num-shards 16
     %(prog)s merge --output-prefix runs/in2 --inputs runs/in2-*.json
+    %(prog)s export --trainer trl --input-prefix runs/in2 --output runs/in2.parquet
 
 Writes OUTPUT_PREFIX.bin/.idx, OUTPUT_PREFIX_loss_mask.bin/.idx, OUTPUT_PREFIX_samples.npy,
 OUTPUT_PREFIX_rows.npy and the manifest OUTPUT_PREFIX.json; the validation split goes to
 OUTPUT_PREFIX_valid. A run that was killed continues when the same command is given again.
-"merge" joins the datasets of all shards, in the order of their numbers (merge --help); what is
-described here is "pack", which runs where no subcommand is named.
+"merge" joins the datasets of all shards and packs their samples anew (merge --help); "export"
+writes a dataset for other trainers (export --help). What is described here is "pack", which runs
+where no subcommand is named.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from megatron_in2.commands.parser import (
     CommandParser,
@@ -23,7 +25,9 @@ from megatron_in2.commands.parser import (
     config_of,
     run_command,
     run_subcommand,
+    shown_choices,
 )
+from megatron_in2.data.packed.export import Trainer, export_dataset
 from megatron_in2.data.packed.manifest import Manifest
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.merge import merge_datasets
@@ -46,16 +50,33 @@ def _pack(options: Any) -> None:
 
 
 def _merge_parser() -> CommandParser:
-    parser = CommandParser("Join the datasets of all shards, in the order of their numbers.")
+    parser = CommandParser("Join datasets, those of all shards of a run; rows are packed anew.")
     add = parser.add_argument
     add("--output-prefix", type=Path, required=True, help="prefix P of the merged dataset")
     add("--inputs", type=Path, nargs="+", required=True, help="the shards' prefixes or manifests")
+    add("--seed", type=int, default=0, help="of the order in which samples are packed")
     add("--overwrite", action="store_true", help="replace a dataset that exists")
     return parser
 
 
 def _merge(options: Any) -> None:
-    _report("merged", merge_datasets(options.output_prefix, options.inputs, options.overwrite))
+    _report("merged", merge_datasets(**options.as_dict()))
+
+
+def _export_parser() -> CommandParser:
+    parser = CommandParser("Write a packed dataset for another trainer: Megatron-Bridge or TRL.")
+    add = parser.add_argument
+    trainers = shown_choices(get_args(Trainer))
+    add("--trainer", type=str, required=True, metavar=trainers, help="the other trainer")
+    add("--input-prefix", type=Path, required=True, help="prefix P of the dataset's files")
+    add("--output", type=Path, required=True, help="the file: .npy, or .parquet for trl")
+    add("--overwrite", action="store_true", help="replace a file that exists")
+    return parser
+
+
+def _export(options: Any) -> None:
+    found = export_dataset(options.input_prefix, options.output, options.trainer, options.overwrite)
+    print(f"{options.output}: " + ", ".join(f"{count:,} {name}" for name, count in found.items()))
 
 
 def _report(name: str, manifest: Manifest) -> None:
@@ -73,6 +94,7 @@ def _report(name: str, manifest: Manifest) -> None:
 SUBCOMMANDS = {
     "pack": Subcommand("samples -> packed rows; the default", _pack_parser, _pack),
     "merge": Subcommand("join the datasets of all shards", _merge_parser, _merge),
+    "export": Subcommand("packed rows -> files of other trainers", _export_parser, _export),
 }
 
 

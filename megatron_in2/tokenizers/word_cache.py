@@ -39,6 +39,11 @@ class WordEncoder:
             runs = _Dictionary(run_pattern(tokenizer), self._tokenised, newline, max_characters)
             words = _Dictionary(_SPACED_WORD, runs.encode, newline, max_characters)
             self._continuation = words.encode
+            self._longest = max(map(len, tokenizer.merged_pieces))
+
+    def least_tokens(self, characters: int) -> int:
+        """Return how many tokens a text of so many characters has at least; 0 if not known."""
+        return characters // self._longest if self._tokenizer.splits_at_spaces else 0
 
     def encode(self, text: str) -> bytes:
         """Encode a text by itself, SentencePiece's dummy prefix before it."""

@@ -20,6 +20,7 @@ from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.callbacks.checkpointing import Checkpointing
 from megatron_in2.training.callbacks.loss_watch import LossWatch
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
+from megatron_in2.training.callbacks.mixture import LumpyDataWarning
 from megatron_in2.training.callbacks.profiler import Profiler
 from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed, most_trained_tokens
 from megatron_in2.training.callbacks.step_report import StepReport
@@ -95,7 +96,11 @@ def _callbacks(
         for name in ("validation", "probe")
         if (prefix := getattr(config.data, name))
     }
-    callbacks: list[Callback] = [stop, LossWatch(config.runtime.stop_after_skipped)]
+    callbacks: list[Callback] = [
+        stop,
+        LumpyDataWarning(),
+        LossWatch(config.runtime.stop_after_skipped),
+    ]
     if is_rehearsed(config.runtime.rehearsal, world.device):
         callbacks.append(Rehearsal(most_trained_tokens([*state.rows.datasets, *held_out.values()])))
     if logging.profile_steps != "" and world.rank in parse_range(

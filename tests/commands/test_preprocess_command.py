@@ -73,4 +73,6 @@ def test_shards_are_packed_and_merged(
     assert_refused(run_here(*merge, tmp_path / "1"), "missing: 1/2")
     result = run_here(*merge, tmp_path / "0", tmp_path / "1.json")
     assert result.stdout.startswith("merged: 10 samples, "), result.stderr
-    assert_refused(run_here(*merge, tmp_path / "0", "--window", 3), "--window is an option of pack")
+    assert_refused(
+        run_here(*merge, tmp_path / "0", "--template", "film"), "--template is an option of pack"
+    )

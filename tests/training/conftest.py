@@ -12,6 +12,7 @@ import yaml
 from transformers import MistralConfig, MistralForCausalLM
 
 from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
+from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.data.packed.order import rows_at
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
@@ -160,7 +161,8 @@ def sparse_dataset(dataset: Path, base_config: dict) -> Path:
     kept = {3: (1, 0, 0, 0), 5: (1, 1, 1, 1), 7: (0, 0, 0, 0)}
     for step, keep in kept.items():
         places = np.arange((step - 1) * batch, step * batch)
-        for row, count in zip(rows_at(places, len(counts), seed=1234), keep, strict=True):
+        rows = rows_at(places, len(counts), 1234, read_manifest(dataset).unit_rows)
+        for row, count in zip(rows, keep, strict=True):
             masks[row, np.flatnonzero(masks[row])[count:]] = 0
     masks.flush()
     counts["learnt_tokens"] = masks.sum(axis=1)

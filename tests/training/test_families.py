@@ -78,7 +78,7 @@ def expected(imported: Imported, sparse_dataset: Path, base_config: dict) -> Exp
 
 def _samples(rows: PackedDataset, batch: np.ndarray):
     """Each sample's tokens and the places of those that are trained on; none without any."""
-    for index in rows_at(batch, len(rows), seed=1234).tolist():
+    for index in rows_at(batch, len(rows), 1234, rows.manifest.unit_rows).tolist():
         row, start = rows[index], 0
         for padded, record in zip(row.lengths, row.records, strict=True):
             end = start + int(record["length"])

@@ -11,7 +11,7 @@ share of short samples), Mistral-7B at 32K, and prints max/mean - 1 of all FLOPs
 import numpy as np
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.data.packing.pack import best_fit
+from megatron_in2.data.packing.fit import fit_rows
 from megatron_in2.training.arithmetic.flops import row_flops
 from megatron_in2.training.step.balance import assign_rows, imbalance
 
@@ -29,10 +29,10 @@ def main() -> None:
     lengths = np.where(
         is_short, chance.integers(*SHORT_TOKENS, SAMPLES), chance.integers(4096, 32769, SAMPLES)
     )
-    rows = best_fit(lengths.tolist(), SEQ_LENGTH)
-    squared = np.array([int((lengths[row] ** 2).sum()) for row in rows])
+    rows = fit_rows(lengths, np.ones_like(lengths), SEQ_LENGTH)
+    squared = np.bincount(rows, lengths**2)
     costs = row_flops(ModelConfig(), SEQ_LENGTH, squared)
-    print(f"{len(rows):,} rows, {STEPS} steps of {ROWS_A_STEP} rows; max/mean - 1 of all FLOPs")
+    print(f"{len(squared):,} rows, {STEPS} steps of {ROWS_A_STEP} rows; max/mean - 1 of all FLOPs")
     print("| data-parallel ranks | plain order | balanced | worst step, balanced |")
     print("|---|---|---|---|")
     for ranks in (8, 16, 32):

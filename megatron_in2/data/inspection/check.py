@@ -1,7 +1,7 @@
 """Re-reads a whole packed dataset and checks everything that can be checked without its input."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from megatron_in2.data.packed.manifest import PARTS, Manifest, part_path, read_manifest
 from megatron_in2.data.packed.row_files import index_bytes, sequence_lengths
 from megatron_in2.errors import InputError
-from megatron_in2.files import sha256_of_file
+from megatron_in2.files import read_json, sha256_of_file
 from megatron_in2.progress import progress_bar
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 
@@ -59,7 +59,7 @@ def check_dataset(prefix: Path, tokenizer: Tokenizer) -> Findings:
 
 def _check_hashes(prefix: Path, manifest: Manifest, findings: Findings) -> None:
     path = part_path(prefix, ".json")
-    written = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"
+    written = json.dumps(read_json(path), indent=2, ensure_ascii=False) + "\n"
     findings.expect(path.read_bytes() == written.encode(), f"{path} is not as it was written")
     for part in progress_bar(PARTS, desc="hashes", unit=" files"):
         file = part_path(prefix, part)

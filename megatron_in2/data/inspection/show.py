@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from megatron_in2.data.inspection.text import LINES, escaped
 from megatron_in2.data.packed.manifest import Manifest
 from megatron_in2.files import atomic_file
 from megatron_in2.tokenizers.base import Tokenizer
@@ -71,14 +72,16 @@ def _runs(row: "Row", start: int, end: int, tokenizer: Tokenizer) -> Iterator[tu
 
 
 def as_text(index: int, views: list[SampleView], colour: bool, full: bool) -> str:
-    """Render a row for a terminal: learnt text in green, or between ⟦ and ⟧."""
+    """Render a row for a terminal: trained text in green, or between ⟦ and ⟧; all is escaped."""
     before, after = (GREEN, PLAIN) if colour else ("⟦", "⟧")
     lines = [f"row {index}: {len(views)} samples"]
     for view in views:
         lines.append(f"── {_headline(view)}")
         lines.append(
             "".join(
-                f"{before}{text}{after}" if learnt else _shortened(text, full)
+                f"{before}{escaped(text, LINES)}{after}"
+                if learnt
+                else escaped(_shortened(text, full), LINES)
                 for text, learnt in view.runs
             )
         )
@@ -97,9 +100,9 @@ def write_page(path: Path, title: str, rows: dict[int, list[SampleView]], full: 
         body.append(f"<h2>row {index}: {len(views)} samples</h2>")
         for view in views:
             text = "".join(
-                f"<mark>{html.escape(text)}</mark>"
+                f"<mark>{html.escape(escaped(text, LINES))}</mark>"
                 if learnt
-                else html.escape(_shortened(text, full))
+                else html.escape(escaped(_shortened(text, full), LINES))
                 for text, learnt in view.runs
             )
             body.append(f"<h3>{html.escape(_headline(view))}</h3><pre>{text}</pre>")
@@ -115,9 +118,10 @@ def write_page(path: Path, title: str, rows: dict[int, list[SampleView]], full: 
 def _headline(view: SampleView) -> str:
     position = view.evidence_position
     evidence = "" if position is None else f", evidence at {position:.2f}"
+    end = view.start + view.length - 1
     return (
-        f"{view.kind} {view.id_hash}: tokens {view.start} to {view.start + view.length - 1} "
-        f"({view.length} + {view.padding} padding, {view.learnt_tokens} learnt{evidence})"
+        f"{escaped(view.kind)} {view.id_hash}: tokens {view.start} to {end} "
+        f"({view.length} + {view.padding} padding, {view.learnt_tokens} trained on{evidence})"
     )
 
 

@@ -1,8 +1,12 @@
 """Several datasets with weights: which one, and which of its rows, each place of a run reads.
 
 Places come in blocks of ``BLOCK``. In each block a dataset has as many places as its weight says,
-and a permutation of the block's own says which. So the n-th reading of a dataset is known from
-the place alone: nothing is counted, built or stored at start.
+spread evenly: every run of places holds the datasets by their weights, to a row or two, and reads
+each dataset's rows in its own order. So the n-th reading of a dataset is known from the place
+alone: nothing is counted, built or stored at start.
+
+Blends of datasets of format 2 alone keep the order that they have always had, so that old runs
+resume as they began: there a permutation of each block says which of its places a dataset has.
 
 A blend is written as Megatron-LM writes it, weights and prefixes in turn: ``0.7 data/in2 0.3
 data/chat``; one dataset is its prefix alone.
@@ -72,6 +76,7 @@ class Blend:
         row_counts: rows of each dataset.
         weights: its share of the places; they need not sum to 1.
         seed: the run's data seed.
+        unit_rows: rows of the balanced units of each, as its manifest has it; none given: 0 each.
 
     Raises:
         InputError: a weight is not positive, too small to be kept, or one is missing.
@@ -80,6 +85,7 @@ class Blend:
     row_counts: tuple[int, ...]
     weights: tuple[float, ...]
     seed: int
+    unit_rows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.row_counts) != len(self.weights) or not self.row_counts:
@@ -117,6 +123,22 @@ class Blend:
             (indices of datasets, rows in them), int64 [n] each.
         """
         blocks, within = np.divmod(np.asarray(places, np.int64), BLOCK)
+        counts = np.array(self.places_per_block)
+        if any(self.unit_rows):
+            datasets, ordinals = self._evenly(within)
+        else:
+            datasets, ordinals = self._permuted(blocks, within)
+        readings = blocks * counts[datasets] + ordinals
+        rows = np.empty_like(readings)
+        for dataset, row_count in enumerate(self.row_counts):
+            chosen = datasets == dataset
+            key = mixed_key(self.seed, -1 - dataset)
+            unit_rows = self.unit_rows[dataset] if self.unit_rows else 0
+            rows[chosen] = rows_at(readings[chosen], row_count, key, unit_rows)
+        return datasets, rows
+
+    def _permuted(self, blocks: _Places, within: _Places) -> tuple[_Places, _Places]:
+        """Return each place's dataset, and which of the dataset's places in the block it is."""
         slots = np.empty_like(within)
         for block in np.unique(blocks):
             chosen = blocks == block
@@ -124,10 +146,20 @@ class Blend:
         counts = np.array(self.places_per_block)
         ends = np.cumsum(counts)
         datasets = np.searchsorted(ends, slots, "right")
-        readings = blocks * counts[datasets] + slots - (ends - counts)[datasets]
-        rows = np.empty_like(readings)
-        for dataset, row_count in enumerate(self.row_counts):
-            chosen = datasets == dataset
-            key = mixed_key(self.seed, -1 - dataset)
-            rows[chosen] = rows_at(readings[chosen], row_count, key)
-        return datasets, rows
+        return datasets, slots - (ends - counts)[datasets]
+
+    def _evenly(self, within: _Places) -> tuple[_Places, _Places]:
+        """Return what :meth:`_permuted` does; any run of places has each dataset's share."""
+        datasets, ordinals = np.zeros_like(within), within.copy()
+        counts = self.places_per_block
+        # Split off one dataset after the other: of the n first places left, floor(n * share) are
+        # its own. Both that and what is left grow by 0 or 1 a place, so each place has one owner.
+        left, total = np.ones(len(within), bool), BLOCK
+        for dataset, count in enumerate(counts):
+            before = ordinals * count // total
+            own = left & ((ordinals + 1) * count // total > before)
+            datasets[own] = dataset
+            rest = left & ~own
+            ordinals = np.where(own, before, np.where(rest, ordinals - before, ordinals))
+            left, total = rest, total - count
+        return datasets, ordinals

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_in2.data.packed.manifest import Manifest, part_path, read_manifest
+from megatron_in2.data.packed.mixture import trained_by_kind
 from megatron_in2.errors import InputError
 
 
@@ -32,14 +33,15 @@ class PackedDataset:
     """A packed dataset at a prefix, memory-mapped.
 
     Raises:
-        InputError: no complete dataset stands there.
+        InputError: no complete dataset is there.
     """
 
     def __init__(self, prefix: Path) -> None:
         self.prefix = prefix
         self.manifest: Manifest = read_manifest(prefix)
-        self._tokens = IndexedDataset(str(prefix))
-        self._masks = IndexedDataset(str(part_path(prefix, "_loss_mask")))
+        if self.manifest.rows:  # an empty file cannot be mapped
+            self._tokens = IndexedDataset(str(prefix))
+            self._masks = IndexedDataset(str(part_path(prefix, "_loss_mask")))
         self._samples = np.load(part_path(prefix, "_samples.npy"), mmap_mode="r")
         self.rows = np.load(part_path(prefix, "_rows.npy"), mmap_mode="r")
 
@@ -54,7 +56,8 @@ class PackedDataset:
         """
         for index in indices:
             if not 0 <= index < len(self):
-                raise InputError(f"{self.prefix} has no row {index}: rows are 0 to {len(self) - 1}")
+                known = f"rows are 0 to {len(self) - 1}" if len(self) else "it holds none"
+                raise InputError(f"{self.prefix} has no row {index}: {known}")
 
     def __getitem__(self, index: int) -> Row:
         borders = self._tokens.document_indices
@@ -68,6 +71,23 @@ class PackedDataset:
             lengths=self._tokens.sequence_lengths[first:last].tolist(),
             records=self._samples[first:last],
         )
+
+    def trained_by_kind(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the trained tokens of each kind in rows; reads no tokens.
+
+        Args:
+            rows: int64 [n].
+
+        Returns:
+            int64 [n, kinds], in the order of the manifest's ``kinds``.
+        """
+        borders = self._tokens.document_indices
+        firsts = np.asarray(borders[rows])
+        counts = borders[rows + 1] - firsts
+        own = np.repeat(np.arange(len(rows)), counts)
+        starts = np.cumsum(counts) - counts
+        records = self._samples[np.arange(len(own)) - starts[own] + firsts[own]]
+        return trained_by_kind(own, records, len(rows), len(self.manifest.kinds))
 
     def sample_count(self, index: int) -> int:
         """Samples in a row, its filling not counted; reads no tokens."""

@@ -8,7 +8,7 @@ P.json                            the manifest, written last
 """
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, sha256_of_file, sha256_of_text, write_json
 from megatron_in2.templates.base import InstructionTemplate, template_of_wording
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 HISTOGRAM_BINS = 16
 PADDING_KIND = "pad"
 
@@ -81,6 +82,13 @@ class Manifest:
         histograms: samples by length (0 to seq_length) and by evidence position (0 to 1), each in
             equal bins.
         files: each part's size in bytes and SHA-256.
+        learnt_by_kind: learnt tokens of each kind.
+        packing: whether a row may hold several samples.
+        seed: of the order in which samples were packed.
+        unit_rows: rows of each balanced unit, in which the order of training permutes the rows;
+            0 in format 2, whose rows are permuted one by one.
+        inputs: size and content hash of each input file.
+        stores: content hashes of each segment store.
         format_version: of these files.
         seal: hash of all the other fields.
     """
@@ -109,13 +117,18 @@ class Manifest:
     notes: dict[str, int]
     histograms: dict[str, list[int]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    learnt_by_kind: dict[str, int] = field(default_factory=dict)
+    packing: bool = True
+    seed: int = 0
+    unit_rows: int = 0
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stores: dict[str, dict[str, Any]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
     seal: str = ""
 
     def sealed(self) -> "Manifest":
         """Return this manifest with its seal."""
-        values = {**asdict(self), "seal": ""}
-        return replace(self, seal=sha256_of_text(json.dumps(values, sort_keys=True)))
+        return replace(self, seal=_seal(asdict(self)))
 
     def template_object(self) -> InstructionTemplate:
         """Return the template whose wording the manifest holds."""
@@ -132,18 +145,34 @@ class Manifest:
         return self.learnt_tokens / max(self.tokens, 1)
 
 
-def write_manifest(prefix: Path, manifest: Manifest) -> Manifest:
+_SINCE_VERSION_3 = {"learnt_by_kind", "packing", "seed", "unit_rows", "inputs", "stores"}
+
+
+def _seal(values: dict[str, Any]) -> str:
+    return sha256_of_text(json.dumps({**values, "seal": ""}, sort_keys=True))
+
+
+def write_manifest(
+    prefix: Path, manifest: Manifest, hashes: Mapping[str, str] | None = None
+) -> Manifest:
     """Measure the files at a prefix, and seal the manifest that describes them.
+
+    Args:
+        prefix: where the files lie.
+        manifest: without files, histograms and seal.
+        hashes: SHA-256 of the parts whose hash is known already; the others are read.
 
     Returns:
         The manifest as it was written.
     """
-    with ThreadPoolExecutor(len(PARTS)) as pool:  # hashing runs outside the interpreter's lock
-        hashes = pool.map(sha256_of_file, [part_path(prefix, part) for part in PARTS])
-        files = {
-            part: {"bytes": part_path(prefix, part).stat().st_size, "sha256": sha256}
-            for part, sha256 in zip(PARTS, hashes, strict=True)
+    known = hashes or {}
+    files = {
+        part: {
+            "bytes": part_path(prefix, part).stat().st_size,
+            "sha256": known.get(part) or sha256_of_file(part_path(prefix, part)),
         }
+        for part in PARTS
+    }
     histograms = _histograms(prefix, manifest.seq_length)
     complete = replace(manifest, files=files, histograms=histograms).sealed()
     write_json(part_path(prefix, ".json"), asdict(complete))
@@ -172,15 +201,17 @@ def read_manifest(prefix: Path) -> Manifest:
     if not path.is_file():
         raise InputError(f"no packed dataset at {prefix}: {path} is missing; run in2 preprocess")
     values = read_json(path)
-    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version not in READABLE_VERSIONS:
         raise InputError(
-            f"{path}: not a manifest of format version {FORMAT_VERSION}; preprocess again"
+            f"{path}: not a manifest of format version {' or '.join(map(str, READABLE_VERSIONS))}; "
+            "preprocess again"
         )
-    known = {item.name for item in fields(Manifest)}
+    known = {item.name for item in fields(Manifest)} - (_SINCE_VERSION_3 if version == 2 else set())
     if set(values) != known:
         raise InputError(f"{path}: fields differ from this version's; preprocess again")
     manifest = Manifest(**values)
-    if manifest.sealed().seal != manifest.seal:
+    if _seal(values) != manifest.seal:
         raise InputError(f"{path} was changed after it was written: preprocess again")
     for part in PARTS:
         file = part_path(prefix, part)

@@ -1,4 +1,10 @@
-"""Which row comes when: a pure function of (seed, epoch, place), with nothing built at start."""
+"""Which row comes when: a pure function of (seed, epoch, place), with nothing built at start.
+
+Two orders exist. Datasets of format 2 have their rows in the order in which they were packed: their
+training order is a permutation of all rows. Since format 3 packing arranges rows in balanced units
+(:mod:`megatron_in2.data.packing.balance`): here units are permuted and a unit's rows stay together,
+so that any run of places is as balanced as the units are.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +14,7 @@ ROUNDS = 4  # of the Feistel network; four make the permutation look random in e
 _Places = npt.NDArray[np.int64]
 
 
-def rows_at(places: _Places, row_count: int, seed: int) -> _Places:
+def rows_at(places: _Places, row_count: int, seed: int, unit_rows: int = 0) -> _Places:
     """Return the row that each place of an endless run reads.
 
     Place p belongs to epoch p // row_count; each epoch visits every row once, in an order of its
@@ -18,12 +24,36 @@ def rows_at(places: _Places, row_count: int, seed: int) -> _Places:
         places: int64, any shape, from 0.
         row_count: rows of the dataset.
         seed: the run's data seed.
+        unit_rows: rows of a balanced unit, a power of two, as the manifest has it; 0: no units.
     """
     epochs, within = np.divmod(places, row_count)
     rows = np.empty_like(places)
     for epoch in np.unique(epochs):
         chosen = epochs == epoch
-        rows[chosen] = permuted(within[chosen], row_count, mixed_key(seed, int(epoch)))
+        key = mixed_key(seed, int(epoch))
+        if unit_rows:
+            rows[chosen] = _permuted_units(within[chosen], row_count, unit_rows, key)
+        else:
+            rows[chosen] = permuted(within[chosen], row_count, key)
+    return rows
+
+
+def _permuted_units(places: _Places, row_count: int, unit_rows: int, key: int) -> _Places:
+    """Permute whole units of rows; the rows after the last whole unit come last in each epoch.
+
+    Inside a unit the order changes by an exclusive or, drawn for each unit: aligned halves,
+    quarters and so on of a unit keep their rows, which packing has balanced too.
+    """
+    units = row_count // unit_rows
+    ends = units * unit_rows
+    rows = np.empty_like(places)
+    whole = places < ends
+    ranks, slots = np.divmod(places[whole], unit_rows)
+    chosen = permuted(ranks, units, key) if units else ranks
+    flips = hashed(chosen.astype(np.uint64), mixed_key(key, 0)) % np.uint64(unit_rows)
+    rows[whole] = chosen * unit_rows + (slots ^ flips.astype(np.int64))
+    rest = places[~whole] - ends
+    rows[~whole] = ends + permuted(rest, max(row_count - ends, 1), mixed_key(key, 1))
     return rows
 
 
@@ -42,14 +72,14 @@ def permuted(values: _Places, size: int, key: int) -> _Places:
     while outside.any():
         left, right = result[outside] >> np.uint64(half), result[outside] & mask
         for round_key in range(ROUNDS):
-            left, right = right, left ^ (_hashed(right, mixed_key(key, round_key)) & mask)
+            left, right = right, left ^ (hashed(right, mixed_key(key, round_key)) & mask)
         result[outside] = (left << np.uint64(half)) | right
         outside = result >= size
     return result.astype(np.int64)
 
 
-def _hashed(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser, keyed; arithmetic wraps modulo 2^64."""
+def hashed(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
+    """SplitMix64's finaliser, keyed: a bijection of 64-bit numbers; arithmetic wraps."""
     mixed = values + np.uint64(key)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -59,4 +89,4 @@ def _hashed(values: npt.NDArray[np.uint64], key: int) -> npt.NDArray[np.uint64]:
 def mixed_key(seed: int, number: int) -> int:
     """Return a 64-bit key for one of the many permutations of a seed."""
     start = np.array([(seed * 0x9E3779B97F4A7C15 + number + 1) % 2**64], np.uint64)
-    return int(_hashed(start, 0x9E3779B97F4A7C15)[0])
+    return int(hashed(start, 0x9E3779B97F4A7C15)[0])

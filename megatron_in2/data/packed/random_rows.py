@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_in2.data.packed.manifest import ROW_RECORD, SAMPLE_RECORD, Manifest, write_manifest
-from megatron_in2.data.packed.row_files import RowFiles
+from megatron_in2.data.packed.row_files import RowFiles, Sequences
 from megatron_in2.templates.base import template_wording
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
@@ -13,6 +13,7 @@ from megatron_in2.tokenizers.load import MISTRAL_V1
 
 ROWS_AT_ONCE = 4096
 KINDS = ["pad", "random"]
+UNIT_ROWS = 16  # any is balanced where all rows are alike
 
 
 def write_random_rows(
@@ -43,20 +44,21 @@ def write_random_rows(
     files = RowFiles(prefix, dtype)
     for first in range(0, rows, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, rows - first)
-        records = np.zeros(count * samples, SAMPLE_RECORD)
-        records["row"] = np.repeat(np.arange(first, first + count), samples)
-        records["id_hash"] = first * samples + np.arange(count * samples)
-        records["length"] = np.tile(sample_lengths, count)
-        records["learnt_spans"] = 1
-        records["learnt_tokens"] = np.tile(learnt, count)
-        records["evidence_position"] = np.nan
-        records["kind"] = KINDS.index("random")
-        costs = np.zeros(count, ROW_RECORD)
-        costs["attention_cost"] = sum(length**2 for length in sample_lengths)
-        costs["learnt_tokens"] = sum(learnt)
         ids = chance.integers(0, tokenizer.vocab_size, count * seq_length, dtype)
-        files.append(ids.tobytes(), mask.tobytes() * count, sample_lengths * count, records, costs)
-    files.finish()
+        files.append(ids.tobytes(), mask.tobytes() * count)
+    records = np.zeros(rows * samples, SAMPLE_RECORD)
+    records["row"] = np.repeat(np.arange(rows), samples)
+    records["id_hash"] = np.arange(rows * samples)
+    records["length"] = np.tile(sample_lengths, rows)
+    records["learnt_spans"] = 1
+    records["learnt_tokens"] = np.tile(learnt, rows)
+    records["evidence_position"] = np.nan
+    records["kind"] = KINDS.index("random")
+    costs = np.zeros(rows, ROW_RECORD)
+    costs["attention_cost"] = sum(length**2 for length in sample_lengths)
+    costs["learnt_tokens"] = sum(learnt)
+    lengths = np.tile(np.array(sample_lengths, np.int32), rows)
+    hashes = files.finish(Sequences(records, lengths, costs))
     template = load_template("film")
     return write_manifest(
         prefix,
@@ -83,5 +85,8 @@ def write_random_rows(
             dropped={},
             rejected={},
             notes={},
+            learnt_by_kind={"random": rows * sum(learnt)},
+            unit_rows=UNIT_ROWS,
         ),
+        hashes,
     )

@@ -1,28 +1,43 @@
 """The files of a packed dataset while they grow: appended to, cut back on resume, finished.
 
 The format is Megatron-Core's (``megatron.core.datasets.indexed_dataset``, index version 1),
-written here without it: a run then needs neither torch's start-up nor its memory, can be
-continued after a kill, and holds no Python list of all sequences.
+written here without it: a run then needs neither torch's start-up nor its memory, and can be
+continued after a kill. The two large files are hashed while they are written, so that nothing is
+read back; pages of the mask that hold zeros alone are left out on disk (holes of a sparse file).
 """
 
-import io
+import hashlib
 import os
 import struct
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_in2.data.packed.manifest import ROW_RECORD, SAMPLE_RECORD, part_path
+from megatron_in2.data.packed.manifest import part_path
 from megatron_in2.errors import InputError
 
 INDEX_HEADER = b"MMIDIDX\x00\x00"
 DTYPE_CODES = {np.dtype(np.uint8): 1, np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
-BUFFER_BYTES = 1 << 20
-_LENGTHS = "_lengths.int32"  # the sequences' lengths while the files grow
-_RECORDS = {"_samples.npy": SAMPLE_RECORD, "_rows.npy": ROW_RECORD}
-_GROWING = (".bin", "_loss_mask.bin", _LENGTHS, *_RECORDS)
+PAGE_BYTES = 4096
+READ_BYTES = 1 << 22
+TOKENS, MASK = ".bin", "_loss_mask.bin"
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """What the small files say of all rows.
+
+    ``samples`` is SAMPLE_RECORD, one a sequence; ``lengths`` int32, the padded length of each
+    sequence in tokens; ``rows`` ROW_RECORD, one a row.
+    """
+
+    samples: npt.NDArray[np.void]
+    lengths: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.void]
 
 
 class RowFiles:
@@ -31,100 +46,123 @@ class RowFiles:
     Args:
         prefix: where they lie while they grow.
         dtype: of the token ids.
-        sizes: what :meth:`sync` returned last, to continue from there; None starts anew.
+        tokens: what :meth:`sync` returned last, to continue from there; 0 starts anew.
 
     Raises:
-        InputError: a file is shorter than its size.
+        InputError: a file is shorter than it was.
     """
 
-    def __init__(
-        self, prefix: Path, dtype: npt.DTypeLike, sizes: dict[str, int] | None = None
-    ) -> None:
+    def __init__(self, prefix: Path, dtype: npt.DTypeLike, tokens: int = 0) -> None:
         self.prefix = prefix
         self._dtype = np.dtype(dtype)
-        self._streams: dict[str, IO[bytes]] = {}
-        for part in _GROWING:
-            self._streams[part] = self._open(part, None if sizes is None else sizes[part])
+        self._tokens = tokens
+        self._pool = ThreadPoolExecutor(2)  # hashing runs outside the interpreter's lock
+        self._files = {
+            part: _HashedFile(part_path(prefix, part), tokens * size, self._pool)
+            for part, size in ((TOKENS, self._dtype.itemsize), (MASK, 1))
+        }
 
-    def _open(self, part: str, size: int | None) -> IO[bytes]:
-        path = part_path(self.prefix, part)
-        if size is None:
-            stream = open(path, "w+b", BUFFER_BYTES)  # noqa: SIM115 (closed by close)
-            if part in _RECORDS:
-                _write_npy_header(stream, _RECORDS[part], 0)
-            return stream
-        if not path.is_file() or path.stat().st_size < size:
-            raise InputError(f"{path} is damaged: remove {path.parent} and run again")
-        os.truncate(path, size)
-        stream = open(path, "r+b", BUFFER_BYTES)  # noqa: SIM115
-        stream.seek(size)
-        return stream
+    def append(self, tokens: bytes, mask: bytes) -> None:
+        """Append the ids of whole rows, and their loss mask, a byte a token."""
+        self._files[TOKENS].write(tokens)
+        self._files[MASK].write_sparse(mask)
+        self._tokens += len(mask)
 
-    def append(
-        self,
-        tokens: bytes,
-        mask: bytes,
-        lengths: list[int] | npt.NDArray[np.int32],
-        samples: npt.NDArray[np.void],
-        row: npt.NDArray[np.void],
-    ) -> None:
-        """Append rows.
+    def sync(self) -> int:
+        """Force everything to disk and return how many tokens are there."""
+        for file in self._files.values():
+            file.sync()
+        return self._tokens
 
-        Args:
-            tokens: their ids.
-            mask: their loss mask, a byte a token.
-            lengths: padded lengths of their sequences.
-            samples: SAMPLE_RECORD, one a sequence.
-            row: ROW_RECORD, one a row.
+    def finish(self, sequences: Sequences) -> dict[str, str]:
+        """Write the small files, and close all.
+
+        Returns:
+            SHA-256 of the two large files, by part.
         """
-        arrays = (np.array(lengths, np.int32), samples, row)
-        values = (tokens, mask, *(array.tobytes() for array in arrays))
-        for part, value in zip(_GROWING, values, strict=True):
-            self._streams[part].write(value)
-
-    def stream(self, part: str) -> IO[bytes]:
-        """Return the open stream of one file, to copy whole files behind what stands."""
-        return self._streams[part]
-
-    def sync(self) -> dict[str, int]:
-        """Force everything to disk and return the files' sizes."""
-        for stream in self._streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
-        return {part: stream.tell() for part, stream in self._streams.items()}
-
-    def id_hashes(self) -> list[int]:
-        """Return the id hashes of the samples that stand."""
-        stream = self._streams["_samples.npy"]
-        stream.flush()
-        start, record = _npy_header_bytes(SAMPLE_RECORD), SAMPLE_RECORD
-        records = np.fromfile(part_path(self.prefix, "_samples.npy"), record, offset=start)
-        hashes: list[int] = records["id_hash"][records["length"] > 0].tolist()
-        return hashes
-
-    def finish(self) -> None:
-        """Write both indices, complete the records' headers, and close."""
         self.sync()
-        for part, record in _RECORDS.items():
-            stream = self._streams[part]
-            count = (stream.tell() - _npy_header_bytes(record)) // record.itemsize
-            stream.seek(0)
-            _write_npy_header(stream, record, count)
+        hashes = {part: file.sha256() for part, file in self._files.items()}
         self.close()
-        lengths = np.fromfile(part_path(self.prefix, _LENGTHS), np.int32)
-        part_path(self.prefix, _LENGTHS).unlink()
-        rows = np.load(part_path(self.prefix, "_samples.npy"), mmap_mode="r")["row"]
-        documents = np.concatenate([[0], np.cumsum(np.bincount(rows))]).astype(np.int64)
+        counts = np.bincount(sequences.samples["row"], minlength=len(sequences.rows))
+        documents = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         for part, dtype in (("", self._dtype), ("_loss_mask", np.dtype(np.uint8))):
-            with open(part_path(self.prefix, f"{part}.idx"), "wb") as stream:
-                stream.write(index_bytes(dtype, lengths, documents))
+            _write(
+                part_path(self.prefix, f"{part}.idx"),
+                index_bytes(dtype, sequences.lengths, documents),
+            )
+        for part, records in (("_samples", sequences.samples), ("_rows", sequences.rows)):
+            with open(part_path(self.prefix, f"{part}.npy"), "wb") as stream:
+                np.save(stream, records)
                 stream.flush()
                 os.fsync(stream.fileno())
+        return hashes
 
     def close(self) -> None:
         """Close the files; what was not synced may be lost."""
-        for stream in self._streams.values():
-            stream.close()
+        self._pool.shutdown()
+        for file in self._files.values():
+            file.close()
+
+
+class _HashedFile:
+    """A file that is hashed as it grows; what existed before is read once."""
+
+    def __init__(self, path: Path, size: int, pool: ThreadPoolExecutor) -> None:
+        self._path = path
+        self._size = size
+        self._pool = pool
+        self._hash = hashlib.sha256()
+        self._hashing: Future[None] | None = None
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if os.fstat(self._descriptor).st_size < size:
+            os.close(self._descriptor)
+            raise InputError(f"{path} is damaged: remove {path.parent} and run again")
+        os.truncate(self._descriptor, size)
+        for start in range(0, size, READ_BYTES):
+            count = min(READ_BYTES, size - start)
+            self._hash.update(os.pread(self._descriptor, count, start))
+
+    def write(self, block: bytes) -> None:
+        self._start_hash(block)
+        self._write_at(memoryview(block), self._size)
+        self._size += len(block)
+
+    def write_sparse(self, block: bytes) -> None:
+        """Write a block except for its pages of zeros; :meth:`sync` gives the file its size."""
+        self._start_hash(block)
+        view, whole = memoryview(block), len(block) // PAGE_BYTES * PAGE_BYTES
+        pages = np.frombuffer(block, np.uint8, whole).reshape(-1, PAGE_BYTES)
+        for page in np.flatnonzero(pages.any(axis=1)).tolist():
+            start = page * PAGE_BYTES
+            self._write_at(view[start : start + PAGE_BYTES], self._size + start)
+        self._write_at(view[whole:], self._size + whole)
+        self._size += len(block)
+
+    def _write_at(self, view: memoryview, offset: int) -> None:
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def _start_hash(self, block: bytes) -> None:
+        self._wait()
+        self._hashing = self._pool.submit(self._hash.update, block)
+
+    def _wait(self) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+
+    def sync(self) -> None:
+        os.truncate(self._descriptor, self._size)
+        os.fsync(self._descriptor)
+
+    def sha256(self) -> str:
+        self._wait()
+        return self._hash.hexdigest()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
 
 def index_bytes(
@@ -154,13 +192,8 @@ def sequence_lengths(path: Path) -> npt.NDArray[np.int32]:
         return np.fromfile(stream, np.int32, count)
 
 
-def _write_npy_header(stream: IO[bytes], record: np.dtype[Any], count: int) -> None:
-    """Write an .npy header; numpy pads it so that a larger count fits in its place."""
-    header = {"descr": record.descr, "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
-
-
-def _npy_header_bytes(record: np.dtype[Any]) -> int:
-    stream = io.BytesIO()
-    _write_npy_header(stream, record, 0)
-    return len(stream.getvalue())
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

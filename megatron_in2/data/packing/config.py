@@ -8,10 +8,12 @@ from megatron_in2.choices import as_option, require_choices
 from megatron_in2.data.packed.manifest import part_path
 from megatron_in2.data.packing.designs import GENERIC_SYSTEM, DesignName
 from megatron_in2.errors import InputError
+from megatron_in2.files import MAX_LINE_BYTES
 from megatron_in2.shards import Shard
 
 Overlong = Literal["error", "drop", "truncate-context"]
 OnError = Literal["stop", "skip"]
+MASK_SUFFIX = "_loss_mask"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class PreprocessConfig:
         generic_system: what prompt-erasing puts in the place of a system message.
         pad_multiple: every sample is padded to a multiple of so many tokens, which serves
             every TP x CP whose product, times 2 under CP, divides it.
-        window: samples that packing chooses from at a time.
+        seed: of the order in which samples are packed.
         no_packing: give every sample a row of its own.
         validation_fraction: share of samples, by their id's hash, kept for validation.
         overlong: what to do with a sample longer than a row: error | drop | truncate-context
@@ -39,7 +41,9 @@ class PreprocessConfig:
         verify_joins: share of recipes whose joined ids are compared with their whole text's.
         shard: which part of the input is taken, from 0: every ``num_shards``-th chunk.
         num_shards: machines that share the input.
-        block: samples after which the work so far is safe: a killed run continues there.
+        max_line_bytes: longer lines of the input are refused without being held in memory.
+        block: samples (in rows: a quarter of it) after which the work so far is safe: a killed
+            run continues there.
         workers: processes that encode; the output does not depend on their number.
         overwrite: replace a dataset that exists.
     """
@@ -52,7 +56,7 @@ class PreprocessConfig:
     design: DesignName = "answer"
     generic_system: str = GENERIC_SYSTEM
     pad_multiple: int = 16
-    window: int = 8192
+    seed: int = 0
     no_packing: bool = False
     validation_fraction: float = 0.0
     overlong: Overlong = "error"
@@ -60,6 +64,7 @@ class PreprocessConfig:
     verify_joins: float = 0.001
     shard: int = 0
     num_shards: int = 1
+    max_line_bytes: int = MAX_LINE_BYTES
     block: int = 32_768
     workers: int = 1
     overwrite: bool = False
@@ -72,7 +77,7 @@ class PreprocessConfig:
         """
         require_choices(self, as_option)
         _ = self.part  # raises where there is no such shard
-        for name in ("pad_multiple", "window", "workers", "block"):
+        for name in ("pad_multiple", "workers", "block", "max_line_bytes"):
             if getattr(self, name) < 1:
                 option = name.replace("_", "-")
                 raise InputError(f"--{option} {getattr(self, name)}: must be 1 or more")
@@ -87,6 +92,11 @@ class PreprocessConfig:
             )
         if not 0.0 <= self.verify_joins <= 1.0:
             raise InputError(f"--verify-joins {self.verify_joins}: must be from 0 to 1")
+        if self.output_prefix.name.endswith(MASK_SUFFIX):
+            raise InputError(
+                f"--output-prefix {self.output_prefix}: a name may not end in {MASK_SUFFIX}, "
+                "as the mask of another dataset does"
+            )
         for path in self.input:
             if path.is_dir():
                 raise InputError(f"{path} is a directory; name the files in it")
@@ -111,12 +121,28 @@ def validation_prefix(prefix: Path) -> Path:
     return part_path(prefix, "_valid")
 
 
-def require_free(prefixes: list[Path], overwrite: bool) -> None:
-    """Check that no dataset exists at the prefixes, or that it may be replaced.
+def require_free(config: PreprocessConfig) -> None:
+    """Check that no dataset exists where one will be written, or that it may be replaced.
+
+    Raises:
+        InputError: one exists, or a validation split does that would not belong to the new one.
+    """
+    prefixes = config.prefixes()
+    for prefix in prefixes.values():
+        require_absent(prefix, config.overwrite)
+    other = validation_prefix(config.output_prefix)
+    if "valid" not in prefixes and part_path(other, ".json").exists():
+        raise InputError(
+            f"{other} is the validation split of another run, and its samples would be trained "
+            "on: remove it, or pass --validation-fraction"
+        )
+
+
+def require_absent(prefix: Path, overwrite: bool) -> None:
+    """Check that no dataset exists at a prefix, or that it may be replaced.
 
     Raises:
         InputError: one exists.
     """
-    for prefix in prefixes:
-        if part_path(prefix, ".json").exists() and not overwrite:
-            raise InputError(f"a dataset exists at {prefix}: pass --overwrite to replace it")
+    if part_path(prefix, ".json").exists() and not overwrite:
+        raise InputError(f"a dataset exists at {prefix}: pass --overwrite to replace it")

@@ -67,6 +67,10 @@ class SegmentStores:
             self._stores[key] = store
         return self._stores[key]
 
+    def paths(self) -> list[str]:
+        """Return the stores that were opened, in order."""
+        return list(self._stores)
+
     def ids(self, run: bytes | StoreRun) -> bytes:
         """Return a run's ids as bytes of the tokenizer's dtype."""
         if isinstance(run, bytes):
@@ -84,14 +88,21 @@ class SampleEncoder:
         max_tokens: cut fillers from the context of a sample longer than so many tokens; 0: never.
         verify_joins: share of recipes, by their id's hash, whose joined ids are compared with
             SentencePiece's ids of the whole text.
+        row_tokens: a sample whose text is certainly longer comes back without ids, for encoding
+            takes much memory: its length says how many it has at least; 0: no limit.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, max_tokens: int = 0, verify_joins: float = 0.0
+        self,
+        tokenizer: Tokenizer,
+        max_tokens: int = 0,
+        verify_joins: float = 0.0,
+        row_tokens: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._words = WordEncoder(tokenizer)
         self._max_tokens = max_tokens
+        self._row_tokens = row_tokens
         self._verify_joins = verify_joins
         self._bos = np.array(tokenizer.bos_id, self._words.dtype).tobytes()
         self._eos = np.array(tokenizer.eos_id, self._words.dtype).tobytes()
@@ -121,6 +132,10 @@ class SampleEncoder:
                 belong to its store.
             InputError: a segment store is missing or of another tokenizer.
         """
+        if self._row_tokens:
+            least = self._words.least_tokens(sum(map(_characters, sample.parts)))
+            if least > self._row_tokens:
+                return CompactSample(id_hash(sample.id), sample.kind, least, (), (), None)
         encoded = self._encoded(sample)
         if not self._max_tokens or encoded.length <= self._max_tokens:
             return encoded
@@ -177,13 +192,13 @@ class SampleEncoder:
 
     def _joined_runs(self, part: JoinedPart, key: int) -> tuple[list[bytes | StoreRun], int]:
         store = self.stores.open(part.store)
-        segments = np.array(part.segments, np.int64)
-        if segments.max() >= len(store):
+        if max(part.segments) >= len(store):
             raise SampleError(
-                f"segment {segments.max()} is beyond the {len(store)} of {part.store}: "
+                f"segment {max(part.segments)} is beyond the {len(store)} of {part.store}: "
                 "the samples belong to another store",
                 "another segment store",
             )
+        segments = np.array(part.segments, np.int64)
         if not self._tokenizer.joins_exactly:
             self.notes["recipes encoded as whole texts: this tokenizer cannot join exactly"] += 1
             raw = self._words.encode(_whole_text(part, store))
@@ -209,6 +224,13 @@ class SampleEncoder:
 
     def _ids(self, raw: bytes) -> int:
         return len(raw) // self._words.dtype.itemsize
+
+
+def _characters(part: Part | JoinedPart | ContextPart) -> int:
+    """Return how long a part's own text is."""
+    if isinstance(part, JoinedPart):
+        return len(part.before) + len(part.after)
+    return len(part.text if isinstance(part, Part) else part.context)
 
 
 def _whole_text(part: JoinedPart, store: SegmentStore) -> str:

@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,15 @@ import pyarrow.parquet
 
 from megatron_in2.data.packing.samples import SampleError
 from megatron_in2.errors import InputError
-from megatron_in2.files import open_lines
+from megatron_in2.files import (
+    ARCHIVE_ERRORS,
+    MAX_LINE_BYTES,
+    LongLine,
+    next_line,
+    open_lines,
+    refuse_broken_archive,
+    too_long,
+)
 from megatron_in2.shards import Shard
 
 CHUNK_RECORDS = 128
@@ -26,13 +33,15 @@ class Chunk:
     """Some consecutive records of one file, not parsed yet.
 
     ``records`` are raw lines, or a batch of a parquet file's rows; ``first`` is the number of the
-    first, from 1; ``consumed`` are the file's bytes read for them.
+    first, from 1; ``consumed`` are the file's bytes read for them; lines of more than
+    ``max_line_bytes`` are not held.
     """
 
     path: Path
     first: int
-    records: "list[bytes] | pyarrow.RecordBatch"
+    records: "list[bytes | LongLine] | pyarrow.RecordBatch"
     consumed: int
+    max_line_bytes: int
 
     def __len__(self) -> int:
         return len(self.records)
@@ -44,7 +53,9 @@ class Chunk:
     def raw(self, index: int) -> str:
         """Return a record as text, as far as it is text."""
         if isinstance(self.records, list):
-            return self.records[index].decode("utf-8", "replace").rstrip("\r\n")
+            line = self.records[index]
+            raw = line.head if isinstance(line, LongLine) else line
+            return raw.decode("utf-8", "replace").rstrip("\r\n")
         row = self.records.slice(index, 1).to_pylist()[0]
         return json.dumps(row, ensure_ascii=False, default=str)
 
@@ -52,12 +63,14 @@ class Chunk:
         """Return a record as an object, or None for a blank line.
 
         Raises:
-            SampleError: it is not UTF-8, not JSON, or not an object.
+            SampleError: it is too long, not UTF-8, not JSON, or not an object.
         """
         if not isinstance(self.records, list):
             row: dict[str, Any] = self.records.slice(index, 1).to_pylist()[0]
             return row
         where, line = self.where(index), self.records[index]
+        if isinstance(line, LongLine):
+            raise SampleError(f"{where}: {too_long(line, self.max_line_bytes)}", "line too long")
         try:
             text = line.decode("utf-8-sig" if self.first + index == 1 else "utf-8")
             value = json.loads(text) if text.strip() else None
@@ -75,21 +88,24 @@ class Chunk:
         return value
 
 
-def read_chunks(paths: list[Path], shard: Shard, skip: int = 0) -> Iterator[Chunk]:
+def read_chunks(
+    paths: list[Path], shard: Shard, skip: int = 0, max_line_bytes: int = MAX_LINE_BYTES
+) -> Iterator[Chunk]:
     """Yield a shard's chunks of the files, in order.
 
     Args:
         paths: JSON lines (plain, .gz, .zst) or parquet files.
         shard: which chunks.
         skip: how many of this shard's chunks to pass over.
+        max_line_bytes: longer lines are not held in memory.
 
     Raises:
         InputError: a file is absent, a directory, empty, or broken.
     """
     number = 0
     for path in paths:
-        chunks = _parquet_chunks(path) if path.suffix == ".parquet" else _line_chunks(path)
-        for chunk in chunks:
+        is_table = path.suffix == ".parquet"
+        for chunk in _parquet_chunks(path) if is_table else _line_chunks(path, max_line_bytes):
             own, place = number % shard.count == shard.index, number // shard.count
             if own and place >= skip:
                 yield chunk
@@ -101,31 +117,34 @@ def input_bytes(paths: list[Path], shard: Shard) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file()) // shard.count
 
 
-def _line_chunks(path: Path) -> Iterator[Chunk]:
+def _line_chunks(path: Path, max_line_bytes: int) -> Iterator[Chunk]:
     number, position = 0, 0
     try:
         with open_lines(path) as stream:
-            while lines := _next_lines(stream):
-                now = _position(stream, position + sum(map(len, lines)))
-                yield Chunk(path, number + 1, lines, now - position)
+            while lines := _next_lines(stream, max_line_bytes):
+                now = _position(stream, position + sum(map(_size, lines)))
+                yield Chunk(path, number + 1, lines, now - position, max_line_bytes)
                 number, position = number + len(lines), now
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
-    except OSError as error:
-        if path.suffix != ".zst" or error.errno is not None:
-            raise
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
+    except ARCHIVE_ERRORS as error:
+        refuse_broken_archive(path, number, error)
+        raise
     if number == 0:
         raise InputError(f"{path} is empty: it holds no samples")
 
 
-def _next_lines(stream: IO[bytes]) -> list[bytes]:
-    lines: list[bytes] = []
+def _next_lines(stream: IO[bytes], max_line_bytes: int) -> list[bytes | LongLine]:
+    lines: list[bytes | LongLine] = []
     size = 0
-    while len(lines) < CHUNK_RECORDS and size < CHUNK_BYTES and (line := stream.readline()):
+    while len(lines) < CHUNK_RECORDS and size < CHUNK_BYTES:
+        if not (line := next_line(stream, max_line_bytes)):
+            break
         lines.append(line)
-        size += len(line)
+        size += _size(line)
     return lines
+
+
+def _size(line: bytes | LongLine) -> int:
+    return line.size if isinstance(line, LongLine) else len(line)
 
 
 def _position(stream: IO[bytes], unpacked: int) -> int:
@@ -144,7 +163,7 @@ def _parquet_chunks(path: Path) -> Iterator[Chunk]:
             share = path.stat().st_size / max(rows, 1)
             number = 0
             for batch in table.iter_batches(batch_size=CHUNK_RECORDS):
-                yield Chunk(path, number + 1, batch, round(share * len(batch)))
+                yield Chunk(path, number + 1, batch, round(share * len(batch)), MAX_LINE_BYTES)
                 number += len(batch)
     except pyarrow.ArrowInvalid as error:
         raise InputError(f"{path} is not readable as parquet: {error}") from error

@@ -1,10 +1,13 @@
 """Reads samples in their four forms (text, chat, parts, recipe) and reduces them to parts."""
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from megatron_in2.data.packed.manifest import PADDING_KIND
 from megatron_in2.data.packing.designs import DESIGNS, GENERIC_SYSTEM, Design
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
@@ -13,6 +16,17 @@ from megatron_in2.templates.base import InstructionTemplate
 from megatron_in2.templates.film import FILM
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
+_QA = ("id", "kind", "question", "answer", "evidence", "attempt")
+KNOWN_FIELDS = {
+    "parts": frozenset(("id", "kind", "parts")),
+    "messages": frozenset(("id", "kind", "messages")),
+    "segments": frozenset((*_QA, "store", "segments", "n_tokens")),
+    "question": frozenset((*_QA, "context")),
+}
+PART_FIELDS = frozenset(("text", "learn"))
+MESSAGE_FIELDS = frozenset(("role", "content", "train"))
+UNKNOWN_FIELD = "samples with an unknown field "  # begins a note that names the field
+LIKENESS = 0.8  # of an unknown field's name to a known one's from which it counts as a mistake
 
 
 class SampleError(InputError):
@@ -53,7 +67,7 @@ class SampleReader:
         self._design = design
         self._generic_system = generic_system
         # A recipe states its length under the template and design of its synthesis.
-        self._states_length = template.sha256 == FILM.sha256 and not design.has_attempt
+        self._states_length = template.sha256 == FILM.sha256
         self._forms = {
             "parts": self._parts_sample,
             "messages": self._chat_sample,
@@ -78,7 +92,9 @@ class SampleReader:
             raise SampleError(
                 f"{where}: not a sample: none of the fields {', '.join(FORMS)}", "not a sample"
             )
-        return self._forms[form](_Fields(record, where), folder)
+        fields = _Fields(record, where)
+        self._note_unknown(fields, KNOWN_FIELDS[form])
+        return self._forms[form](fields, folder)
 
     def _text_sample(self, fields: "_Fields", folder: Path) -> Sample:
         context = fields.content("context") if fields.has("context") else None
@@ -94,7 +110,7 @@ class SampleReader:
             prompt = ContextPart(before, context, after, spans)
         return Sample(
             id=fields.text("id"),
-            kind=fields.text("kind"),
+            kind=fields.kind(),
             parts=(prompt, *self._answer(fields)),
             evidence_position=position,
         )
@@ -107,18 +123,26 @@ class SampleReader:
         self._note_markers(question)
         before, after = self._template.around_context(question)
         store = folder / fields.text("store")
-        stated = fields.get("n_tokens", int, required=False) if self._states_length else None
+        stated = fields.get("n_tokens", int, required=False)
+        is_stated = self._states_length and not self._uses_attempt(fields)
         return Sample(
             id=identity,
-            kind=fields.text("kind"),
+            kind=fields.kind(),
             parts=(JoinedPart(before, store, segments, after, evidence), *self._answer(fields)),
             evidence_position=slot_position(identity, min(evidence), len(segments)),
-            stated_tokens=stated,
+            stated_tokens=stated if is_stated else None,
         )
 
+    def _uses_attempt(self, fields: "_Fields") -> bool:
+        return self._design.has_attempt and fields.has("attempt")
+
     def _answer(self, fields: "_Fields") -> Iterable[Part]:
-        if self._design.has_attempt:
+        if self._uses_attempt(fields):
             yield Part(fields.text("attempt"), learn=False)
+        elif self._design.has_attempt:
+            self.notes["samples without an attempt: their whole answer is learnt"] += 1
+        elif fields.has("attempt"):
+            self.notes[f"samples with an attempt, which design {self._design.name} leaves out"] += 1
         answer = fields.text("answer") + self._template.answer_end
         yield Part(answer, learn=True, ends_turn=True)
 
@@ -126,12 +150,15 @@ class SampleReader:
         parts: list[Part] = []
         system: str | None = None
         expected = "user"
+        if fields.has("attempt"):
+            raise fields.error("attempt", "has no meaning in a chat: write the sample as parts")
         for message in fields.objects("messages"):
+            self._note_unknown(message, MESSAGE_FIELDS)
             role, content = message.text("role"), message.text("content")
             if role == "system" and not parts and system is None:
                 system = self._generic_system if self._design.erases_system else content
             elif role != expected:
-                raise message.error("role", f"is {role!r} where {expected!r} must stand")
+                raise message.error("role", f"is {role!r} where {expected!r} is expected")
             elif role == "user":
                 self._note_markers(content)
                 parts.append(Part(self._template.turn(content, system), learn=False))
@@ -147,11 +174,17 @@ class SampleReader:
 
     def _parts_sample(self, fields: "_Fields", folder: Path) -> Sample:
         objects = fields.objects("parts")
+        for part in objects:
+            self._note_unknown(part, PART_FIELDS)
         parts = tuple(
-            Part(part.text("text"), part.get("learn", bool), ends_turn=index == len(objects) - 1)
+            Part(part.part_text(), part.get("learn", bool), ends_turn=index == len(objects) - 1)
             for index, part in enumerate(objects)
         )
         return Sample(fields.text("id"), fields.kind("parts"), parts)
+
+    def _note_unknown(self, fields: "_Fields", known: frozenset[str]) -> None:
+        for name in fields.unknown(known):
+            self.notes[f"{UNKNOWN_FIELD}{name!r:.60}"] += 1
 
     def _note_markers(self, *texts: str) -> None:
         for marker in self._template.markers:
@@ -164,6 +197,15 @@ def middle_position(span: tuple[int, int], length: int) -> float:
     return (span[0] + span[1]) / 2 / length
 
 
+@lru_cache(maxsize=1024)
+def _misspelt(unknown: frozenset[str], absent: frozenset[str]) -> tuple[str, str] | None:
+    """Return an unknown name and the known one that it looks like, if that one is absent."""
+    for name in sorted(unknown):
+        if found := difflib.get_close_matches(name, sorted(absent), 1, LIKENESS):
+            return name, found[0]
+    return None
+
+
 class _Fields:
     """Typed access to one JSON object, whose errors name line, field and value."""
 
@@ -173,6 +215,25 @@ class _Fields:
 
     def error(self, name: str, problem: str) -> SampleError:
         return SampleError(f"{self._where}: field {name!r} {problem}", f"field {name}")
+
+    def unknown(self, known: frozenset[str]) -> frozenset[str]:
+        """Return the fields beside those that are known; empty ones do not count.
+
+        Raises:
+            SampleError: one looks like a known field that is absent.
+        """
+        if self._record.keys() <= known:
+            return frozenset()
+        given = frozenset(name for name, value in self._record.items() if value is not None)
+        unknown = given - known
+        if found := _misspelt(unknown, known - given):
+            name, likely = found
+            raise SampleError(
+                f"{self._where}: unknown field {name!r} looks like {likely!r}: "
+                "correct or rename it",
+                "unknown field",
+            )
+        return unknown
 
     def has(self, name: str) -> bool:
         return self._record.get(name) is not None
@@ -199,8 +260,17 @@ class _Fields:
             raise self.error(name, "is empty")
         return value
 
-    def kind(self, default: str) -> str:
-        return self.text("kind") if self.has("kind") else default
+    def part_text(self) -> str:
+        """Return a part's text, which may be white space."""
+        if not (value := self.content("text")):
+            raise self.error("text", "is empty")
+        return value
+
+    def kind(self, default: str | None = None) -> str:
+        kind = self.text("kind") if default is None or self.has("kind") else default
+        if kind == PADDING_KIND:
+            raise self.error("kind", f"{PADDING_KIND!r} is reserved for padding: use another word")
+        return kind
 
     def objects(self, name: str) -> list["_Fields"]:
         values = self.get(name, list)

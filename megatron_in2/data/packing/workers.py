@@ -26,7 +26,8 @@ class EncodeOptions:
     template: InstructionTemplate
     design: Design
     generic_system: str
-    max_tokens: int
+    seq_length: int
+    truncates: bool
     verify_joins: float
 
 
@@ -42,11 +43,15 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class EncodedChunk:
-    """What became of a chunk's records, in order, with (``FILE:LINE``, id) of each sample."""
+    """What became of a chunk's records, in order, with (``FILE:LINE``, id) of each sample.
+
+    ``stores`` are all segment stores that this process has opened.
+    """
 
     samples: list[tuple[str, str, CompactSample] | Reject]
     notes: Counter[str]
     consumed: int
+    stores: list[str]
 
 
 class ChunkEncoder:
@@ -54,7 +59,10 @@ class ChunkEncoder:
 
     def __init__(self, options: EncodeOptions) -> None:
         self._encoder = SampleEncoder(
-            load_tokenizer(options.tokenizer_model), options.max_tokens, options.verify_joins
+            load_tokenizer(options.tokenizer_model),
+            options.seq_length if options.truncates else 0,
+            options.verify_joins,
+            0 if options.truncates else options.seq_length,
         )
         self._reader = SampleReader(options.template, options.design, options.generic_system)
 
@@ -80,7 +88,8 @@ class ChunkEncoder:
                 results.append(Reject(where, error.reason, message, chunk.raw(index)))
             except InputError as error:
                 raise InputError(f"{where}: {error}") from error
-        return EncodedChunk(results, self._reader.notes + self._encoder.notes, chunk.consumed)
+        notes = self._reader.notes + self._encoder.notes
+        return EncodedChunk(results, notes, chunk.consumed, self._encoder.stores.paths())
 
 
 def encoded_chunks(

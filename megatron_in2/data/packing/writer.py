@@ -1,132 +1,136 @@
-"""Turns packed samples into rows on disk, and counts them for the manifest."""
+"""Writes planned rows to disk, continuing where a killed run stopped."""
 
-from collections import Counter
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from megatron_in2.data.packed.manifest import PADDING_KIND, ROW_RECORD, SAMPLE_RECORD
-from megatron_in2.data.packed.row_files import RowFiles
-from megatron_in2.data.packing.encode import CompactSample, SegmentStores
-from megatron_in2.data.packing.pack import padded_length
-from megatron_in2.tokenizers.base import Tokenizer, token_dtype
+from megatron_in2.data.packed.row_files import RowFiles, Sequences
+from megatron_in2.data.packing.encode import StoreRun
+from megatron_in2.data.packing.plan import RowPlan, RowShape, plan_rows, sequences_of
+from megatron_in2.data.packing.pool import SampleSource
+from megatron_in2.progress import progress_bar
+
+ROWS_A_BLOCK = 8192
+BLOCK_TOKENS = 1 << 21  # handed to the files at a time
 
 
 @dataclass(frozen=True)
-class RowShape:
-    """The row length and what every sample in it is padded to a multiple of, in tokens."""
+class Packing:
+    """How samples turn into rows.
 
-    seq_length: int
-    pad_multiple: int
-
-
-@dataclass
-class Counts:
-    """What a dataset holds and what was left out, by reason; plain values, kept in the journal.
-
-    ``kinds`` are the names behind the kind codes.
+    Args:
+        shape: of the rows.
+        seed: of the order.
+        packing: put several samples in a row.
+        pad_id: fills samples and rows.
+        dtype: of the ids.
     """
 
-    rows: int = 0
-    samples: int = 0
-    tokens: int = 0
-    learnt_tokens: int = 0
-    kinds: list[str] = field(default_factory=lambda: [PADDING_KIND])
-    samples_by_kind: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def values(self) -> dict[str, Any]:
-        """Return the fields as plain values."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**values, **{name: dict(values[name]) for name in ("samples_by_kind", "dropped")}}
-
-    @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Counts":
-        """Return counts from what :meth:`values` made of them."""
-        counters = {name: Counter(values[name]) for name in ("samples_by_kind", "dropped")}
-        return cls(**{**values, **counters})
+    shape: RowShape
+    seed: int
+    packing: bool
+    pad_id: int
+    dtype: np.dtype[Any]
 
 
-class PackedWriter:
-    """Writes rows of samples to growing files.
+def write_rows(
+    prefix: Path,
+    source: SampleSource,
+    packing: Packing,
+    ids: Callable[[bytes | StoreRun], bytes],
+    checkpoint: Callable[[int], None],
+    rows_written: int = 0,
+    rows_a_block: int | None = None,
+) -> tuple[Sequences, dict[str, str]]:
+    """Plan rows over all samples of a source and write them.
 
     Args:
         prefix: where the files lie while they grow.
-        shape: of the rows.
-        tokenizer: the run's.
-        state: what :meth:`checkpoint` returned last, to continue from there.
+        source: the samples.
+        packing: how.
+        ids: returns a run's ids as bytes.
+        checkpoint: called with the number of rows that are safely on disk.
+        rows_written: what it was called with last, to continue from there.
+        rows_a_block: rows between two calls.
 
-    Raises:
-        InputError: the files do not match the state.
+    Returns:
+        (what the small files say, SHA-256 of the large ones).
     """
+    shape = packing.shape
+    plan = plan_rows(source.records, shape, packing.seed, packing.packing)
+    files = RowFiles(prefix, packing.dtype, rows_written * shape.seq_length)
+    block = rows_a_block or ROWS_A_BLOCK
+    rows_at_once = max(BLOCK_TOKENS // shape.seq_length, 1)
+    builder = _RowBuilder(source, packing, ids)
+    try:
+        with progress_bar(
+            total=plan.rows, initial=rows_written, desc=f"rows of {prefix.name}", unit=" rows"
+        ) as progress:
+            while rows_written < plan.rows:
+                end = min(rows_written + rows_at_once, plan.rows)
+                end = min(end, (rows_written // block + 1) * block)
+                files.append(*builder.build(plan, rows_written, end))
+                progress.update(end - rows_written)
+                rows_written = end
+                if rows_written % block == 0:
+                    files.sync()
+                    checkpoint(rows_written)
+        sequences = sequences_of(source.records, plan, shape)
+        return sequences, files.finish(sequences)
+    finally:
+        files.close()
+
+
+class _RowBuilder:
+    """Puts the ids and the mask of rows together."""
 
     def __init__(
-        self,
-        prefix: Path,
-        shape: RowShape,
-        tokenizer: Tokenizer,
-        state: dict[str, Any] | None = None,
+        self, source: SampleSource, packing: Packing, ids: Callable[[bytes | StoreRun], bytes]
     ) -> None:
-        self._shape = shape
-        self._stores = SegmentStores(tokenizer)
-        dtype = np.dtype(token_dtype(tokenizer.vocab_size))
-        self._pad = np.array(tokenizer.pad_id, dtype).tobytes()
-        self.counts = Counts.restored(state["counts"]) if state else Counts()
-        self.files = RowFiles(prefix, dtype, state["sizes"] if state else None)
+        self._source = source
+        self._shape = packing.shape
+        self._pad = np.array(packing.pad_id, packing.dtype).tobytes()
+        self._ids = ids
 
-    def add_row(self, samples: list[CompactSample]) -> None:
-        """Append one row of whole samples, each padded, the rest of the row filled."""
+    def build(self, plan: RowPlan, first: int, end: int) -> tuple[bytes, bytes]:
+        """Return (ids, mask) of the rows from ``first`` to before ``end``."""
         size, multiple = self._shape.seq_length, self._shape.pad_multiple
         runs: list[bytes] = []
-        mask = bytearray(size)
-        lengths: list[int] = []
-        start = cost = learnt = 0
-        records: list[tuple[int | float, ...]] = []
-        for sample in samples:
-            runs += map(self._stores.ids, sample.runs)
-            padded = padded_length(sample.length, multiple)
-            runs.append(self._pad * (padded - sample.length))
-            for first, last in sample.learnt:
-                mask[start + first : start + last] = b"\x01" * (last - first)
-            records.append(self._record(sample))
-            lengths.append(padded)
-            start += padded
-            cost += sample.length**2
-            learnt += sum(last - first for first, last in sample.learnt)
-        if start < size:
-            runs.append(self._pad * (size - start))
-            lengths.append(size - start)
-            records.append((self.counts.rows, 0, 0, 0, 0, np.nan, 0))
-        self.files.append(
-            b"".join(runs),
-            bytes(mask),
-            lengths,
-            np.array(records, SAMPLE_RECORD),
-            np.array([(cost, learnt)], ROW_RECORD),
-        )
-        self.counts.rows += 1
-        self.counts.learnt_tokens += learnt
+        mask = bytearray((end - first) * size)
+        for row in range(first, end):
+            start, row_end = (row - first) * size, (row - first + 1) * size
+            for index in plan.row(row):
+                sample = self._source.read(index)
+                runs += map(self._ids, sample.runs)
+                for begin, stop in sample.learnt:
+                    mask[start + begin : start + stop] = b"\x01" * (stop - begin)
+                padded = -(-sample.length // multiple) * multiple
+                runs.append(self._pad * (padded - sample.length))
+                start += padded
+            runs.append(self._pad * (row_end - start))
+        return b"".join(runs), bytes(mask)
 
-    def _record(self, sample: CompactSample) -> tuple[int | float, ...]:
-        counts = self.counts
-        if sample.kind not in counts.kinds:
-            counts.kinds.append(sample.kind)
-        counts.samples += 1
-        counts.tokens += sample.length
-        counts.samples_by_kind[sample.kind] += 1
-        position = sample.evidence_position
-        return (
-            counts.rows,
-            sample.id_hash,
-            sample.length,
-            len(sample.learnt),
-            sum(last - first for first, last in sample.learnt),
-            np.nan if position is None else position,
-            counts.kinds.index(sample.kind),
-        )
 
-    def checkpoint(self) -> dict[str, Any]:
-        """Force all rows to disk; return, as plain values, what continues from here."""
-        return {"sizes": self.files.sync(), "counts": self.counts.values()}
+def counts_of(sequences: Sequences, kinds: list[str]) -> dict[str, Any]:
+    """Return the manifest's counts of what rows hold, by the manifest's names.
+
+    Args:
+        sequences: of the rows.
+        kinds: names behind the kind codes.
+    """
+    samples = sequences.samples[sequences.samples["length"] > 0]
+    number = np.bincount(samples["kind"], minlength=len(kinds))
+    learnt = np.bincount(samples["kind"], samples["learnt_tokens"], len(kinds)).astype(np.int64)
+    present = np.flatnonzero(number)
+    return {
+        "kinds": kinds,
+        "rows": len(sequences.rows),
+        "samples": len(samples),
+        "tokens": int(samples["length"].sum(dtype=np.int64)),
+        "learnt_tokens": int(learnt.sum()),
+        "samples_by_kind": {kinds[code]: int(number[code]) for code in present},
+        "learnt_by_kind": {kinds[code]: int(learnt[code]) for code in present},
+    }

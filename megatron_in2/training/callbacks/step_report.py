@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
+from megatron_in2.training.callbacks.mixture import kind_shares
 from megatron_in2.training.callbacks.rank_statistics import (
     RankStatistics,
     format_memory,
@@ -74,6 +75,8 @@ class StepReport(Callback):
             self._bar.update()
             values = {name: value for name, value in asdict(metrics).items() if name != "step"}
             values |= speed([metrics], state.world.size, self._peak_flops)
+            batch = state.config.schedule.global_batch_rows
+            values |= kind_shares(state.rows, state.rows_after(metrics.consumed_rows - batch))
             self._log.write(metrics.step, **values, **_rank_values(ranks))
             if is_line:
                 self._print_line(state, metrics, ranks)

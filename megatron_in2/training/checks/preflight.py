@@ -117,6 +117,8 @@ def _check_backend(config: TrainConfig) -> None:
 
 def _checked_dataset(name: str, prefix: str, config: TrainConfig, tokenizer: Tokenizer) -> Manifest:
     manifest = read_manifest(Path(prefix))
+    if not manifest.rows:
+        raise InputError(f"{name}={prefix} holds no rows: it is a shard without samples; merge it")
     if manifest.tokenizer_sha256 != tokenizer.sha256:
         raise InputError(
             f"{name}={prefix} was made with another tokenizer than data.tokenizer_model="

@@ -1,6 +1,8 @@
 """The training rows of a run: one packed dataset, or several blended by weights."""
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,8 @@ class TrainingRows:
         self._seed = seed
         counts = tuple(len(dataset) for dataset in self.datasets)
         weights = tuple(weight for weight, _ in weighted)
-        self._blend = Blend(counts, weights, seed) if len(counts) > 1 else None
+        units = tuple(dataset.manifest.unit_rows for dataset in self.datasets)
+        self._blend = Blend(counts, weights, seed, units) if len(counts) > 1 else None
         self.sha256 = blend_sha256(text, [dataset.manifest for dataset in self.datasets])
 
     def __len__(self) -> int:
@@ -44,7 +47,8 @@ class TrainingRows:
     def at(self, places: npt.NDArray[np.int64]) -> list[RowPlace]:
         """Return the row at each place, int64 [n], of a run that may have many epochs."""
         if self._blend is None:
-            rows = rows_at(places, len(self.datasets[0]), self._seed)
+            (dataset,) = self.datasets
+            rows = rows_at(places, len(dataset), self._seed, dataset.manifest.unit_rows)
             return [RowPlace(0, row) for row in rows.tolist()]
         datasets, rows = self._blend.rows_at(places)
         return [RowPlace(*pair) for pair in zip(datasets.tolist(), rows.tolist(), strict=True)]
@@ -57,6 +61,26 @@ class TrainingRows:
     def sample_count(self, places: list[RowPlace]) -> int:
         """Return the number of samples in rows."""
         return sum(self.datasets[each.dataset].sample_count(each.row) for each in places)
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """Names of the kinds in all datasets, those with the most trained tokens first."""
+        totals: Counter[str] = Counter()
+        for dataset in self.datasets:
+            totals.update(dict.fromkeys(dataset.manifest.kinds, 0))
+            totals.update(dataset.manifest.learnt_by_kind)
+        return [kind for kind, _ in totals.most_common()]
+
+    def trained_by_kind(self, places: list[RowPlace]) -> npt.NDArray[np.int64]:
+        """Return the trained tokens of each kind in rows, int64 [rows, kinds], as ``kinds`` has."""
+        trained = np.zeros((len(places), len(self.kinds)), np.int64)
+        owners = np.array([each.dataset for each in places])
+        rows = np.array([each.row for each in places], np.int64)
+        for index, dataset in enumerate(self.datasets):
+            columns = np.array([self.kinds.index(kind) for kind in dataset.manifest.kinds])
+            own = np.flatnonzero(owners == index)
+            trained[np.ix_(own, columns)] = dataset.trained_by_kind(rows[own])
+        return trained
 
     def describe(self, places: list[RowPlace]) -> str:
         """Return the rows' indices by dataset, for a message."""

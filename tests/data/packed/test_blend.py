@@ -1,11 +1,14 @@
 """Blending: shares, epochs, purity."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_in2.data.packed.blend import BLOCK, Blend
+from megatron_in2.data.packed.order import mixed_key, rows_at
 from megatron_in2.errors import InputError
 
 
@@ -40,6 +43,39 @@ def test_a_place_depends_on_nothing_but_itself() -> None:
     assert again[1].tolist() == rows[some].tolist()
     far_datasets, far_rows = blend.rows_at([10**15])
     assert 0 <= far_rows[0] < blend.row_counts[far_datasets[0]]
+
+
+def test_blends_of_format_2_keep_their_order() -> None:
+    datasets, rows = Blend((1000, 10, 333), (0.5, 0.2, 0.3), 42).rows_at(np.arange(12_000))
+    digest = hashlib.sha256(datasets.tobytes() + rows.tobytes()).hexdigest()
+    assert digest[:16] == "b8908f8f8c03309c"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    weights=st.lists(st.floats(0.01, 10), min_size=1, max_size=6),
+    seed=st.integers(0, 2**63),
+    start=st.integers(0, 3 * BLOCK),
+    size=st.integers(1, 500),
+)
+def test_balanced_datasets_share_every_run_of_places(
+    weights: list[float], seed: int, start: int, size: int
+) -> None:
+    number = len(weights)
+    blend = Blend((BLOCK,) * number, tuple(weights), seed, (16,) * number)
+    datasets, _ = blend.rows_at(np.arange(start, start + size))
+    exact = size * np.array(blend.places_per_block) / BLOCK
+    # Each dataset is split off what the ones before it leave: every split rounds once.
+    assert np.abs(np.bincount(datasets, minlength=number) - exact).max() < number + 1
+
+
+def test_balanced_datasets_are_read_in_their_own_order() -> None:
+    blend = Blend((1300, 450), (3, 1), 5, (16, 0))
+    datasets, rows = blend.rows_at(np.arange(3 * BLOCK))
+    for dataset, (count, unit) in enumerate(zip(blend.row_counts, blend.unit_rows, strict=True)):
+        own = rows[datasets == dataset]
+        key = mixed_key(5, -1 - dataset)
+        assert own.tolist() == rows_at(np.arange(len(own)), count, key, unit).tolist()
 
 
 def test_seeds_and_blocks_give_other_orders() -> None:

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +55,27 @@ BAD_LINES = [
     (_line(context="abc", evidence=[5]), "[start, end]", "field evidence"),
     (_line(id=GOOD[0]["id"]), "earlier line", "duplicate id"),
     (_chat(("user", "Q")), "must end with an assistant turn", "field messages"),
-    (_chat(("assistant", "A")), "'user' must stand", "field role"),
-    (_chat(("user", "Q"), ("tool", "A")), "'assistant' must stand", "field role"),
+    (_chat(("assistant", "A")), "'user' is expected", "field role"),
+    (_chat(("user", "Q"), ("tool", "A")), "'assistant' is expected", "field role"),
     (b'{"id": "x", "messages": [3]}', "list of objects", "field messages"),
     (b'{"id": "x", "parts": [{"text": "a", "learn": false}]}', "nothing", "nothing learnt"),
     (b'{"id": "x", "parts": [{"text": "a", "learn": 1}]}', "'learn' must be bool", "field learn"),
+    (_line(kind="pad"), "'pad' is reserved", "field kind"),
+    (_line(context=..., contxt="Paris."), "'contxt' looks like 'context'", "unknown field"),
+    (_line(evidense=[[0, 1]]), "'evidense' looks like 'evidence'", "unknown field"),
+    (
+        b'{"id": "x", "messages": [{"role": "user", "content": "Q"}, '
+        b'{"role": "assistant", "content": "A", "trian": false}]}',
+        "'trian' looks like 'train'",
+        "unknown field",
+    ),
+    (
+        b'{"id": "x", "messages": [{"role": "user", "content": "Q"}, '
+        b'{"role": "assistant", "content": "A"}], "attempt": "B"}',
+        "'attempt' has no meaning in a chat",
+        "field attempt",
+    ),
+    (_line(id="\ud800"), "surrogate", "field id"),
 ]
 _IDS = [f"{index}-{reason}" for index, (_, _, reason) in enumerate(BAD_LINES)]
 
@@ -107,6 +126,145 @@ def test_an_answer_that_a_tokenizer_drops_is_refused(tmp_path: Path, texts: list
     path.write_bytes(_line(answer="\u200b\x01"))
     with pytest.raises(InputError, match=r"x.jsonl:1: .*has no tokens"):
         preprocess(PreprocessConfig([path], tmp_path / "p", f"{tmp_path}/nfkc.model", 256))
+
+
+def test_a_segment_number_beyond_all_integers(tmp_path: Path, pack: Pack, recipes: Path) -> None:
+    """JSON's integers have no end; numpy's have."""
+    first = json.loads(recipes.read_text().splitlines()[0])
+    first |= {"segments": [2**70, *first["segments"][1:]], "store": str(_store_of(recipes))}
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(first) + "\n" + LINES[0].decode() + "\n")
+    with pytest.raises(InputError, match=r"x.jsonl:1: segment 1180591620717411303424 is beyond"):
+        pack(path)
+    data = pack(path, on_error="skip")
+    assert data.manifest.rejected == {"another segment store": 1}
+
+
+def _store_of(recipes: Path) -> Path:
+    return recipes.with_name("samples.jsonl.segments")
+
+
+def test_a_damaged_store_stops_before_anything_is_packed(
+    tmp_path: Path, pack: Pack, recipes: Path
+) -> None:
+    folder = shutil.copytree(recipes.parent, tmp_path / "copy")
+    tokens = folder / "samples.jsonl.segments" / "tokens.bin"
+    content = bytearray(tokens.read_bytes())
+    content[4] ^= 1
+    tokens.write_bytes(content)
+    with pytest.raises(InputError, match=r"segments is damaged: tokens.bin"):
+        pack(folder / "samples.jsonl", on_error="skip")
+    assert not list(tmp_path.glob("packed*"))
+
+
+def test_more_kinds_than_a_byte_can_name(tmp_path: Path, pack: Pack) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(_line(id=f"x{i}", kind=f"kind {i}") for i in range(257)))
+    with pytest.raises(InputError, match=r"x.jsonl:256: .*'kind 255' is one more than the 255"):
+        pack(path, seq_length=256)
+    data = pack(path, seq_length=256, on_error="skip")
+    assert data.manifest.rejected == {"too many kinds": 2}
+    assert len(data.manifest.kinds) == 256
+    assert {data.manifest.kinds[code] for code in data[0].records["kind"]} <= set(
+        data.manifest.kinds
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_a_line_without_end_is_not_held(tmp_path: Path, pack: Pack, suffix: str) -> None:
+    long = b'{"id": "' + b"x" * 5_000_000 + b'"}'
+    content = b"\n".join([LINES[0], long, LINES[1]])
+    path = tmp_path / f"x.jsonl{suffix}"
+    if suffix == ".gz":
+        content = gzip.compress(content)
+    elif suffix == ".zst":
+        content = pyarrow.compress(content, codec="zstd", asbytes=True)
+    path.write_bytes(content)
+    options: dict[str, Any] = {"seq_length": 256, "max_line_bytes": 2_000_000}
+    with pytest.raises(InputError, match=r"x.jsonl.*:2: a line of 5,000,011 bytes, more than"):
+        pack(path, **options)
+    data = pack(path, **options, on_error="skip")
+    assert data.manifest.samples == 2
+    assert data.manifest.rejected == {"line too long": 1}
+    (reject,) = (tmp_path / "packed_rejects.jsonl").read_text().splitlines()
+    assert json.loads(reject)["record"].startswith('{"id": "xxx')
+    assert len(reject) < 1000
+
+
+def test_a_huge_line_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
+    """A small archive may hold a line that no memory holds."""
+    path = tmp_path / "x.jsonl.zst"
+    with pyarrow.CompressedOutputStream(str(path), "zstd") as stream:
+        for _ in range(600):
+            stream.write(b"x" * (1 << 20))
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from megatron_in2.errors import InputError\n"
+        "from megatron_in2.data.packing.inputs import read_chunks\n"
+        "from megatron_in2.shards import Shard\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "(chunk,) = read_chunks([Path(sys.argv[1])], Shard(), max_line_bytes=50_000_000)\n"
+        "print(chunk.records[0].size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    size, kilobytes = map(int, result.stdout.split())
+    assert size == 600 << 20
+    assert kilobytes < 150_000
+
+
+def test_a_text_that_cannot_fit_is_not_encoded(
+    tmp_path: Path, pack: Pack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokenising a text of 200 MB takes gigabytes, only to find that it is too long."""
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join([_line(context="word " * 100_000), *LINES]))
+    with pytest.raises(InputError, match=r"x.jsonl:1: sample 'x' has at least \d+ tokens"):
+        pack(path, seq_length=256)
+    data = pack(path, seq_length=256, overlong="drop")
+    assert data.manifest.dropped == {"overlong": 1}
+
+
+def test_fields_that_nobody_reads_are_counted(tmp_path: Path, pack: Pack) -> None:
+    path = tmp_path / "x.jsonl"
+    extra = [_line(id=f"x{i}", answers=["A"], source="web", meta=None) for i in range(3)]
+    many = [_line(id=f"y{i}", **{f"field {i}": 1}) for i in range(60)]
+    path.write_bytes(b"\n".join([*extra, *many, *LINES]))
+    notes = pack(path, seq_length=256).manifest.notes
+    assert notes["samples with an unknown field 'source'"] == 3
+    assert notes["samples with an unknown field 'answers'"] == 3  # beside an 'answer' no mistake
+    assert not any("meta" in note for note in notes)
+    assert notes["samples with an unknown field of other names"] == 12
+    assert len(notes) == 51
+
+
+def test_names_that_would_overwrite_each_other(tmp_path: Path, pack: Pack) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(LINES))
+    with pytest.raises(InputError, match="may not end in _loss_mask"):
+        pack(path, name="packed_loss_mask", seq_length=256)
+
+
+def test_a_validation_split_of_another_run_is_named(tmp_path: Path, pack: Pack) -> None:
+    """Its samples are in the new training split too."""
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(_line(id=f"x{i}") for i in range(20)))
+    pack(path, seq_length=256, validation_fraction=0.3)
+    before = {item.name: item.read_bytes() for item in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="packed_valid is the validation split of another run"):
+        pack(path, seq_length=256, overwrite=True)
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == before
+
+
+def test_partial_answers_and_plain_ones_in_one_file(tmp_path: Path, pack: Pack) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join([_line(attempt="No."), *LINES]))
+    data = pack(path, seq_length=256, design="partial-answer-masking")
+    assert data.manifest.samples == 6
+    assert data.manifest.notes == {"samples without an attempt: their whole answer is learnt": 5}
+    other = pack(path, name="other", seq_length=256)
+    assert other.manifest.notes == {"samples with an attempt, which design answer leaves out": 1}
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])

@@ -90,8 +90,23 @@ def test_design_partial_answer_masking(encode: Encode, tokenizer: Tokenizer) -> 
     assert sample.tokens.tolist() == [1, *prompt, *encoder("It is 5."), *answer]
     assert sample.loss_mask.sum() == len(answer)
     assert sample.loss_mask[-len(answer) :].all()
-    with pytest.raises(SampleError, match="'attempt'"):
-        encode({key: record[key] for key in record if key != "attempt"}, "partial-answer-masking")
+
+
+def test_partial_answer_masking_takes_samples_without_an_attempt_too(
+    encode: Encode, tokenizer: Tokenizer
+) -> None:
+    record = {"id": "a", "kind": "k", "context": None, "question": "2+2?", "answer": "4."}
+    masked, plain = encode(record, "partial-answer-masking"), encode(record)
+    assert masked.tokens.tolist() == plain.tokens.tolist()
+    assert masked.loss_mask.tolist() == plain.loss_mask.tolist()
+    with pytest.raises(SampleError, match="'attempt' is empty"):
+        encode({**record, "attempt": " "}, "partial-answer-masking")
+
+
+def test_a_part_may_be_white_space(encode: Encode, tokenizer: Tokenizer) -> None:
+    parts = [{"text": "Q", "learn": False}, {"text": "\n", "learn": True}]
+    sample = encode({"id": "a", "parts": parts})
+    assert sample.tokens.tolist() == [1, *tokenizer.encode("Q"), *tokenizer.encode("\n"), 2]
 
 
 def test_chatml_to_the_byte(encode: Encode, tokenizer: Tokenizer) -> None:

@@ -106,7 +106,7 @@ def test_chat_and_parts_learn_what_they_say(
 def test_every_sample_is_whole_in_one_row(
     pack: Pack, write_samples: WriteSamples, mixed_records: list[dict[str, Any]]
 ) -> None:
-    data = pack(write_samples(mixed_records), window=64)
+    data = pack(write_samples(mixed_records))
     seen = []
     for index in range(len(data)):
         row = data[index]
@@ -231,8 +231,8 @@ def test_no_packing_gives_every_sample_a_row(
 ) -> None:
     data = pack(write_samples(mixed_records[:30]), no_packing=True)
     assert len(data) == data.manifest.samples == 30
-    in_order = [int(data[index].records["id_hash"][0]) for index in range(30)]
-    assert in_order == [id_hash(record["id"]) for record in mixed_records[:30]]
+    found = [int(data[index].records["id_hash"][0]) for index in range(30)]
+    assert sorted(found) == sorted(id_hash(record["id"]) for record in mixed_records[:30])
 
 
 def test_contexts_are_truncated_to_the_row(pack: Pack, recipes: Path) -> None:

@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 from megatron_in2.data.inspection.check import check_dataset
+from megatron_in2.data.inspection.statistics import summary
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packed.manifest import PARTS, part_path, read_manifest
+from megatron_in2.data.packing import merge, writer
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.merge import merge_datasets
 from megatron_in2.data.packing.partial_output import PartialOutput
+from megatron_in2.data.packing.pool import PooledSample
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.base import Tokenizer
@@ -142,20 +145,76 @@ def test_shards_merge_to_the_whole(
     assert result.returncode == 0, result.stderr
     merged = PackedDataset(tmp_path / "merged")
     assert _ids(merged) == _ids(whole)
-    assert len(merged) == sum(len(shard) for shard in shards)
     assert check_dataset(merged.prefix, tokenizer).problems == []
-    index = 0
-    for shard in shards:
-        for number in range(len(shard)):
-            ours, theirs = merged[index], shard[number]
-            assert np.array_equal(ours.tokens, theirs.tokens)
-            assert np.array_equal(ours.loss_mask, theirs.loss_mask)
-            assert ours.lengths == theirs.lengths
-            names = [merged.manifest.kinds[kind] for kind in ours.records["kind"]]
-            assert names == [shard.manifest.kinds[kind] for kind in theirs.records["kind"]]
-            index += 1
-    for name in ("samples", "tokens", "learnt_tokens", "samples_by_kind", "notes"):
+    assert _bytes(merged.prefix) == _bytes(whole.prefix)
+    for name in ("samples", "tokens", "learnt_tokens", "samples_by_kind", "notes", "inputs"):
         assert getattr(merged.manifest, name) == getattr(whole.manifest, name)
+
+
+def test_empty_shards_and_empty_splits_merge(
+    write_samples: WriteSamples, mixed_records: list[dict[str, Any]], pack: Pack, tmp_path: Path
+) -> None:
+    path = write_samples(mixed_records)
+    options = {"validation_fraction": 0.004}  # a sample or two of 240
+    whole = pack(path, name="whole", **options)
+    for index in range(5):  # the input has two chunks
+        pack(path, name=f"s{index}", shard=index, num_shards=5, **options)
+    prefixes = [tmp_path / f"s{index}" for index in range(5)]
+    rows = [read_manifest(prefix).rows for prefix in prefixes]
+    assert min(rows) == 0 < max(rows)
+    assert min(read_manifest(part_path(prefix, "_valid")).rows for prefix in prefixes) == 0
+    for split in ("", "_valid"):
+        merged = part_path(tmp_path / "merged", split)
+        merge_datasets(merged, [part_path(prefix, split) for prefix in prefixes])
+        assert _bytes(merged) == _bytes(part_path(whole.prefix, split))
+    empty = [tmp_path / f"s{index}" for index in range(5) if not rows[index]]
+    assert len(PackedDataset(empty[0])) == 0
+    with pytest.raises(InputError, match="missing"):
+        merge_datasets(tmp_path / "none", empty)
+
+
+def test_datasets_without_any_sample(
+    write_samples: WriteSamples, pack: Pack, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    path = write_samples([{"id": "a", "parts": [{"text": "a", "learn": True}]}])
+    shards = [
+        pack(path, name=f"s{i}", shard=i, num_shards=2, validation_fraction=1e-9) for i in range(2)
+    ]
+    prefixes = [shards[1].prefix, *(part_path(data.prefix, "_valid") for data in shards)]
+    assert check_dataset(prefixes[0], tokenizer).problems == []
+    assert "0 of 2,048 tokens" in summary(read_manifest(prefixes[0]))
+    with pytest.raises(InputError, match="hold no samples"):
+        merge_datasets(tmp_path / "none", prefixes[1:])
+    with pytest.raises(InputError, match="no row 0"):
+        PackedDataset(prefixes[0]).require_rows([0])
+
+
+def test_a_killed_merge_continues(
+    write_samples: WriteSamples,
+    mixed_records: list[dict[str, Any]],
+    pack: Pack,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = write_samples(mixed_records)
+    whole = pack(path, name="whole")
+    shards = [pack(path, name=f"s{i}", shard=i, num_shards=2).prefix for i in range(2)]
+    monkeypatch.setattr(writer, "ROWS_A_BLOCK", 2)
+    read, reads = merge.PackedSamples.read, []
+
+    def fails_late(self: merge.PackedSamples, index: int) -> PooledSample:
+        reads.append(index)
+        if len(reads) == 200:
+            raise KeyboardInterrupt
+        return read(self, index)
+
+    monkeypatch.setattr(merge.PackedSamples, "read", fails_late)
+    with pytest.raises(KeyboardInterrupt):
+        merge_datasets(tmp_path / "merged", shards)
+    assert (tmp_path / ".merged.partial" / "journal.json").exists()
+    merge_datasets(tmp_path / "merged", shards)
+    assert len(reads) < 200 + 240
+    assert _bytes(tmp_path / "merged") == _bytes(whole.prefix)
 
 
 def test_what_cannot_be_merged(
@@ -170,10 +229,18 @@ def test_what_cannot_be_merged(
     with pytest.raises(InputError, match="seq_length 4096"):
         merge_datasets(output, [one.prefix, two.prefix, other.prefix])
     whole, again = pack(path, name="whole"), pack(path, name="again")
-    with pytest.raises(InputError, match="stand in more than one"):
+    with pytest.raises(InputError, match="are in more than one"):
         merge_datasets(output, [whole.prefix, again.prefix])
     with pytest.raises(InputError, match="no packed dataset"):
         merge_datasets(output, [tmp_path / "absent"])
+    single = pack(path, name="single", no_packing=True)
+    with pytest.raises(InputError, match="packing False"):
+        merge_datasets(output, [whole.prefix, single.prefix])
+    kinds = [{**record, "kind": f"kind {n}"} for n, record in enumerate(_many(mixed_records, 2))]
+    many = pack(write_samples(kinds[:240]), name="many")
+    more = pack(write_samples(kinds[240:]), name="more")
+    with pytest.raises(InputError, match="kinds together, more than 255"):
+        merge_datasets(output, [many.prefix, more.prefix])
     assert not list(tmp_path.glob("*merged*"))
 
 
@@ -201,7 +268,7 @@ def test_a_disk_that_is_full_is_named_and_the_run_continues(
     result = subprocess.run(
         command, capture_output=True, text=True, check=False, preexec_fn=limit_file_size
     )
-    assert_refused(result, str(tmp_path / "full"), "make room")
+    assert_refused(result, str(tmp_path / "full"), "free some space")
     assert not (tmp_path / "full.json").exists()
     assert (tmp_path / ".full.partial" / "journal.json").exists()
     again = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -65,6 +65,9 @@ def test_a_run_counts_its_samples_and_both_conventions(
         assert line["dense_flops"] == 4 * dense_row_flops(model, SEQ_LENGTH) > causal
         assert line["samples_per_second"] == pytest.approx(line["samples"] / line["seconds"])
         assert line["tflops_per_rank"] == pytest.approx(causal / line["seconds"] / 1e12)
+        shares = {name: each for name, each in line.items() if name.startswith("trained_share/")}
+        assert sum(shares.values()) == pytest.approx(1)
+        assert len(shares) == len(rows.kinds) - 1  # padding has none
         assert "mfu" not in line  # no GPU, no peak
         assert ("memory_resident_gib" in line) == (step in (1, len(reference[1])))
 

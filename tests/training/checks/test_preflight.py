@@ -91,6 +91,16 @@ def test_a_truncated_dataset_is_refused(dataset: Path, tmp_path: Path, refuse: R
     refuse([f"--data.train={tmp_path / 'in2'}"], "in2.bin is missing")
 
 
+def test_a_dataset_without_rows_is_refused(
+    dataset: Path, small_tokenizer: Tokenizer, tmp_path: Path, refuse: Refuse
+) -> None:
+    samples = dataset.with_name("samples.jsonl")
+    shard = {"shard": 999, "num_shards": 1000}
+    packing = PreprocessConfig([samples], tmp_path / "in2", str(small_tokenizer.path), 512, **shard)
+    preprocess(packing)
+    refuse([f"--data.train={tmp_path / 'in2'}"], "data.train", "holds no rows")
+
+
 def test_context_parallelism_needs_padded_samples(
     dataset: Path, small_tokenizer: Tokenizer, tmp_path: Path, refuse: Refuse
 ) -> None:
