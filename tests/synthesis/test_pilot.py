@@ -86,7 +86,7 @@ def test_the_command_prints_a_pilot(
     common = ["--config", str(path), "--output", str(tmp_path / "x.jsonl"), "--pilot"]
     assert main([*common, "40"]) == 0
     printed = capsys.readouterr().out
-    assert "of 37 questions accepted" in printed
+    assert "of 36 questions accepted" in printed
     assert "fine_grained: " not in printed
     assert printed.count("QUESTION: ") == printed.count("ANSWER: ") > 5
     with pytest.raises(InputError, match="--pilot 0: must be 1 or more"):
