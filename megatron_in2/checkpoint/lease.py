@@ -206,6 +206,8 @@ def _age(folder: Path, number: int) -> float:
     path.touch()
     try:
         return path.stat().st_mtime - (folder / _FILE.format(number=number)).stat().st_mtime
+    except FileNotFoundError:  # a newer lease has just replaced it
+        return 0.0
     finally:
         path.unlink()
 
