@@ -38,7 +38,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory, write_config: WriteConfi
         with CheckpointSaver(
             folder / "run",
             asdict(config),
-            inputs.tokenizer.path,
+            inputs.tokenizer,
             inputs.datasets,
             source={},
             keep_last=1,

@@ -22,10 +22,10 @@ FOLDERS = ("megatron_in2", "tests", "tools", "configs", "slurm", "docs")
 OWN_FILES = {"slurm/site.env"}  # a user writes them
 PATH = re.compile(r"[\w./{},*-]+")
 SOURCE_FILE = re.compile(r"\.(py|yaml|txt|sh)$")
-# Options of sbatch, cp, pip, apptainer and lm_eval, which the pages name too.
+# Options of sbatch, cp, pip, apptainer, lm_eval and torchfrtrace, which the pages name too.
 FOREIGN_OPTIONS = {
-    "--dependency", "--gpus-per-node", "--metadata", "--no-requeue", "--nodes", "--ntasks-per-node",
-    "--nv", "--reflink", "--signal", "--tasks", "--time",
+    "--dependency", "--gpus-per-node", "--metadata", "--no-requeue", "--nodelist", "--nodes",
+    "--ntasks-per-node", "--nv", "--prefix", "--reflink", "--signal", "--tasks", "--time",
 }  # fmt: skip
 
 
