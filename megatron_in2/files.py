@@ -18,6 +18,7 @@ import pyarrow
 from megatron_in2.errors import InputError
 
 MAX_LINE_BYTES = 256_000_000
+ARCHIVE_ERRORS = (EOFError, OSError, zlib.error)  # what reading a broken archive may raise
 _PIECE = 1 << 20  # of a line, read at a time
 
 
@@ -110,12 +111,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}:{number}", _json_object(line, f"{path}:{number}")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}:{number}: not UTF-8 ({error.reason}); re-encode it") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
-    except OSError as error:
-        if path.suffix != ".zst" or error.errno is not None:
-            raise
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
+    except ARCHIVE_ERRORS as error:
+        refuse_broken_archive(path, number, error)
+        raise
 
 
 def next_line(stream: IO[bytes], limit: int = MAX_LINE_BYTES) -> bytes | LongLine:
@@ -157,6 +155,18 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_text(text: str) -> str:
     """Return the hexadecimal SHA-256 of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def refuse_broken_archive(path: Path, lines: int, error: Exception) -> None:
+    """Name an archive that is damaged or ends early; return on any other failure of reading.
+
+    Raises:
+        InputError: naming the file and the lines that were read.
+    """
+    damaged = isinstance(error, EOFError | gzip.BadGzipFile | zlib.error)
+    # pyarrow's errors of decompression are OSErrors without a number.
+    if damaged or (path.suffix == ".zst" and getattr(error, "errno", None) is None):
+        raise InputError(f"{path}: broken archive after line {lines}: {error}") from error
 
 
 def open_lines(path: Path) -> IO[bytes]:

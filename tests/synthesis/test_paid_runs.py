@@ -157,6 +157,11 @@ def test_two_thousand_requests_survive_ten_kills(
     print(figures["faults"])
 
 
+def _heed_interrupts() -> None:
+    """Undo what a shell does to commands in the background, such as a test run of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_run_that_is_asked_to_stop_keeps_every_reply(
     tmp_path: Path, small_corpus: Path, start_server
 ) -> None:
@@ -166,7 +171,12 @@ def test_a_run_that_is_asked_to_stop_keeps_every_reply(
     for number, code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
         server.change(hold=True)  # replies wait until the signal has been seen
         already = len(server.stats()["times"])
-        run = subprocess.Popen(_command(config, output), stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(
+            _command(config, output),
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_heed_interrupts,
+        )
         while len(server.stats()["times"]) < already + CONCURRENCY:
             assert run.poll() is None
             time.sleep(0.02)

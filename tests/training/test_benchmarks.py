@@ -25,7 +25,7 @@ def test_contenders_train_the_same_model(run_tool: RunTool) -> None:
     result = run_tool(
         "benchmarks/training",
         *("--without-litgpt", "--layers", 1, "--hidden-size", 64),
-        *("--seq-length", 64, "--rows", 2, "--turns", 2, "--learnt-share", 0.1),
+        *("--seq-length", 64, "--rows", 2, "--turns", 2, "--answer-share", 0.1),
     )
     assert result.returncode == 0, result.stderr
     agreed = re.search(r"losses of 4 steps agree to (\S+) relative", result.stdout)

@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--head-dim", type=int, default=128)
     parser.add_argument("--seq-length", type=int, default=32768, help="tokens a row")
     parser.add_argument("--packed-samples", type=int, default=16, help="of the rows with several")
-    parser.add_argument("--learnt-share", type=float, default=0.02, help="of the tokens")
+    parser.add_argument("--answer-share", type=float, default=0.02, help="of the tokens")
     parser.add_argument("--rows", type=int, default=2, help="rows of a step, one at a time")
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed")
     parser.add_argument("--gpu-type", help="in gpus.yaml; default: by the card's name")
@@ -215,7 +215,7 @@ def _measure(case: Case, options: Any) -> Measured:
         lengths = [options.seq_length // case.samples] * case.samples
         tokenizer = load_tokenizer(MISTRAL_V1)
         rows = config.schedule.global_batch_rows * config.schedule.steps
-        manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.learnt_share)
+        manifest = write_random_rows(prefix, tokenizer, rows, lengths, options.answer_share)
         inputs = RunInputs(
             tokenizer=tokenizer,
             datasets=(BlendPart(1.0, prefix, manifest),),

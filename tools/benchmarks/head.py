@@ -56,7 +56,7 @@ def main() -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--tokens", type=int, default=2048, help="positions")
     parser.add_argument("--hidden-size", type=int, default=4096)
-    parser.add_argument("--learnt-share", type=float, default=0.02, help="of the positions")
+    parser.add_argument("--answer-share", type=float, default=0.02, help="of the positions")
     parser.add_argument("--dtype", choices=tuple(TORCH_DTYPES), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3, help="that are timed")
     parser.add_argument(
@@ -66,33 +66,33 @@ def main() -> None:
     if options.logits:
         print(json.dumps(asdict(_measure(options))))
         return
-    _report_arithmetic(options.learnt_share)
+    _report_arithmetic(options.answer_share)
     _report_measured(options, {logits: _in_process(logits) for logits in get_args(Logits)})
 
 
-def _report_arithmetic(learnt_share: float) -> None:
+def _report_arithmetic(answer_share: float) -> None:
     model = ModelConfig()
     head = ROW * head_flops_per_token(model)
     logits = ROW * model.vocab_size
-    print(f"Mistral-7B, a row of {ROW:,} tokens, trained on {learnt_share:.0%}, computed")
+    print(f"Mistral-7B, a row of {ROW:,} tokens, trained on {answer_share:.0%}, computed")
     print("| | logits everywhere | at answers only |")
     print("|---|---|---|")
     for samples in (1, 16):
         squares = np.array([ROW**2 // samples])
         body = float(row_flops(model, ROW, squares)[0])
-        shares = [share * head / (body + share * head) for share in (1.0, learnt_share)]
+        shares = [share * head / (body + share * head) for share in (1.0, answer_share)]
         print(
             f"| head's share of FLOPs, {samples} sample(s) a row | {shares[0]:.2%} | "
             f"{shares[1]:.3%} |"
         )
-        needed = loss_flops(model, ROW, squares, learnt_share * ROW)
+        needed = loss_flops(model, ROW, squares, answer_share * ROW)
         print(
             f"| all FLOPs, last layer at answers only too, {samples} sample(s) a row | 100 % | "
             f"{needed / (body + head):.2%} |"
         )
     for name, width in (("bfloat16 logits", 2), ("float32 copy", 4), ("float32 gradient", 4)):
-        print(f"| {name} | {_gb(logits * width)} | {_gb(logits * width * learnt_share)} |")
-    print(f"| together | {_gb(logits * 10)} | {_gb(logits * 10 * learnt_share)} |")
+        print(f"| {name} | {_gb(logits * width)} | {_gb(logits * width * answer_share)} |")
+    print(f"| together | {_gb(logits * 10)} | {_gb(logits * 10 * answer_share)} |")
 
 
 def _gb(size: float) -> str:
@@ -154,7 +154,7 @@ def _measure(options: Any) -> Measured:
         hidden = torch.randn(options.tokens, 1, options.hidden_size).to(weight.dtype)
         hidden.requires_grad_()
         labels = torch.randint(0, model_config.vocab_size, (1, options.tokens))
-        answers = max(int(options.tokens * options.learnt_share), 1)
+        answers = max(int(options.tokens * options.answer_share), 1)
         mask = (torch.arange(options.tokens) >= options.tokens - answers).view(1, -1)
         row = packed_row([options.tokens], world.device)
         before = _status("VmRSS")

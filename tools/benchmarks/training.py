@@ -84,7 +84,7 @@ def main() -> None:
     )
     parser.add_argument("--seq-length", type=int, default=1024, help="tokens a row")
     parser.add_argument("--rows", type=int, default=8, help="rows of a step")
-    parser.add_argument("--learnt-share", type=float, default=0.02, help="of the tokens")
+    parser.add_argument("--answer-share", type=float, default=0.02, help="of the tokens")
     parser.add_argument("--turns", type=int, default=7, help="counted steps of each contender")
     parser.add_argument(
         "--litgpt",
@@ -172,7 +172,7 @@ def _prepare(folder: Path, options: Any) -> None:
     import_checkpoint(folder / "hf", folder / "megatron")
     rows = steps * options.rows
     write_random_rows(
-        folder / "rows", tokenizer, rows, [options.seq_length], options.learnt_share, SEED
+        folder / "rows", tokenizer, rows, [options.seq_length], options.answer_share, SEED
     )
     dataset = TrainingRows(str(folder / "rows"), SEED)
     chosen = [dataset[place] for place in dataset.at(np.arange(rows))]

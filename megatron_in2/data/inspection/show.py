@@ -121,7 +121,7 @@ def _headline(view: SampleView) -> str:
     end = view.start + view.length - 1
     return (
         f"{escaped(view.kind)} {view.id_hash}: tokens {view.start} to {end} "
-        f"({view.length} + {view.padding} padding, {view.learnt_tokens} learnt{evidence})"
+        f"({view.length} + {view.padding} padding, {view.learnt_tokens} trained on{evidence})"
     )
 
 

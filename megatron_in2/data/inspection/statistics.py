@@ -17,7 +17,7 @@ def summary(manifest: Manifest) -> str:
         ("filled", f"{100 * manifest.packing_efficiency:.2f} %"),
         ("samples", f"{manifest.samples:,}"),
         ("tokens", f"{manifest.tokens:,}"),
-        ("learnt", f"{manifest.learnt_tokens:,} ({100 * manifest.learnt_fraction:.2f} %)"),
+        ("trained on", f"{manifest.learnt_tokens:,} ({100 * manifest.learnt_fraction:.2f} %)"),
         ("tokenizer", f"{manifest.tokenizer} ({manifest.vocab_size:,} pieces)"),
         ("template", manifest.template),
         ("design", manifest.design),

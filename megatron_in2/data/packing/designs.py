@@ -1,4 +1,4 @@
-"""Which parts of a sample are learnt: a sample is a list of parts, and a design marks them."""
+"""Which parts of a sample are trained on: a sample is a list of parts, and a design marks them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,12 +9,12 @@ GENERIC_SYSTEM = "You are a helpful assistant."
 
 @dataclass(frozen=True)
 class Design:
-    """A choice of what is learnt; every one learns answers with their end-of-sequence.
+    """A choice of what is trained on; every one includes answers with their end-of-sequence.
 
     ``erases_system`` puts a generic instruction in the place of a chat's system message (Prompt
     Erasing, Orca 2, arXiv 2311.11045). ``has_attempt`` takes a sample's first, wrong ``attempt``
-    into the input, unlearnt, before the learnt answer that verifies and corrects it (Partial
-    Answer Masking). ``learns_every_turn`` learns all assistant turns, whatever ``train`` says.
+    into the input, without loss, before the answer that verifies and corrects it (Partial
+    Answer Masking). ``learns_every_turn`` trains on all assistant turns, whatever ``train`` says.
     """
 
     name: DesignName

@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,15 @@ import pyarrow.parquet
 
 from megatron_in2.data.packing.samples import SampleError
 from megatron_in2.errors import InputError
-from megatron_in2.files import MAX_LINE_BYTES, LongLine, next_line, open_lines, too_long
+from megatron_in2.files import (
+    ARCHIVE_ERRORS,
+    MAX_LINE_BYTES,
+    LongLine,
+    next_line,
+    open_lines,
+    refuse_broken_archive,
+    too_long,
+)
 from megatron_in2.shards import Shard
 
 CHUNK_RECORDS = 128
@@ -118,12 +125,9 @@ def _line_chunks(path: Path, max_line_bytes: int) -> Iterator[Chunk]:
                 now = _position(stream, position + sum(map(_size, lines)))
                 yield Chunk(path, number + 1, lines, now - position, max_line_bytes)
                 number, position = number + len(lines), now
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
-    except OSError as error:
-        if path.suffix != ".zst" or error.errno is not None:
-            raise
-        raise InputError(f"{path}: broken archive after line {number}: {error}") from error
+    except ARCHIVE_ERRORS as error:
+        refuse_broken_archive(path, number, error)
+        raise
     if number == 0:
         raise InputError(f"{path} is empty: it holds no samples")
 
