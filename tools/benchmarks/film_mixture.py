@@ -32,12 +32,14 @@ from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.data.inspection.mixture import as_table, epoch_mixture, plot_mixture
 from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.errors import InputError
-from megatron_in2.records import Document
+from megatron_in2.records import Document, JoinedPart
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.synthesis.compose import Composer
 from megatron_in2.synthesis.python_texts import python_texts
 from megatron_in2.synthesis.segments import split_into_segments
+from megatron_in2.templates.base import Turn
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.ids import count_tokens
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
@@ -119,7 +121,7 @@ def _documents(
     """Yield documents of prose, of log-normal lengths, over and over."""
     texts = (text for _, text in itertools.islice(python_texts(), PROSE))
     lines = [line for text in texts for line in text.split("\n") if line.strip()]
-    lengths = [len(ids) + 1 for ids in tokenizer.encode_continuations(lines)]
+    lengths = [len(ids) + 1 for ids in tokenizer.encode_lines(lines)]
     ends = np.cumsum(lengths)
     chance = np.random.default_rng(0)
     cut: list[list[tuple[str, list[int]]]] = []
@@ -188,9 +190,9 @@ def _pairs(
         question = f"What is said of {' '.join(asked)}?"
         ids = tokenizer.encode(" ".join(words[start + 25 : start + 25 + size]))[:size]
         answer = tokenizer.decode(ids).strip() or "Nothing."
-        before, after = FILM.around_context(question)
-        texts = len(tokenizer.encode(before)) + len(tokenizer.encode_continuation(after))
-        pairs.append((question, answer, texts + len(tokenizer.encode(answer)) + 2))
+        before, after = FILM.wording.around_context(question)
+        turn = Turn(JoinedPart(before, Path(), (), after), answer)
+        pairs.append((question, answer, count_tokens(FILM.parts(None, [turn]), tokenizer)))
     return pairs
 
 
