@@ -18,7 +18,7 @@ TEXTS = ["Paris is the capital of France.", "Rome is old.", "Bern is neither."]
 @pytest.fixture(scope="module")
 def written(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "segments"
-    segments = [(text, tokenizer.encode_continuation(text)) for text in TEXTS]
+    segments = list(zip(TEXTS, tokenizer.encode_lines(TEXTS), strict=True))
     write_store(path, [("a", segments[:2]), ("b", segments[2:])], tokenizer)
     return path
 
@@ -32,9 +32,8 @@ def store(written: Path, tmp_path: Path) -> Path:
 def test_a_sound_store_passes(store: Path, tokenizer: Tokenizer) -> None:
     opened = SegmentStore(store)
     opened.require_sound(tokenizer)
-    assert tokenizer.decode(opened.join([0, 2], tokenizer.newline_id)) == (
-        "Paris is the capital of France.\nBern is neither."
-    )
+    joined = np.frombuffer(opened.join_bytes(np.array([0, 2]), tokenizer.line_end), np.uint16)
+    assert tokenizer.decode(joined.tolist()) == "Paris is the capital of France.\nBern is neither."
 
 
 def _change_manifest(**values: object) -> Callable[[Path], None]:

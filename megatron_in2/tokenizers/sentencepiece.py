@@ -91,8 +91,8 @@ class SentencePieceTokenizer:
 
     @property
     def line_end(self) -> tuple[int, ...]:
-        """A newline, which is an id of its own."""
-        return (self.newline_id,)
+        """A newline, which is an id of its own; nothing where the model drops newlines."""
+        return tuple(self._newline_prefix[-1:])
 
     @cached_property
     def joins_exactly(self) -> bool:

@@ -19,6 +19,7 @@ from megatron_in2.conversion.huggingface_to_megatron import import_checkpoint
 from megatron_in2.conversion.megatron_reader import MegatronReader
 from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
 from megatron_in2.errors import InputError
+from megatron_in2.files import read_json, write_json
 from megatron_in2.model.build import build_model
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.parallel.config import ParallelConfig
@@ -27,6 +28,7 @@ from megatron_in2.parallel.rank import SINGLE_RANK
 from megatron_in2.parallel.world import open_world
 from tests.conversion.conftest import MakeModel
 
+SEAL = ("files", "seal")
 RESAVE = Path(__file__).with_name("resave_ranks.py")
 
 
@@ -38,8 +40,11 @@ def step(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Path:
 
 @pytest.fixture
 def copy(tmp_path: Path, step: Path) -> Path:
-    """A step of one's own to break."""
-    return Path(shutil.copytree(step, tmp_path / "iter_0000000"))
+    """A step of one's own to break, saved without hashes: the reader itself must find damage."""
+    own = Path(shutil.copytree(step, tmp_path / "iter_0000000"))
+    complete = read_json(own / "complete.json")
+    write_json(own / "complete.json", {k: v for k, v in complete.items() if k not in SEAL})
+    return own
 
 
 def resave(step: Path, output: Path, tensor: int, pipeline: int) -> None:

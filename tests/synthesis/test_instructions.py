@@ -52,7 +52,7 @@ def test_a_question_becomes_an_instruction_without_context(
     assert drawn[2] == {"id": drawn[2]["id"], "kind": "instruction", "messages": CHAT}
     lines = tmp_path / "drawn.jsonl"
     lines.write_text("".join(json.dumps(record) + "\n" for record in drawn))
-    prompts = [sample.parts[0].text for _, sample in read_samples(lines, FILM)]
+    prompts = [sample.parts[1].text for _, sample in read_samples(lines, FILM)]
     assert prompts[1] == (
         "[INST] Below is a user instruction. Write a response for the instruction.\n\n"
         "### Instruction:\n2 + 1? [/INST]"

@@ -85,9 +85,9 @@ def test_files_that_are_no_template(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(InputError, match="template"):
         load_template(str(path))
-    with pytest.raises(InputError, match="use film, chatml"):
+    with pytest.raises(InputError, match="use base, film, chatml"):
         load_template("absent")
-    with pytest.raises(InputError, match=r"holds no instruction_template\.json: name the template"):
+    with pytest.raises(InputError, match=r"holds no instruction_template\.json and no chat template"):
         load_template(str(tmp_path))
 
 

@@ -20,7 +20,7 @@ from megatron_in2.data.packing.encode import SampleEncoder
 from megatron_in2.data.packing.samples import SampleError, SampleReader, read_samples
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
-from megatron_in2.records import EncodedSample
+from megatron_in2.records import EncodedSample, JoinedPart
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
@@ -190,7 +190,7 @@ def test_a_damaged_store_is_found_by_verifying_joins(
     tokenizer: Tokenizer, recipes: Path, tmp_path: Path
 ) -> None:
     _, sample = next(iter(read_samples(recipes, FILM)))
-    part = sample.parts[0]
+    part = next(each for each in sample.parts if isinstance(each, JoinedPart))
     copy = tmp_path / "store"
     copy.mkdir()
     for file in part.store.iterdir():
@@ -199,7 +199,8 @@ def test_a_damaged_store_is_found_by_verifying_joins(
     store = SegmentStore(copy)
     tokens[store.offsets[part.segments[0]]] ^= 1
     tokens.flush()
-    damaged = replace(sample, parts=(replace(part, store=copy), *sample.parts[1:]))
+    parts = tuple(replace(part, store=copy) if each is part else each for each in sample.parts)
+    damaged = replace(sample, parts=parts)
     with pytest.raises(InputError, match="differ from their whole text's"):
         SampleEncoder(tokenizer, verify_joins=1.0).encode(damaged)
 
@@ -220,7 +221,7 @@ def test_a_tokenizer_that_cannot_join_encodes_whole_texts(
     record |= {"question": "Q", "answer": "A"}
     encoder = SampleEncoder(other)
     sample = encoder.encode(SampleReader(FILM).read(record, "x:1", tmp_path))
-    prompt = other.encode(FILM.prompt("Q", "ﬁne  two\none line"))
+    prompt = other.encode(FILM.prompt_text(FILM.wording.message("Q", "ﬁne  two\none line")))
     assert sample.tokens.tolist() == [other.bos_id, *prompt, *other.encode("A"), other.eos_id]
     (note,) = encoder.notes
     assert "whole texts" in note
