@@ -87,7 +87,7 @@ def test_files_that_are_no_template(tmp_path: Path, content: str) -> None:
         load_template(str(path))
     with pytest.raises(InputError, match="use base, film, chatml"):
         load_template("absent")
-    with pytest.raises(InputError, match=r"holds no instruction_template\.json and no chat template"):
+    with pytest.raises(InputError, match="json and no chat template: name the template"):
         load_template(str(tmp_path))
 
 
