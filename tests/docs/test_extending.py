@@ -21,10 +21,9 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("extended")
     for name in COPIED:
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in ROOT.glob("*.*"):
+    for path in ROOT.iterdir():
         if path.is_file():
             shutil.copy(path, root)
-    shutil.copy(ROOT / "Makefile", root)
     for recipe in RECIPES:
         follow(recipe, root)
     _run(f"{sys.executable} -m tests.docs.generated", root)  # as make docs does
