@@ -46,7 +46,7 @@ check: $(READY) ## lint and types only
 docs: $(READY) ## write the generated tables of docs/
 	$(BIN)/python -m tests.docs.generated
 
-test: check ## lint, types and the tests that fit in 20 minutes
+test: check ## lint, types and the tests that fit in 15 minutes
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-full: check ## the long tests too

@@ -144,7 +144,11 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, and all Slurm tests: a machine has one Slurm."""
+    """Keep a file's tests on one worker, and all Slurm tests: a machine has one Slurm.
+
+    These come first, as the longest group: the other worker does everything else meanwhile.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/slurm/"))
     for item in items:
         folder, _, file = item.nodeid.partition("::")[0].rpartition("/")
         group = folder if folder == "tests/slurm" else f"{folder}/{file}"

@@ -23,6 +23,7 @@ def _losses(checkpoints: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_one_arm_learns_survives_a_kill_and_is_probed(tmp_path: Path, run_tool: RunTool) -> None:
     options = ("--quick", "--scale", 0.05, "--contexts", 3, "--arms", "in2", "--thetas", "1e4")
     command = [sys.executable, ROOT / "tools" / "effect.py", *options, "--home", tmp_path]

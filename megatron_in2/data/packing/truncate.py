@@ -17,7 +17,7 @@ def kept_slots(
 ) -> list[int] | None:
     """Choose which slots of a context stay: all evidence, and fillers drawn by the sample's key.
 
-    Fillers go at random, so evidence stays, relative to what is left, where it stood.
+    Fillers go at random, so evidence keeps its place relative to what is left.
 
     Args:
         costs: tokens of each slot, int64 [n].

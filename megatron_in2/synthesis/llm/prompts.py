@@ -12,9 +12,7 @@ FIELDS = {  # what each file must hold
     "fine_grained": ("{context}",),
     "integration": ("{pieces}",),
     "closed_book": ("{question}",),
-    "judge": ("{question}", "{answer}", "{guess}"),
     "verify": ("{context}", "{question}", "{answer}"),
-    "rewrite": ("{context}", "{question}", "{answer}", "{words}"),
 }
 
 
@@ -25,9 +23,7 @@ class Prompts:
     fine_grained: str
     integration: str
     closed_book: str
-    judge: str
     verify: str
-    rewrite: str
 
     def text(self, name: str) -> str:
         """Return the template of a name in FIELDS."""

@@ -29,9 +29,7 @@ _QUOTED_PAIR = _object({**_PAIR, "quotes": {"type": "array", "items": _object(_Q
 _SCHEMAS = {
     "fine_grained": _object(_PAIR),
     "integration": _object(_PAIR),
-    "judge": _object({"right": {"type": "boolean"}}),
     "verify": _object({"supported": {"type": "boolean"}}),
-    "rewrite": _object({"question": _STRING}),
 }
 
 
