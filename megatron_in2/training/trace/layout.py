@@ -8,12 +8,12 @@ from megatron_in2.training.arithmetic.gpu_types import Gpu
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.trace.allowance import GIB, allowance
 from megatron_in2.training.trace.events import Trace
-from megatron_in2.training.trace.row_shape import RowShape
 from megatron_in2.training.trace.summary import flops_by_operation, peaks, traffic
 from megatron_in2.training.trace.timeline import play, step_seconds
+from megatron_in2.training.trace.traced_row import TracedRow
 
 ONCE_A_STEP = ("data", "embedding", "world")  # groups whose collectives no micro-batch repeats
-TraceRank = Callable[[TrainConfig, int, int, int, RowShape], Trace]
+TraceRank = Callable[[TrainConfig, int, int, int, TracedRow], Trace]
 """Returns the trace of a rank: configuration, rank, world size, micro-batches, row."""
 
 
@@ -64,7 +64,7 @@ def micro_batches_of(config: TrainConfig, world_size: int) -> tuple[int, int]:
 
 
 def step_work(
-    config: TrainConfig, world_size: int, gpu: Gpu, row: RowShape, trace_rank: TraceRank
+    config: TrainConfig, world_size: int, gpu: Gpu, row: TracedRow, trace_rank: TraceRank
 ) -> StepWork:
     """Trace the first and the last pipeline stage: the others do and keep less.
 

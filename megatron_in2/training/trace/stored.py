@@ -30,7 +30,7 @@ from megatron_in2.training.trace.events import (
     Trace,
     Wait,
 )
-from megatron_in2.training.trace.row_shape import RowShape
+from megatron_in2.training.trace.traced_row import TracedRow
 
 PACKAGE = Path(__file__).parents[2]
 CODE = ("architectures", "data/packed", "model", "parallel", "training")  # what a trace runs
@@ -58,7 +58,7 @@ class TraceStore:
         self._on_run = on_run
 
     def trace(
-        self, config: TrainConfig, rank: int, world_size: int, micro_batches: int, row: RowShape
+        self, config: TrainConfig, rank: int, world_size: int, micro_batches: int, row: TracedRow
     ) -> Trace:
         """Return the trace of a rank; see :func:`program.run_rank`.
 
@@ -90,7 +90,7 @@ class TraceStore:
 
 
 def _run(
-    config: TrainConfig, rank: int, world_size: int, micro_batches: int, row: RowShape
+    config: TrainConfig, rank: int, world_size: int, micro_batches: int, row: TracedRow
 ) -> Trace:
     with without_unused_imports():  # here, so that a stored trace needs no seconds of imports
         from megatron_in2.training.step.fullest_row import fullest_row
@@ -102,7 +102,7 @@ def _run(
 
 
 def trace_key(
-    config: TrainConfig, rank: int, world_size: int, micro_batches: int, row: RowShape
+    config: TrainConfig, rank: int, world_size: int, micro_batches: int, row: TracedRow
 ) -> str:
     """Return the hash of everything that a rank's trace depends on."""
     depends_on = {

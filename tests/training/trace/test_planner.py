@@ -10,10 +10,10 @@ from megatron_in2.training.arithmetic.plan import rank_layouts
 from megatron_in2.training.trace.allowance import GIB
 from megatron_in2.training.trace.layout import micro_batches_of, step_work
 from megatron_in2.training.trace.planner import trace_best, traced_as_table
-from megatron_in2.training.trace.row_shape import RowShape
 from megatron_in2.training.trace.stored import TraceStore
 from megatron_in2.training.trace.summary import flops_by_operation, traffic
 from megatron_in2.training.trace.timeline import play
+from megatron_in2.training.trace.traced_row import TracedRow
 from tests.training.trace.cases import LENGTH, RANKS, run
 
 A100 = read_gpu(GPU_TYPES, "a100-80g")
@@ -51,7 +51,7 @@ def test_recomputation_is_taken_where_nothing_cheaper_fits(
 
 def _needed(store: TraceStore, recompute: str) -> float:
     config = run(ParallelConfig(), dtype="bfloat16", recompute=recompute)
-    return step_work(config, RANKS, A100, RowShape(LENGTH, 512, 1), store.trace).needed_gib
+    return step_work(config, RANKS, A100, TracedRow(LENGTH, 512, 1), store.trace).needed_gib
 
 
 def test_nothing_is_returned_where_nothing_fits(store: TraceStore) -> None:
@@ -64,7 +64,7 @@ def test_work_of_a_step_does_not_depend_on_how_much_of_it_is_traced(store: Trace
     """Two micro-batches stand for four: the same FLOPs, traffic and time."""
     config = run(ParallelConfig(2, sequence=True), dtype="bfloat16")
     config = replace(config, schedule=replace(config.schedule, global_batch_rows=8))
-    row = RowShape(LENGTH, 8, 1)
+    row = TracedRow(LENGTH, 8, 1)
     assert micro_batches_of(config, RANKS) == (4, 2)
     part = step_work(config, RANKS, A100, row, store.trace)
     trace = store.trace(config, 0, RANKS, 4, row)

@@ -8,12 +8,12 @@ import pytest
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.trace import stored
 from megatron_in2.training.trace.events import Trace
-from megatron_in2.training.trace.row_shape import RowShape
 from megatron_in2.training.trace.stored import TraceStore, default_folder, trace_key
+from megatron_in2.training.trace.traced_row import TracedRow
 from tests.training.trace.cases import LENGTH, RANKS, run
 
 CONFIG = run(ParallelConfig(2, sequence=True))
-ROW = RowShape(LENGTH, 8, 1)
+ROW = TracedRow(LENGTH, 8, 1)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ TRAINED_TOKENS = 512  # of a row, where no data set is named; a packed row has a
 
 
 @dataclass(frozen=True)
-class RowShape:
+class TracedRow:
     """A row as :func:`fullest_row` makes it.
 
     Args:
@@ -23,7 +23,7 @@ class RowShape:
     samples: int
 
 
-def row_shape(config: TrainConfig, samples: int = 1) -> RowShape:
+def traced_row(config: TrainConfig, samples: int = 1) -> TracedRow:
     """Return the row that is traced: as full as the fullest of ``data.train``, if that is set."""
     trained = TRAINED_TOKENS
     if config.data.train:
@@ -34,4 +34,4 @@ def row_shape(config: TrainConfig, samples: int = 1) -> RowShape:
         prefixes = [prefix for _, prefix in parse_blend(config.data.train)]
         trained = most_trained_tokens([PackedDataset(prefix) for prefix in prefixes])
     length = config.data.seq_length
-    return RowShape(length, min(trained, length), samples)
+    return TracedRow(length, min(trained, length), samples)
