@@ -13,7 +13,7 @@ from megatron_in2.training.arithmetic.gpu_types import Gpu
 from megatron_in2.training.arithmetic.plan import SECONDS_A_DAY, Layout
 from megatron_in2.training.config import Recompute, TrainConfig
 from megatron_in2.training.trace.layout import StepWork, TraceRank, step_work
-from megatron_in2.training.trace.row_shape import row_shape
+from megatron_in2.training.trace.traced_row import traced_row
 
 TRIES = 3  # layouts that are traced for each one wanted, at most
 
@@ -60,7 +60,7 @@ def trace_best(
         for layout in sorted(modes, key=lambda each: _MODES.index(each.recompute)):
             runtime = replace(config.runtime, recompute=layout.recompute)
             candidate = replace(config, parallel=parallel, runtime=runtime)
-            row = row_shape(candidate, samples)
+            row = traced_row(candidate, samples)
             work = step_work(candidate, gpus, gpu, row, trace_rank)
             if work.needed_gib <= gpu.memory_gib:
                 found.append(TracedLayout(parallel, layout.recompute, layout.data_ranks, work))

@@ -11,7 +11,6 @@ from megatron_in2.training.trace.layout import (
     micro_batches_of,
     stage_ranks,
 )
-from megatron_in2.training.trace.row_shape import row_shape
 from megatron_in2.training.trace.summary import (
     Peak,
     flops_by_operation,
@@ -20,6 +19,7 @@ from megatron_in2.training.trace.summary import (
     traffic,
 )
 from megatron_in2.training.trace.timeline import play, step_seconds
+from megatron_in2.training.trace.traced_row import traced_row
 
 HOLDERS = 8  # shown
 KINDS: tuple[Kind, ...] = (
@@ -48,7 +48,7 @@ def trace_report(
         InputError: the configuration does not fit the world, or cannot be traced.
     """
     config.validate(world_size)
-    row = row_shape(config, samples)
+    row = traced_row(config, samples)
     in_step, traced = micro_batches_of(config, world_size)
     lines = [
         f"traced          {traced} of {in_step} micro-batches of a step; rows of "
