@@ -12,9 +12,9 @@ prints the reason, and the others continue.
 
 MFU is of the card's dense bfloat16 peak in gpus.yaml, by two conventions: causal (what the
 loss needs: each sample's own causal attention, LM head and last layer's outputs at answers) and
-dense (Megatron-LM's: every query sees the whole row, a logit at every token). Transformer Engine's
-last layer runs everywhere; causal MFU does not count that work. The target is 45 % causal, without
-recompute, for one sample a row.
+dense (Megatron-LM's: every query sees the whole row, a logit at every token). In the last layer,
+Transformer Engine's attention runs everywhere; causal MFU does not count that work. The target is
+45 % causal, without recompute, for one sample a row.
 
 Without a GPU it prints one line and exits with 0. --device cpu runs the same code at sizes that a
 CPU can handle:
