@@ -109,7 +109,7 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
             not_run[name] = f"{type(error).__name__}: {reason:.200}"
             continue
         with prompting_with(template, _window(model, loaded[0])):
-            scores[name] = _run(benchmark, config, model, loaded)
+            scores[name] = _run(benchmark, config, model, loaded, tasks)
     return scores, not_run
 
 
@@ -149,13 +149,14 @@ def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
 
 
 def _run(
-    benchmark: Benchmark, config: HarnessConfig, model: Any, tasks: list[Any]
+    benchmark: Benchmark, config: HarnessConfig, model: Any, tasks: list[Any], manager: Any
 ) -> BenchmarkScore:
     import lm_eval  # type: ignore[import-untyped]
 
     outcome = lm_eval.simple_evaluate(
         model=model,
         tasks=tasks,
+        task_manager=manager,  # without one it reads all task files again
         num_fewshot=SHOTS.get(benchmark.name),
         limit=config.limit or None,
         log_samples=False,

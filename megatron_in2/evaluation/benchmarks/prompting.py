@@ -22,7 +22,8 @@ class Prompting:
     window: Window | None = None
 
 
-_current: ContextVar[Prompting] = ContextVar("prompting", default=Prompting())
+_DEFAULT = Prompting()
+_current: ContextVar[Prompting] = ContextVar("prompting", default=_DEFAULT)
 
 
 @contextmanager
@@ -40,7 +41,8 @@ def write_prompt(instruction: str, context: str | None = None) -> str:
 
     A message that is too long for the window loses its middle before the template is applied.
     """
-    template, window = _current.get().template, _current.get().window
+    prompting = _current.get()
+    template, window = prompting.template, prompting.window
     message = template.wording.message(instruction, context)
     if window is not None:
         message = window.shortened(message, template.prompt_text)

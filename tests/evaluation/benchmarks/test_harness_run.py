@@ -40,7 +40,9 @@ ROWS = {
     ],
     "trec": [
         {
-            "context": "\n".join(f"Question: What is number {n}?\nType: number" for n in range(600)),
+            "context": "\n".join(
+                f"Question: What is number {n}?\nType: number" for n in range(600)
+            ),
             "input": "Question: Where is it?\nType:",
             "answers": ["place"],
             "all_classes": ["number", "place"],
@@ -169,7 +171,8 @@ def test_a_long_input_loses_its_middle_before_the_template_is_applied(
     kept = text[text.index("What is number 0?") :]
     numbers = [int(number) for number in re.findall(r"What is number (\d+)\?", kept)]
     (gap,) = [place for place, step in enumerate(np.diff(numbers)) if step != 1]
-    assert numbers[0] == 0 and numbers[-1] == 599
+    assert numbers[0] == 0
+    assert numbers[-1] == 599
     assert abs((gap + 1) - (len(numbers) - gap - 1)) < 10
 
     # The control: without a window the harness cuts on the left, and the begin is gone.
@@ -186,7 +189,7 @@ def test_the_wording_of_a_users_message(own_model: Path, tmp_path: Path) -> None
     assert model_template(plain).wording == WORDINGS["plain"]
     assert model_template(replace(plain, wording="film")).wording == FILM.wording
     (folder / TEMPLATE_FILE).write_text(json.dumps(FILM.values()))
-    with pytest.raises(InputError, match="--wording plain: template film of .* of its own"):
+    with pytest.raises(InputError, match=r"--wording plain: template film of .* of its own"):
         model_template(plain)
     with pytest.raises(InputError, match="--wording short: use film or plain"):
         HarnessConfig(folder, [], wording="short")  # type: ignore[arg-type]

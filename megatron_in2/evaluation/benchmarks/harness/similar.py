@@ -47,7 +47,7 @@ class TaskWithSimilarExamples(ConfigurableTask):  # type: ignore[misc]
 
 
 def _question(document: dict[str, Any]) -> str:
-    return next(document[name] for name in _QUESTION_FIELDS if name in document)
+    return next(str(document[name]) for name in _QUESTION_FIELDS if name in document)
 
 
 def _words(texts: list[str]) -> Any:
