@@ -34,9 +34,9 @@ def write_random_rows(
         seed: of the draws.
     """
     seq_length, samples = sum(sample_lengths), len(sample_lengths)
-    learnt = [max(int(length * learnt_share), 1) for length in sample_lengths]
+    trained = [max(int(length * learnt_share), 1) for length in sample_lengths]
     mask = np.concatenate(
-        [np.arange(size) >= size - tail for size, tail in zip(sample_lengths, learnt, strict=True)]
+        [np.arange(size) >= size - tail for size, tail in zip(sample_lengths, trained, strict=True)]
     ).astype(np.uint8)
     dtype = np.dtype(token_dtype(tokenizer.vocab_size))
     chance = np.random.default_rng(seed)
@@ -50,12 +50,12 @@ def write_random_rows(
     records["id_hash"] = np.arange(rows * samples)
     records["length"] = np.tile(sample_lengths, rows)
     records["learnt_spans"] = 1
-    records["learnt_tokens"] = np.tile(learnt, rows)
+    records["learnt_tokens"] = np.tile(trained, rows)
     records["evidence_position"] = np.nan
     records["kind"] = KINDS.index("random")
     costs = np.zeros(rows, ROW_RECORD)
     costs["attention_cost"] = sum(length**2 for length in sample_lengths)
-    costs["learnt_tokens"] = sum(learnt)
+    costs["learnt_tokens"] = sum(trained)
     lengths = np.tile(np.array(sample_lengths, np.int32), rows)
     hashes = files.finish(Sequences(records, lengths, costs))
     template = load_template("film")
@@ -79,12 +79,12 @@ def write_random_rows(
             rows=rows,
             samples=rows * samples,
             tokens=rows * seq_length,
-            learnt_tokens=rows * sum(learnt),
+            learnt_tokens=rows * sum(trained),
             samples_by_kind={"random": rows * samples},
             dropped={},
             rejected={},
             notes={},
-            learnt_by_kind={"random": rows * sum(learnt)},
+            learnt_by_kind={"random": rows * sum(trained)},
             unit_rows=UNIT_ROWS,
         ),
         hashes,

@@ -16,17 +16,17 @@ from megatron_in2.data.packed.manifest import (
     read_manifest,
     write_manifest,
 )
-from megatron_in2.data.packing.balance import UNIT_ROWS
 from megatron_in2.data.packing.collect import REJECTS, Collection
 from megatron_in2.data.packing.config import PreprocessConfig, require_free
 from megatron_in2.data.packing.content import content_of
-from megatron_in2.data.packing.designs import DESIGNS
+from megatron_in2.data.packing.encoding.designs import DESIGNS
+from megatron_in2.data.packing.encoding.stores import CheckedStores
 from megatron_in2.data.packing.partial_output import PartialOutput
-from megatron_in2.data.packing.plan import RowShape
-from megatron_in2.data.packing.pool import SamplePool
-from megatron_in2.data.packing.stores import CheckedStores
+from megatron_in2.data.packing.rows.balance import UNIT_ROWS
+from megatron_in2.data.packing.rows.plan import RowShape
+from megatron_in2.data.packing.rows.pool import SamplePool
+from megatron_in2.data.packing.rows.writer import Packing, counts_of, write_rows
 from megatron_in2.data.packing.workers import EncodeOptions
-from megatron_in2.data.packing.writer import Packing, counts_of, write_rows
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_text
 from megatron_in2.templates.base import Template

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from megatron_in2.records import Document
 from megatron_in2.segment_store import SegmentStore, write_store
-from megatron_in2.synthesis.compose import Composer
-from megatron_in2.synthesis.hard_fillers import SimilarSegments, build_index
+from megatron_in2.synthesis.composition.compose import Composer
+from megatron_in2.synthesis.composition.hard_fillers import SimilarSegments, build_index
+from megatron_in2.synthesis.corpus.segments import split_into_segments
 from megatron_in2.synthesis.quality.shared_runs import SharedRuns
-from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.tokenizers.base import Tokenizer
 
 FRAME = 60

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_in2.records import Document
-from megatron_in2.synthesis.decontamination import EvaluationTexts
-from megatron_in2.synthesis.filters import copies_more, speaks_of_context
-from megatron_in2.synthesis.near_duplicates import without_near_duplicates
+from megatron_in2.synthesis.corpus.decontamination import EvaluationTexts
+from megatron_in2.synthesis.corpus.near_duplicates import without_near_duplicates
+from megatron_in2.synthesis.corpus.segments import split_into_segments
 from megatron_in2.synthesis.quality.code_units import code_units
 from megatron_in2.synthesis.quality.words import as_words, joined, words
+from megatron_in2.synthesis.questions.filters import copies_more, speaks_of_context
+from megatron_in2.synthesis.questions.writer import Draft
 from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.synthesis.segments import split_into_segments
-from megatron_in2.synthesis.writer import Draft
 from megatron_in2.tokenizers.base import Tokenizer
 
 CHINESE = "一九八七年三月，这座城市的居民在河边修建了第一座石桥，连接了两岸的集市和码头。"
