@@ -55,6 +55,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         self._ends_of_forward: list[int] = []
         self._ends_of_micro_batches: list[int] = []
         self._placement = placement
+        placement.holds = self._is_of_host
         self._clock = 0
         self._held: dict[int, tuple[Allocation, Any]] = {}  # by the storage's address
         self._was_recomputing = False
@@ -185,7 +186,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         is_host = self._placement.is_host or self._is_host_work(args)
         for tensor in made:
             self._allocate(tensor, phase, module, func, keeps_graph, is_host)
-        if made or func._schema.is_mutable:
+        if not is_host and (made or func._schema.is_mutable):
             self._work(func, args, kwargs, output, phase, module, is_recomputed)
         return output
 
@@ -229,6 +230,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         return result
 
     # --- memory --------------------------------------------------------------------------------
+
+    def _is_of_host(self, tensor: torch.Tensor) -> bool:
+        held = self._held.get(tensor.untyped_storage()._cdata)
+        return held is not None and held[0].kind == "host"
 
     def _is_host_work(self, args: tuple[Any, ...]) -> bool:
         """Return whether all known inputs are in the host's memory; then the outputs are too."""

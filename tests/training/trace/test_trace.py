@@ -14,6 +14,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.arithmetic.flops import head_flops_per_token, loss_flops, row_flops
 from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpu
+from megatron_in2.training.arithmetic.memory import memory_per_rank
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.step.fullest_row import fullest_row
 from megatron_in2.training.trace.allowance import COMMUNICATOR, CONTEXT, GIB, allowance
@@ -136,6 +137,18 @@ def test_recomputation_keeps_less() -> None:
     assert selective < 0.85 * none
 
 
+def test_an_offloaded_optimizer_is_the_hosts() -> None:
+    config = run(ParallelConfig(2, sequence=True), **HALF)
+    offloaded = replace(config, optimizer=replace(config.optimizer, cpu_offload=True))
+    here, there = (peaks(_traced(each)) for each in (config, offloaded))
+    for before, after in zip(here[:2], there[:2], strict=True):  # the update differs by itself
+        assert "host" not in before.kinds
+        assert "optimizer" not in after.kinds
+        assert after.total == before.total - before.kinds["optimizer"]
+    host = there[-1].kinds["host"]
+    assert host == pytest.approx(memory_per_rank(offloaded, RANKS).host, rel=0.01)
+
+
 def test_a_whole_row_of_short_samples_is_one_kernel() -> None:
     config = run(ParallelConfig(), **HALF)
     kernels = Counter(
@@ -199,9 +212,5 @@ def test_what_cannot_be_traced_is_refused() -> None:
         main(["--config", str(ROOT / "configs" / "tiny.yaml"), "--trace"])
     with pytest.raises(InputError, match="cannot be traced"):
         _traced(run(ParallelConfig(), backend="transformer_engine"))
-    config = run(ParallelConfig(), **HALF)
-    offloaded = replace(config, optimizer=replace(config.optimizer, cpu_offload=True))
-    with pytest.raises(InputError, match="cpu_offload=true cannot be traced"):
-        _traced(offloaded)
     with pytest.raises(InputError, match="cannot have 600 samples"):
         fullest_row(LENGTH, 8, samples=600)
