@@ -12,6 +12,7 @@ from typing import Any
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
+from megatron_in2.training.arithmetic.checkpoint_share import shares_as_table
 from megatron_in2.training.arithmetic.failures import (
     PUBLISHED,
     SECONDS_A_DAY,
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = config.schedule.total_steps(options.rows)
     print(f"{options.gpus} x {options.gpu_type}, {steps:,} steps; best of {len(layouts)} layouts\n")
     print(as_table(layouts[: options.top], steps))
+    shown = list(dict.fromkeys(layout.parallel for layout in layouts[: options.top]))
+    print(f"\n{shares_as_table(config, options.gpus, shown)}")
     if options.failures_per_gpu_day is not None:
         print(f"\n{_failures(options)}")
 
