@@ -65,6 +65,7 @@ def main() -> None:
         generator = torch.Generator().manual_seed(rank.index)
         for tensor in state_tensors(optimizer):
             tensor.copy_(torch.rand(tensor.shape, generator=generator))
+        state.model.start_param_sync(force_sync=True)  # the weights are those of their owners
         for name in ("own", "gathered"):
             if rank.index == 0:
                 (folder / name).mkdir()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
@@ -26,6 +26,7 @@ from tests.training.conftest import WriteConfig
 LAYERS, RANKS = 3, 2
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_the_parts_of_all_ranks_are_the_whole_tensor_once(data: st.DataObject) -> None:
     """TP2, a stack of layers, SwiGLU's two halves, and data-parallel cuts anywhere."""

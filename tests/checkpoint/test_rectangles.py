@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_in2.checkpoint.rectangles import Rectangle, rectangles
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_they_hold_the_range_in_order(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
