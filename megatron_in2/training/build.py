@@ -124,7 +124,7 @@ def set_update_options(config: TrainConfig, optimizer: MegatronOptimizer) -> Non
     """
     for group in optimizer.param_groups:
         group["weight_decay"] = config.optimizer.weight_decay * group["wd_mult"]
-        if "fused" in group and not any(each.is_meta for each in group["params"]):
+        if "fused" in group:
             group["fused"] = True
 
 

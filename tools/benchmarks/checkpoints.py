@@ -11,6 +11,8 @@ grows by; it is given, as all figures are, for the rank that has most, beside th
 copy of the state.
 """
 
+import ctypes
+import gc
 import json
 import shutil
 import sys
@@ -271,6 +273,8 @@ def _state(
 
 def _measured(action: Callable[[], None]) -> tuple[float, float, float]:
     """Run something; return the MB by which memory grew at its peak, seconds, and MB read."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free already must not hide what is taken
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from here on
     before, read, started = _status("VmRSS"), _bytes_read(), time.perf_counter()
     action()
