@@ -12,6 +12,7 @@ from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
 # What schedulers, terminals and users send to end a run in an orderly way.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # to all processes of its foreground
 LAUNCHER = "IN2_LAUNCHER"  # in a rank's environment: the process id of what started it
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
@@ -30,6 +31,19 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bind_to_parent(parent: int) -> None:
+    """Make a child end with its parent, and ignore what a terminal sends to both.
+
+    Runs in the child, before its command starts. The parent passes the signals on.
+
+    Args:
+        parent: the parent's process id.
+    """
+    for number in FROM_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)
+    die_with_parent(parent)
 
 
 def die_with_launcher() -> None:

@@ -90,8 +90,9 @@ def open_world(
         else:
             device = torch.device("cpu")
             backend = "gloo"
-            cores = len(os.sched_getaffinity(0))
-            torch.set_num_threads(max(1, cores // rank.local_world_size))
+            if "OMP_NUM_THREADS" not in os.environ:  # torch heeds it by itself
+                cores = len(os.sched_getaffinity(0))
+                torch.set_num_threads(max(1, cores // rank.local_world_size))
             stack.enter_context(cuda_named_as_cpu())
         dist.init_process_group(
             backend,

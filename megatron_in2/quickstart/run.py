@@ -4,15 +4,18 @@ A later run reuses the finished steps. The training is killed midway on purpose 
 """
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from megatron_in2.commands.start import command_line, print_command, run_command_line
+from megatron_in2.commands.start import (
+    child_process,
+    command_line,
+    print_command,
+    run_command_line,
+)
+from megatron_in2.processes import exit_on_stop_signals
 from megatron_in2.quickstart.config import QuickstartConfig
 from megatron_in2.quickstart.places import Places
 from megatron_in2.quickstart.report import KILL_STEP, SAVE_STEP, SEQ_LENGTH, write_report
@@ -23,6 +26,7 @@ CONFIGS = Path(__file__).parent
 
 def run_quickstart(config: QuickstartConfig) -> None:
     """Run every step that is not done yet, then print and write the summary."""
+    exit_on_stop_signals()  # between the commands; while one runs it gets the signal
     started = time.monotonic()
     places = Places.below(config.home)
     steps = _Steps(config, places).all()
@@ -90,14 +94,10 @@ class _Steps:
         print_command(command)
         metrics = self._places.checkpoints / "metrics.jsonl"
         saved = self._places.checkpoints / f"iter_{SAVE_STEP:07d}" / "complete.json"
-        # A new session, so that one signal reaches every process of the run.
-        run = subprocess.Popen(command, start_new_session=True)
-        try:
+        with child_process(command) as run:
             while run.poll() is None and not (saved.is_file() and _last_step(metrics) >= KILL_STEP):
                 time.sleep(0.1)
-        finally:
-            if run.poll() is None:
-                os.killpg(run.pid, signal.SIGKILL)
+            run.kill()  # and with it its ranks
             run.wait()
         if run.returncode > 0:
             sys.exit(run.returncode)

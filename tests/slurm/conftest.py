@@ -23,6 +23,7 @@ from tests.training.conftest import (  # noqa: F401 - fixtures
 
 VIRTUAL_NODES = 18
 WANTED = ("CI", "SLURM")
+THREADS = "1"  # of a rank
 
 
 @pytest.fixture(scope="session")
@@ -107,11 +108,16 @@ def submit(cluster: SlurmCluster, tmp_path: Path) -> Iterator[Submit]:
 
 
 def job_environment(variables: dict[str, str]) -> dict[str, str]:
-    """The site file: Python, network interface, threads that do not spin while they wait."""
+    """The site file: Python, network interface, and one thread a rank.
+
+    The number of threads decides in which order a sum is added up. A rank that is alone on its
+    node would take all cores, ranks of one machine share them: losses would differ by 1e-7.
+    """
     site = {
         "IN2_ROOT": str(ROOT),
         "IN2_PYTHON": sys.executable,
         "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": THREADS,
         "OMP_WAIT_POLICY": "passive",
     }
     return {**site, **variables}

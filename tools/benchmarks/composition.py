@@ -22,10 +22,10 @@ import numpy as np
 from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.records import Document, QAPair
 from megatron_in2.segment_store import SegmentStore, write_store
+from megatron_in2.synthesis.composition.samples import CHUNK_SAMPLES, Asked, sample_maker
 from megatron_in2.synthesis.config import CompositionConfig
-from megatron_in2.synthesis.python_texts import python_texts
-from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, sample_maker
-from megatron_in2.synthesis.segments import split_into_segments
+from megatron_in2.synthesis.corpus.python_texts import python_texts
+from megatron_in2.synthesis.corpus.segments import split_into_segments
 from megatron_in2.synthesis.workers import iter_chunks
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.load import load_tokenizer
