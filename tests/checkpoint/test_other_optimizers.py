@@ -36,6 +36,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Choose:
         adam = FusedAdam if fused else torch.optim.AdamW
         monkeypatch.setattr(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", not fused)
         monkeypatch.setattr(megatron_optimizer, "Adam", adam)
+        monkeypatch.setattr(distrib_optimizer, "Adam", adam)
         monkeypatch.setattr(distrib_optimizer, "HAVE_APEX_OR_TE", fused)
         monkeypatch.setattr(distrib_optimizer, "USING_TE_OPTIMIZER", fused)
 
