@@ -21,16 +21,28 @@ is_done() {
     if [ -e "$1" ]; then log "$1 exists: skipped"; else return 1; fi
 }
 
-synthesis() {
-    if [ "$IN2_SHARDS" -eq 1 ]; then
-        is_done "$samples/in2.jsonl" ||
-            tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
-                --tokenizer_model "$IN2_TOKENIZER"
-    else
-        is_done "$samples/in2.$number.jsonl" ||
-            tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
-                --tokenizer_model "$IN2_TOKENIZER" --shard "$shard" --num-shards "$IN2_SHARDS"
+# Runs synthesis for this task's shard. The money is divided evenly: each shard has its own journal.
+synthesize() {
+    local options=(--config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl"
+        --tokenizer_model "$IN2_TOKENIZER" --seed "$IN2_SEED")
+    if [ "$IN2_SHARDS" -gt 1 ]; then
+        options+=(--shard "$shard" --num-shards "$IN2_SHARDS")
     fi
+    if [ -n "$IN2_MAX_COST" ]; then
+        options+=(--max-cost "$(awk "BEGIN { print $IN2_MAX_COST / $IN2_SHARDS }")")
+    fi
+    tool synthesize_in2 "${options[@]}" "$@"
+}
+
+synthesis() {
+    local output="$samples/in2.jsonl"
+    if [ "$IN2_SHARDS" -gt 1 ]; then output="$samples/in2.$number.jsonl"; fi
+    is_done "$output" || synthesize
+}
+
+# Asks the first questions of the first shard, one by one: a batch answers hours later.
+pilot() {
+    synthesize --writer openai --pilot "$IN2_PILOT"
 }
 
 preprocessing() {
@@ -42,6 +54,7 @@ preprocessing() {
     is_done "$output.json" ||
         tool preprocess_in2 --input "${inputs[@]}" --output-prefix "$output" \
             --tokenizer-model "$IN2_TOKENIZER" --seq-length "$IN2_SEQ_LENGTH" \
+            --design "$IN2_DESIGN" --seed "$IN2_SEED" \
             --validation-fraction "$IN2_VALIDATION_FRACTION" "${part[@]}"
 }
 
@@ -65,14 +78,22 @@ export_model() {
             --output "$IN2_HOME/huggingface"
 }
 
+# Every task that there are pieces for: document, and code and database with the published ones.
 probing() {
-    local labels="$probes/document.jsonl" answers="$IN2_HOME/predictions/document.jsonl"
-    local pieces=${IN2_PIECES:-$IN2_HOME/pieces} score="$IN2_HOME/scores/document.json"
+    local pieces=${IN2_PIECES:-$IN2_HOME/pieces} task
     is_done "$pieces" ||
         tool probe pieces --config "$IN2_SYNTHESIS" --output "$pieces"
+    for task in document code database; do
+        if compgen -G "$pieces/${task}_*.jsonl" >/dev/null; then probe "$task" "$pieces"; fi
+    done
+}
+
+probe() { # TASK PIECES
+    local labels="$probes/$1.jsonl" answers="$IN2_HOME/predictions/$1.jsonl"
+    local score="$IN2_HOME/scores/$1.json"
     is_done "$labels" ||
-        tool probe build --pieces "$pieces" --output "$probes" --tokenizer-model "$IN2_TOKENIZER" \
-            --template "$IN2_HOME/huggingface" \
+        tool probe build --task "$1" --pieces "$2" --output "$probes" \
+            --tokenizer-model "$IN2_TOKENIZER" --template "$IN2_HOME/huggingface" \
             --context-tokens "$IN2_PROBE_TOKENS" --positions "$IN2_PROBE_POSITIONS"
     tool probe generate --model "$IN2_HOME/huggingface" --probes "$labels" --output "$answers"
     tool probe score --labels "$labels" --predictions "$answers" --output "$score"

@@ -103,7 +103,7 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
         benchmark = BENCHMARKS[name]
         try:
             with prompting_with(template):  # loading a task writes prompts of its own accord
-                loaded = list(tasks.load([_task(benchmark, config.data)])["tasks"].values())
+                loaded = list(tasks.load([harness_task(benchmark, config.data)])["tasks"].values())
         except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
             reason = " ".join(str(error).split())
             not_run[name] = f"{type(error).__name__}: {reason:.200}"
@@ -140,7 +140,8 @@ def model_template(config: HarnessConfig) -> Template:
     return found
 
 
-def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
+def harness_task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
+    """Return a benchmark's task as the harness loads it; ``data`` as in HarnessConfig."""
     if data is None:
         return benchmark.harness_task
     # The harness takes changes to a task by name only inside a group.
