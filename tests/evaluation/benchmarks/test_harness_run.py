@@ -77,10 +77,10 @@ def test_our_tasks_and_the_harness_own(tiny_model: Path, data: Path) -> None:
 def _prompt(name: str, data: Path) -> str:
     from lm_eval.tasks import TaskManager
 
-    from megatron_in2.evaluation.benchmarks.harness_run import _task
+    from megatron_in2.evaluation.benchmarks.harness_run import harness_task
 
     tasks = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
-    (task,) = tasks.load([_task(BENCHMARKS[name], data)])["tasks"].values()
+    (task,) = tasks.load([harness_task(BENCHMARKS[name], data)])["tasks"].values()
     task.set_fewshot_seed(0)
     document = next(iter(task.eval_docs))
     return task.fewshot_context(document, task.config.num_fewshot or 0)
