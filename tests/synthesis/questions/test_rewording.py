@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import FilterConfig, SynthesisConfig
+from megatron_in2.synthesis.config import CorpusConfig, FilterConfig, SynthesisConfig
 from megatron_in2.synthesis.quality.config import QuestionConfig
 from megatron_in2.synthesis.questions.rewording import REASON, is_reworded, reworded
 from megatron_in2.synthesis.questions.writer import Draft, Evidence
@@ -63,6 +63,6 @@ def test_the_share_is_kept() -> None:
 
 
 def test_a_writer_that_cannot_reword_is_refused() -> None:
-    config = SynthesisConfig(questions=QuestionConfig(low_overlap=0.5))
+    config = SynthesisConfig(CorpusConfig("python"), questions=QuestionConfig(low_overlap=0.5))
     with pytest.raises(InputError, match="extractive cannot reword"):
         config.validate()
