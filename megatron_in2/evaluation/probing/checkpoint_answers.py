@@ -17,9 +17,7 @@ import torch
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.lines import Line
-from megatron_in2.templates.base import Turn
-from megatron_in2.templates.film import FILM
-from megatron_in2.templates.ids import end_id, part_ids
+from megatron_in2.evaluation.probing.encoding import ProbeEncoder
 from megatron_in2.templates.load import read_template_beside
 from megatron_in2.templates.own import OwnTemplate, own_template
 from megatron_in2.templates.wordings import WORDINGS
@@ -28,7 +26,6 @@ from megatron_in2.tokenizers.load import load_tokenizer
 
 _LARGEST_GROUP = 64  # probes encoded ahead; by then the prefix's price is spread thin
 _WORTH_SHARING = 0.5  # of a prompt
-_NO_ANSWER = "?"  # in the place of an answer that a probe does not have
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,8 @@ class CheckpointAnswerer:
         self.batch_size = batch_size
         self.share_prefix = share_prefix
         self.model, self.tokenizer = _load(folder)
-        self.template = read_template_beside(folder) or _own_template(self.tokenizer)
-        self.end_id = end_id(self.template or FILM, self.tokenizer)
+        template = read_template_beside(folder) or _own_template(self.tokenizer)
+        self._encoder = ProbeEncoder(self.tokenizer, template, str(folder))
         self.identity = {"weights": _fingerprint(folder), "max_new_tokens": max_new_tokens}
 
     def answer(self, probes: list[Line]) -> Iterator[dict[str, Any]]:
@@ -88,8 +85,8 @@ class CheckpointAnswerer:
                     yield _prediction(one, text, likelihood)
 
     def _encode(self, probe: Line) -> _Encoded:
-        where, record = probe
-        prompt, answer = self._ids(where, record)
+        where, _ = probe
+        prompt, answer = self._encoder.ids(probe)
         longest = self.model.config.max_position_embeddings
         needed = len(prompt) + max(len(answer), self.max_new_tokens)
         if needed > longest:
@@ -98,35 +95,6 @@ class CheckpointAnswerer:
                 "build shorter probes"
             )
         return _Encoded(np.array(prompt), np.array(answer, dtype=np.int64))
-
-    def _ids(self, where: str, record: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Return the ids of prompt and answer, as training has them.
-
-        Raises:
-            InputError: the prompt has control tokens that this model's template does not write.
-        """
-        completion, user = record.get("completion"), record.get("user")
-        prompt: str = record["prompt"]
-        start, end = user if isinstance(user, list) else (0, len(prompt))
-        if isinstance(self.template, OwnTemplate):
-            if self.template.prompt_text(prompt[start:end]) == prompt:
-                answer = completion if isinstance(completion, str) else _NO_ANSWER
-                *asked, said, stop = self.template.parts(None, [Turn(prompt[start:end], answer)])
-                answer_ids = part_ids((said, stop), self.tokenizer)
-                has_answer = isinstance(completion, str)
-                return part_ids(asked, self.tokenizer), answer_ids if has_answer else []
-            marks = prompt[:start] + prompt[end:]
-            if token := next((each for each in self.tokenizer.control_ids if each in marks), None):
-                raise InputError(
-                    f"{where}: the prompt has the control token {token}, but is not written as the "
-                    f"template of {self.folder} does: build the probes with --template "
-                    f"{self.folder}"
-                )
-        begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        answer_ids = []
-        if isinstance(completion, str):
-            answer_ids = [*self.tokenizer.encode(completion), self.tokenizer.eos_id]
-        return [*begin, *self.tokenizer.encode(prompt)], answer_ids
 
     def _groups(self, encoded: Iterator[_Encoded]) -> Iterator[tuple[int, list[_Encoded]]]:
         """Gather neighbours that share a prefix worth it.
@@ -190,7 +158,7 @@ class CheckpointAnswerer:
             past_key_values=_copied(cache, len(batch)),
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.end_id,
+            eos_token_id=self._encoder.end_id,
             pad_token_id=self.tokenizer.eos_id,
         )
         return [self.tokenizer.decode(row) for row in output[:, width:].tolist()]

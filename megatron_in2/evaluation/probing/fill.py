@@ -57,8 +57,10 @@ def fill_table(reports: list[ProbeReport]) -> str:
     filled = [report for report in reports if report.fill is not None]
     if not filled:
         return ""
-    heads = ("model", "task", "window filled", "tokens", "Avg", "start", "middle", "end")
-    heads += ("start - middle", "end - middle")
+    heads = (
+        *("model", "task", "window filled", "tokens", "Avg", "start", "middle", "end"),
+        *("start - middle", "end - middle"),
+    )
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for report in sorted(filled, key=lambda each: (each.name, each.task, each.fill)):
         bias = bias_of(report)
