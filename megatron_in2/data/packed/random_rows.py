@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_in2.data.packed.describe import counts_of, encoding_of
 from megatron_in2.data.packed.manifest import ROW_RECORD, SAMPLE_RECORD, Manifest, write_manifest
 from megatron_in2.data.packed.row_files import RowFiles, Sequences
 from megatron_in2.templates.load import load_template
@@ -57,35 +58,21 @@ def write_random_rows(
     costs["attention_cost"] = sum(length**2 for length in sample_lengths)
     costs["learnt_tokens"] = sum(trained)
     lengths = np.tile(np.array(sample_lengths, np.int32), rows)
-    hashes = files.finish(Sequences(records, lengths, costs))
-    template = load_template("film")
+    sequences = Sequences(records, lengths, costs)
+    hashes = files.finish(sequences)
     return write_manifest(
         prefix,
         Manifest(
-            tokenizer=MISTRAL_V1,
-            tokenizer_sha256=tokenizer.sha256,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            template=template.name,
-            template_sha256=template.sha256,
-            template_wording=template.values(),
+            **encoding_of(MISTRAL_V1, tokenizer, load_template("film")),
             design="answer",
             seq_length=seq_length,
             pad_multiple=int(np.gcd.reduce(sample_lengths)),
             shard=None,
-            kinds=KINDS,
-            rows=rows,
-            samples=rows * samples,
-            tokens=rows * seq_length,
-            learnt_tokens=rows * sum(trained),
-            samples_by_kind={"random": rows * samples},
             dropped={},
             rejected={},
             notes={},
-            learnt_by_kind={"random": rows * sum(trained)},
             unit_rows=UNIT_ROWS,
+            **counts_of(sequences, KINDS),
         ),
         hashes,
     )

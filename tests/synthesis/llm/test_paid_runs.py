@@ -190,6 +190,7 @@ def test_a_run_that_is_asked_to_stop_keeps_every_reply(
     assert stats["billed"] == stats["distinct"] == len(stats["times"])
 
 
+@pytest.mark.slow
 def test_batches_survive_kills_between_their_steps(
     tmp_path: Path, small_corpus: Path, start_server
 ) -> None:

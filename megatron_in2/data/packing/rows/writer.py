@@ -112,25 +112,3 @@ class _RowBuilder:
                 start += padded
             runs.append(self._pad * (row_end - start))
         return b"".join(runs), bytes(mask)
-
-
-def counts_of(sequences: Sequences, kinds: list[str]) -> dict[str, Any]:
-    """Return the manifest's counts of what rows hold, by the manifest's names.
-
-    Args:
-        sequences: of the rows.
-        kinds: names behind the kind codes.
-    """
-    samples = sequences.samples[sequences.samples["length"] > 0]
-    number = np.bincount(samples["kind"], minlength=len(kinds))
-    trained = np.bincount(samples["kind"], samples["learnt_tokens"], len(kinds)).astype(np.int64)
-    present = np.flatnonzero(number)
-    return {
-        "kinds": kinds,
-        "rows": len(sequences.rows),
-        "samples": len(samples),
-        "tokens": int(samples["length"].sum(dtype=np.int64)),
-        "learnt_tokens": int(trained.sum()),
-        "samples_by_kind": {kinds[code]: int(number[code]) for code in present},
-        "learnt_by_kind": {kinds[code]: int(trained[code]) for code in present},
-    }
