@@ -1,4 +1,4 @@
-"""Probes during a run: the answers are transformers', in any layout, and the run does not change."""
+"""Probes during a run: answers as from transformers, in any layout; the run does not change."""
 
 import json
 from pathlib import Path
