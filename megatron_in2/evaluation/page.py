@@ -10,7 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks.report import BenchmarkRow, ModelScores, benchmark_rows
+from megatron_in2.evaluation.benchmarks.report import (
+    BenchmarkRow,
+    ModelScores,
+    benchmark_rows,
+    published_beside,
+)
 from megatron_in2.evaluation.lines import Line, prediction_text, read_pairs
 from megatron_in2.evaluation.paper import PROBING
 from megatron_in2.evaluation.probing.plot import plot_curves
@@ -104,6 +109,7 @@ def write_page(
     if not reports and scores is None and not answers:
         raise InputError("nothing to show: give --reports, --scores or --answers")
     loaded = [read_probe_report(path) for path in reports]
+    rows = benchmark_rows(scores, base) if scores else list[BenchmarkRow]()
     pages = Environment(
         loader=PackageLoader("megatron_in2.evaluation", "page_template"),
         autoescape=True,
@@ -115,7 +121,8 @@ def write_page(
         curves=_curves(reports),
         probing=_probing_rows(loaded, base.model if base else ""),
         columns=[scores.model, base.model if base else None] if scores else [],
-        benchmarks=benchmark_rows(scores, base) if scores else list[BenchmarkRow](),
+        benchmarks=rows,
+        published=published_beside(rows),
         not_run=scores.not_run if scores else {},
         files=[
             {"task": each.task, "shown": len(each.shown), "total": each.total} for each in answers

@@ -125,17 +125,23 @@ class CheckpointAnswerer:
 
     @torch.inference_mode()
     def _log_likelihoods(self, batch: list[_Encoded], prefix: int, cache: Any) -> list[float]:
+        longest = max(len(one.answer) for one in batch)
+        if not longest:
+            return [0.0] * len(batch)
         rows = [np.concatenate([one.prompt[prefix:], one.answer]) for one in batch]
-        ids_BS = np.full((len(batch), max(map(len, rows))), self.tokenizer.eos_id)
-        for ids_S, row in zip(ids_BS, rows, strict=True):
-            ids_S[: len(row)] = row  # padded behind, where a causal model does not look
+        ids_BS, mask_BS = self._padded(rows, prefix)
+        positions_BS = mask_BS.cumsum(axis=1)[:, prefix:] - 1
         logits_BSV = self.model(
-            self._tensor(ids_BS), past_key_values=_copied(cache, len(batch))
+            self._tensor(ids_BS),
+            attention_mask=self._tensor(mask_BS),
+            position_ids=self._tensor(positions_BS),
+            past_key_values=_copied(cache, len(batch)),
+            logits_to_keep=longest + 1,  # the head at other places costs more than all else
         ).logits
         likelihoods = []
         for one, logits_SV in zip(batch, logits_BSV, strict=True):
-            first = len(one.prompt) - prefix - 1  # the prompt's last token predicts the answer
-            logits = logits_SV[first : first + len(one.answer)].float()
+            # Each token predicts the next one, the prompt's last token the answer's first.
+            logits = logits_SV[longest - len(one.answer) : longest].float()
             targets = self._tensor(one.answer)
             loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
             likelihoods.append(-float(loss))
@@ -143,15 +149,9 @@ class CheckpointAnswerer:
 
     @torch.inference_mode()
     def _greedy(self, batch: list[_Encoded], prefix: int, cache: Any) -> list[str]:
-        width = max(len(one.prompt) for one in batch)
-        ids_BS = np.full((len(batch), width), self.tokenizer.eos_id)
-        mask_BS = np.zeros_like(ids_BS)
-        mask_BS[:, :prefix] = 1
-        for ids_S, mask_S, one in zip(ids_BS, mask_BS, batch, strict=True):
-            suffix = len(one.prompt) - prefix
-            ids_S[:prefix] = one.prompt[:prefix]
-            ids_S[width - suffix :] = one.prompt[prefix:]  # padded between prefix and suffix
-            mask_S[width - suffix :] = 1
+        suffixes_BS, mask_BS = self._padded([one.prompt[prefix:] for one in batch], prefix)
+        shared_BP = np.repeat(batch[0].prompt[None, :prefix], len(batch), axis=0)
+        ids_BS = np.concatenate([shared_BP, suffixes_BS], axis=1)
         output = self.model.generate(
             self._tensor(ids_BS),
             attention_mask=self._tensor(mask_BS),
@@ -161,7 +161,24 @@ class CheckpointAnswerer:
             eos_token_id=self._encoder.end_id,
             pad_token_id=self.tokenizer.eos_id,
         )
-        return [self.tokenizer.decode(row) for row in output[:, width:].tolist()]
+        return [self.tokenizer.decode(row) for row in output[:, ids_BS.shape[1] :].tolist()]
+
+    def _padded(
+        self, suffixes: list[npt.NDArray[np.int64]], prefix: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pad suffixes in front, so that all end together.
+
+        Returns:
+            (suffixes, [B, S]; attention mask of prefix and suffix, [B, P + S]).
+        """
+        width = max(map(len, suffixes))
+        ids_BS = np.full((len(suffixes), width), self.tokenizer.eos_id)
+        mask_BS = np.zeros((len(suffixes), prefix + width), np.int64)
+        mask_BS[:, :prefix] = 1
+        for ids_S, mask_S, suffix in zip(ids_BS, mask_BS, suffixes, strict=True):
+            ids_S[width - len(suffix) :] = suffix
+            mask_S[prefix + width - len(suffix) :] = 1
+        return ids_BS, mask_BS
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.model.device)
