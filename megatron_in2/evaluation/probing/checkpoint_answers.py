@@ -1,7 +1,7 @@
 """Answers with a Hugging Face checkpoint: greedy text, and the true answer's likelihood.
 
 Neighbouring probes that ask about one context share its keys and values: the common prefix is
-computed once. Shape letters: B probes of a batch, P prefix tokens, S suffix tokens (padded).
+computed once. Shape letters: B probes of a batch, T tokens of a prompt (padded), A of an answer.
 """
 
 import copy
@@ -79,8 +79,10 @@ class CheckpointAnswerer:
             cache = self._prefill(group[0].prompt[:prefix])
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                likelihoods = self._log_likelihoods(batch, prefix, cache)
-                texts = self._greedy(batch, prefix, cache)
+                ids, mask = self._padded(batch, prefix)
+                questions = self._continued(cache, ids, mask, prefix)
+                likelihoods = self._log_likelihoods(batch, ids, mask, questions)
+                texts = self._greedy(ids, mask, questions)
                 for one, text, likelihood in zip(batch, texts, likelihoods, strict=True):
                     yield _prediction(one, text, likelihood)
 
@@ -123,62 +125,84 @@ class CheckpointAnswerer:
         self.model(self._tensor(prefix[None]), past_key_values=cache, logits_to_keep=1)
         return cache
 
+    def _padded(
+        self, batch: list[_Encoded], prefix: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pad prompts between prefix and suffix, so that all end together.
+
+        Returns:
+            (prompts; attention mask), [B, T] each.
+        """
+        width = max(len(one.prompt) for one in batch)
+        ids_BT = np.full((len(batch), width), self.tokenizer.eos_id)
+        mask_BT = np.zeros_like(ids_BT)
+        mask_BT[:, :prefix] = 1
+        for ids_T, mask_T, one in zip(ids_BT, mask_BT, batch, strict=True):
+            suffix = len(one.prompt) - prefix
+            ids_T[:prefix] = one.prompt[:prefix]
+            ids_T[width - suffix :] = one.prompt[prefix:]
+            mask_T[width - suffix :] = 1
+        return ids_BT, mask_BT
+
     @torch.inference_mode()
-    def _log_likelihoods(self, batch: list[_Encoded], prefix: int, cache: Any) -> list[float]:
+    def _continued(
+        self, cache: Any, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], prefix: int
+    ) -> Any:
+        """Return the prefix's cache for a batch, with all of the prompts but the last token."""
+        continued = copy.deepcopy(cache)
+        continued.batch_repeat_interleave(len(ids))
+        if ids.shape[1] - 1 > prefix:
+            self.model(
+                self._tensor(ids[:, prefix:-1]),
+                attention_mask=self._tensor(mask[:, :-1]),
+                position_ids=self._tensor(mask.cumsum(axis=1)[:, prefix:-1] - 1),
+                past_key_values=continued,
+                logits_to_keep=1,
+            )
+        return continued
+
+    @torch.inference_mode()
+    def _log_likelihoods(
+        self,
+        batch: list[_Encoded],
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64],
+        cache: Any,
+    ) -> list[float]:
         longest = max(len(one.answer) for one in batch)
         if not longest:
             return [0.0] * len(batch)
-        rows = [np.concatenate([one.prompt[prefix:], one.answer]) for one in batch]
-        ids_BS, mask_BS = self._padded(rows, prefix)
-        positions_BS = mask_BS.cumsum(axis=1)[:, prefix:] - 1
-        logits_BSV = self.model(
-            self._tensor(ids_BS),
-            attention_mask=self._tensor(mask_BS),
-            position_ids=self._tensor(positions_BS),
-            past_key_values=_copied(cache, len(batch)),
-            logits_to_keep=longest + 1,  # the head at other places costs more than all else
+        answers_BA = np.full((len(batch), longest), self.tokenizer.eos_id)
+        for answer_A, one in zip(answers_BA, batch, strict=True):
+            answer_A[: len(one.answer)] = one.answer  # padded behind, where none before looks
+        mask = np.concatenate([mask, np.ones_like(answers_BA)], axis=1)
+        logits_BAV = self.model(
+            self._tensor(np.concatenate([ids[:, -1:], answers_BA[:, :-1]], axis=1)),
+            attention_mask=self._tensor(mask[:, :-1]),
+            position_ids=self._tensor(mask.cumsum(axis=1)[:, -longest - 1 : -1] - 1),
+            past_key_values=copy.deepcopy(cache),
         ).logits
         likelihoods = []
-        for one, logits_SV in zip(batch, logits_BSV, strict=True):
-            # Each token predicts the next one, the prompt's last token the answer's first.
-            logits = logits_SV[longest - len(one.answer) : longest].float()
-            targets = self._tensor(one.answer)
+        for one, logits_AV in zip(batch, logits_BAV, strict=True):
+            logits, targets = logits_AV[: len(one.answer)].float(), self._tensor(one.answer)
             loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
             likelihoods.append(-float(loss))
         return likelihoods
 
     @torch.inference_mode()
-    def _greedy(self, batch: list[_Encoded], prefix: int, cache: Any) -> list[str]:
-        suffixes_BS, mask_BS = self._padded([one.prompt[prefix:] for one in batch], prefix)
-        shared_BP = np.repeat(batch[0].prompt[None, :prefix], len(batch), axis=0)
-        ids_BS = np.concatenate([shared_BP, suffixes_BS], axis=1)
+    def _greedy(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], cache: Any
+    ) -> list[str]:
         output = self.model.generate(
-            self._tensor(ids_BS),
-            attention_mask=self._tensor(mask_BS),
-            past_key_values=_copied(cache, len(batch)),
+            self._tensor(ids),
+            attention_mask=self._tensor(mask),
+            past_key_values=cache,
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
             eos_token_id=self._encoder.end_id,
             pad_token_id=self.tokenizer.eos_id,
         )
-        return [self.tokenizer.decode(row) for row in output[:, ids_BS.shape[1] :].tolist()]
-
-    def _padded(
-        self, suffixes: list[npt.NDArray[np.int64]], prefix: int
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Pad suffixes in front, so that all end together.
-
-        Returns:
-            (suffixes, [B, S]; attention mask of prefix and suffix, [B, P + S]).
-        """
-        width = max(map(len, suffixes))
-        ids_BS = np.full((len(suffixes), width), self.tokenizer.eos_id)
-        mask_BS = np.zeros((len(suffixes), prefix + width), np.int64)
-        mask_BS[:, :prefix] = 1
-        for ids_S, mask_S, suffix in zip(ids_BS, mask_BS, suffixes, strict=True):
-            ids_S[width - len(suffix) :] = suffix
-            mask_S[prefix + width - len(suffix) :] = 1
-        return ids_BS, mask_BS
+        return [self.tokenizer.decode(row) for row in output[:, ids.shape[1] :].tolist()]
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.model.device)
@@ -197,13 +221,6 @@ def _common_prefix(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], 
     limit = min(limit, len(first), len(second) - 1)
     differ = np.flatnonzero(first[:limit] != second[:limit])
     return int(differ[0]) if len(differ) else limit
-
-
-def _copied(cache: Any, batch: int) -> Any:
-    """Return the prefix's keys and values for a batch; what follows is added to the copy."""
-    copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(batch)
-    return copied
 
 
 def _fingerprint(folder: Path) -> dict[str, list[int]]:
