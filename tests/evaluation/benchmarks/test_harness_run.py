@@ -22,6 +22,7 @@ from megatron_in2.evaluation.benchmarks.harness_run import (
 )
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.report import ModelScores, benchmark_table
+from megatron_in2.evaluation.benchmarks.suites import SUITES
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import BASE, TEMPLATE_FILE
@@ -212,6 +213,7 @@ def test_every_benchmark_has_its_task() -> None:
     known = TaskManager(include_path=str(TASK_FILES)).all_tasks
     for benchmark in BENCHMARKS.values():
         assert benchmark.harness_task in known
+    assert {task for suite in SUITES.values() for task in suite.tasks} <= set(known)
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:
