@@ -13,7 +13,7 @@ import pytest
 import sentencepiece
 
 from megatron_in2.processes import STOP_SIGNALS
-from megatron_in2.synthesis.python_texts import python_texts
+from megatron_in2.synthesis.corpus.python_texts import python_texts
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 from tests import bases

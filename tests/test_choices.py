@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from megatron_in2.choices import as_field, as_option, choices_in, require_choices
-from megatron_in2.data.packing.designs import DESIGNS, DesignName
+from megatron_in2.data.packing.encoding.designs import DESIGNS, DesignName
 from megatron_in2.effect.arms import ARMS, THETAS, ArmName, ThetaName
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.tasks import TASKS, TaskName

@@ -32,6 +32,7 @@ _PROBING = {
 }
 _SHORT = {"csqa": "csqa_0shot", "gsm8k": "gsm8k_8shot", "math": "math_4shot"}
 _LONG_OUTPUTS = (32, 64, 128, 512)  # tokens; LongBench's data sets are grouped by this limit
+_PROBES = "VaLProbing/VaLProbing-32K"
 _UNPACK = "unzip the archives in real_world_long/prompts"
 _DOWNLOAD = "run VaLProbing/download.py, or in2 probe download with --labels"
 
@@ -96,6 +97,10 @@ class _Copy:
     repository: Path
     extra: Path | None
 
+    def predictions(self, root: str, folder: str, file: str) -> Path:
+        """Return where a model's answers to a file are."""
+        return self.repository / root / "results" / folder / f"sample_{file}.jsonl"
+
     def first_existing(self, published: str, name: str) -> Path | None:
         """Return labels as published, else those of the folder beside."""
         places = [self.repository / published]
@@ -104,67 +109,84 @@ class _Copy:
         return next((path for path in places if path.is_file()), None)
 
 
+@dataclass(frozen=True)
+class _Published:
+    """One prediction file of the clone.
+
+    Args:
+        model: which made the predictions.
+        name: of the task or file, also of labels beside the clone.
+        predictions: the file.
+        labels: where the clone has the labels, if it does.
+        remedy: what to do where labels are missing.
+    """
+
+    model: str
+    name: str
+    predictions: Path
+    labels: str
+    remedy: str
+
+
 def _all_figures(copy: _Copy) -> Iterator[Reproduced | Absent]:
     for folder, model in _MODELS.items():
         for task, file in _PROBING.items():
-            yield from _probing(copy, folder, model, task, file)
+            predictions = copy.predictions(_PROBES, folder, file)
+            labels = f"{_PROBES}/{file}.jsonl"
+            found = _Published(model, task, predictions, labels, _DOWNLOAD)
+            yield from _scored(copy, found, _probing)
         for limit in _LONG_OUTPUTS:
-            yield from _long(copy, folder, model, f"LongBench_output_{limit}")
+            file = f"LongBench_output_{limit}"
+            predictions = copy.predictions("real_world_long", folder, file)
+            labels = f"real_world_long/prompts/{file}.jsonl"
+            found = _Published(model, file, predictions, labels, _UNPACK)
+            yield from _scored(copy, found, _long)
         for name, file in _SHORT.items():
-            yield from _short(copy, folder, model, name, file)
+            predictions = copy.predictions("short_tasks", folder, file)
+            labels = f"short_tasks/prompts/{file}.jsonl"
+            remedy = f"the clone lacks prompts/{file}.jsonl, give --labels"
+            found = _Published(model, name, predictions, labels, remedy)
+            yield from _scored(copy, found, _short)
 
 
-def _probing(
-    copy: _Copy, folder: str, model: str, task: str, file: str
+def _scored(
+    copy: _Copy, found: _Published, score: Callable[[_Published, Path], Iterator[Reproduced]]
 ) -> Iterator[Reproduced | Absent]:
-    root = copy.repository / "VaLProbing" / "VaLProbing-32K"
-    predictions = root / "results" / folder / f"sample_{file}.jsonl"
-    if not predictions.is_file():
+    if not found.predictions.is_file():
         return
-    labels = copy.first_existing(f"VaLProbing/VaLProbing-32K/{file}.jsonl", task)
+    labels = copy.first_existing(found.labels, found.name)
     if labels is None:
-        yield Absent(model, task, f"no labels: {_DOWNLOAD}")
+        yield Absent(found.model, found.name, f"no labels: {found.remedy}")
         return
-    skipped = root / f"{file}_skip_list.json"
+    yield from score(found, labels)
+
+
+def _probing(found: _Published, labels: Path) -> Iterator[Reproduced]:
+    skipped = found.predictions.parents[2] / f"{Path(found.labels).stem}_skip_list.json"
     film, standard = (
-        score_predictions(labels, predictions, grouping, task, skipped)
+        score_predictions(labels, found.predictions, grouping, found.name, skipped)
         for grouping in (Grouping(published=True), Grouping())
     )
-    average, gap = paper.PROBING[model][task]
+    average, gap = paper.PROBING[found.model][found.name]
     for measure, published, theirs, ours in (
         ("average", average, film.average, standard.average),
         ("gap", gap, film.gap, standard.gap),
     ):
-        figure = f"{task} {measure}"
-        yield Reproduced(model, figure, published, 100 * theirs, 100 * ours, standard.probes)
+        figure = f"{found.name} {measure}"
+        yield Reproduced(found.model, figure, published, 100 * theirs, 100 * ours, standard.probes)
 
 
-def _long(copy: _Copy, folder: str, model: str, file: str) -> Iterator[Reproduced | Absent]:
-    root = copy.repository / "real_world_long"
-    predictions = root / "results" / folder / f"sample_{file}.jsonl"
-    if not predictions.is_file():
-        return
-    labels = copy.first_existing(f"real_world_long/prompts/{file}.jsonl", file)
-    if labels is None:
-        yield Absent(model, file, f"no labels: {_UNPACK}")
-        return
-    yield from _by_both_rules(model, lambda scorer: score_datasets(labels, predictions, scorer))
-
-
-def _short(
-    copy: _Copy, folder: str, model: str, name: str, file: str
-) -> Iterator[Reproduced | Absent]:
-    root = copy.repository / "short_tasks"
-    predictions = root / "results" / folder / f"sample_{file}.jsonl"
-    if not predictions.is_file():
-        return
-    labels = copy.first_existing(f"short_tasks/prompts/{file}.jsonl", name)
-    if labels is None:
-        yield Absent(model, name, f"no labels: the clone lacks prompts/{file}.jsonl, give --labels")
-        return
+def _long(found: _Published, labels: Path) -> Iterator[Reproduced]:
     yield from _by_both_rules(
-        model, lambda scorer: {name: score_benchmark(name, labels, predictions, scorer)}
+        found.model, lambda scorer: score_datasets(labels, found.predictions, scorer)
     )
+
+
+def _short(found: _Published, labels: Path) -> Iterator[Reproduced]:
+    def score(scorer: Scorer) -> dict[str, BenchmarkScore]:
+        return {found.name: score_benchmark(found.name, labels, found.predictions, scorer)}
+
+    yield from _by_both_rules(found.model, score)
 
 
 def _by_both_rules(

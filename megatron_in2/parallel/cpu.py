@@ -35,19 +35,19 @@ class _CudaMeansCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Stream:
+class _FinishedStream:
     """Replaces a CUDA stream and its event: CPU work is already done, in order."""
 
-    def wait_stream(self, stream: "_Stream") -> None:
+    def wait_stream(self, stream: "_FinishedStream") -> None:
         """Nothing to wait for."""
 
-    def record_event(self) -> "_Stream":
+    def record_event(self) -> "_FinishedStream":
         return self
 
     def synchronize(self) -> None:
         """Nothing to wait for."""
 
-    def wait(self, stream: "_Stream") -> None:
+    def wait(self, stream: "_FinishedStream") -> None:
         """Nothing to wait for."""
 
 
@@ -103,7 +103,7 @@ def cuda_named_as_cpu() -> Iterator[None]:
 
     substitutes: dict[Any, dict[str, Any]] = {
         torch.cuda: {
-            "current_stream": _Stream,
+            "current_stream": _FinishedStream,
             "stream": contextlib.nullcontext,
             "current_device": lambda: torch.device("cpu"),
             "synchronize": lambda device=None: None,

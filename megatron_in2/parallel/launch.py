@@ -1,12 +1,13 @@
 """Starts the ranks of a run on one machine, and ends all of them when one fails."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import FrameType
 
@@ -42,11 +43,11 @@ def run_local_ranks(command: list[str], nproc: int) -> int:
         received.append(number)
 
     previous = {number: signal.signal(number, note) for number in heeded_signals()}
-    port = _free_port()
     ranks: list[subprocess.Popen[bytes]] = []
     try:
-        ranks += [_start_rank(command, index, nproc, port) for index in range(nproc)]
-        return _wait(ranks, received)
+        with reserved_port() as port:
+            ranks += [_start_rank(command, index, nproc, port) for index in range(nproc)]
+            return _wait(ranks, received)
     finally:
         _end(ranks)
         for number, handler in previous.items():
@@ -146,7 +147,15 @@ def _exit_code(code: int, received: Sequence[int]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def reserved_port() -> Iterator[int]:
+    """Yield a free port that the system gives to nobody else who asks for any free port.
+
+    Rank 0 listens on it seconds later. Until then this process holds it, bound but not listening:
+    Linux then lets a program that asks for this very port have it if both set SO_REUSEADDR, as
+    torch's store does.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("", 0))
+        yield int(held.getsockname()[1])

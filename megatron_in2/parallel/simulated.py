@@ -158,8 +158,8 @@ def _known_values(data: Any) -> Any:
     return data
 
 
-class _Stream:
-    """A CUDA stream, or an event, of which nothing is asked but to exist."""
+class _IdleStream:
+    """Replaces a CUDA stream or event on meta tensors: every method returns the stream itself."""
 
     def __init__(self, *unused: Any, **options: Any) -> None:
         pass
@@ -251,10 +251,10 @@ def _names() -> dict[Any, dict[str, Any]]:
             "is_available": lambda: True,
             "get_device_capability": lambda device=None: CAPABILITY,
             "current_device": lambda: CUDA,
-            "current_stream": _Stream,
-            "default_stream": _Stream,
-            "Stream": _Stream,
-            "Event": _Stream,
+            "current_stream": _IdleStream,
+            "default_stream": _IdleStream,
+            "Stream": _IdleStream,
+            "Event": _IdleStream,
             "stream": contextlib.nullcontext,
             "synchronize": lambda device=None: None,
             "get_rng_state": get_rng_state,

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import LONG_KINDS, SynthesisConfig, short_questions
-from megatron_in2.synthesis.evidence import EvidenceWalk
-from megatron_in2.synthesis.llm.journal import Journal, JournalSummary
+from megatron_in2.synthesis.corpus.store_stage import build_store
+from megatron_in2.synthesis.llm.journal.journal import Journal, JournalSummary
 from megatron_in2.synthesis.llm.prompts import load_prompts
 from megatron_in2.synthesis.llm.requests import RequestMaker
 from megatron_in2.synthesis.llm.spending import Price, Usage, load_price
 from megatron_in2.synthesis.llm.writer import evidence_text, question_request
 from megatron_in2.synthesis.pipeline import RunOptions, journal_path, only_run, prepare
-from megatron_in2.synthesis.store_stage import build_store
-from megatron_in2.synthesis.writer import Evidence
+from megatron_in2.synthesis.questions.evidence import EvidenceWalk
+from megatron_in2.synthesis.questions.writer import Evidence
 
 SAMPLED_PROMPTS = 2_000  # of each kind; the rest is scaled
 QUESTION_TOKENS = 32

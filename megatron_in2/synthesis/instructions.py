@@ -12,9 +12,9 @@ from typing import Any
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar
 from megatron_in2.shards import Shard
+from megatron_in2.synthesis.composition.samples import Finished
 from megatron_in2.synthesis.config import InstructionsConfig
 from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.synthesis.samples import Finished
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records
 from megatron_in2.templates.base import Template, Turn
 from megatron_in2.templates.ids import count_tokens

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from megatron_in2.errors import InputError
 from megatron_in2.segment_store import SegmentStore
-from megatron_in2.synthesis.asking import Accepted, Lane
 from megatron_in2.synthesis.config import LONG_KINDS, SynthesisConfig, short_questions
-from megatron_in2.synthesis.evidence import EvidenceWalk
+from megatron_in2.synthesis.corpus.store_stage import build_store
 from megatron_in2.synthesis.pipeline import Admission, RunOptions, build_writer, only_run, prepare
-from megatron_in2.synthesis.questions import QuestionStage
+from megatron_in2.synthesis.questions.asking import Accepted, Lane
+from megatron_in2.synthesis.questions.evidence import EvidenceWalk
+from megatron_in2.synthesis.questions.stream import QuestionStage
 from megatron_in2.synthesis.rejects import Rejects, listed_rejects
-from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 

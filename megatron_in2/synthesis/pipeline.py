@@ -16,26 +16,26 @@ from megatron_in2.files import atomic_file
 from megatron_in2.records import JoinedPart, QAPair
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
-from megatron_in2.synthesis.asking import Lane, LaneEnd
-from megatron_in2.synthesis.compose import Composer
+from megatron_in2.synthesis.composition.compose import Composer
+from megatron_in2.synthesis.composition.hard_fillers import build_index
+from megatron_in2.synthesis.composition.samples import CHUNK_SAMPLES, Asked, Finished, sample_maker
 from megatron_in2.synthesis.config import (
     LONG_KINDS,
     CompositionConfig,
     SynthesisConfig,
     short_questions,
 )
-from megatron_in2.synthesis.evidence import EvidenceWalk
-from megatron_in2.synthesis.extractive import ExtractiveWriter
-from megatron_in2.synthesis.hard_fillers import build_index
+from megatron_in2.synthesis.corpus.store_stage import build_store
 from megatron_in2.synthesis.instructions import InstructionStage
 from megatron_in2.synthesis.llm.writer import build_language_model_writer
-from megatron_in2.synthesis.questions import QuestionStage
+from megatron_in2.synthesis.questions.asking import Lane, LaneEnd
+from megatron_in2.synthesis.questions.evidence import EvidenceWalk
+from megatron_in2.synthesis.questions.extractive import ExtractiveWriter
+from megatron_in2.synthesis.questions.stream import QuestionStage
+from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter
 from megatron_in2.synthesis.rejects import Rejects, listed_rejects
 from megatron_in2.synthesis.report import SynthesisReport
-from megatron_in2.synthesis.samples import CHUNK_SAMPLES, Asked, Finished, sample_maker
-from megatron_in2.synthesis.store_stage import build_store
 from megatron_in2.synthesis.workers import ordered_map
-from megatron_in2.synthesis.writer import Draft, Evidence, QuestionWriter
 from megatron_in2.templates.base import Template, Turn
 from megatron_in2.templates.ids import count_tokens
 from megatron_in2.templates.load import load_template

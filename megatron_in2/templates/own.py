@@ -140,10 +140,10 @@ class OwnTemplate:
                 f"the base's chat template ends an answer with {behind[:40]!r}, which is no "
                 "control token: nothing would teach the model to stop; name another --template"
             )
-        unlearnt = 0
+        untrained = 0
         if turn.attempt is not None:
-            unlearnt = len(turn.attempt) - _answer_of(turn).find(content)
-        writer.answer(content[:unlearnt], content[unlearnt:] + tail, turn.learn)
+            untrained = len(turn.attempt) - _answer_of(turn).find(content)
+        writer.answer(content[:untrained], content[untrained:] + tail, turn.learn)
         writer.control(end, turn.learn)
         return rest
 

@@ -35,16 +35,16 @@ class PartWriter:
         self._end_run()
         self._parts.append(ControlPart(token, learn))
 
-    def answer(self, unlearnt: str, learnt: str, learn: bool) -> None:
+    def answer(self, untrained: str, trained: str, learn: bool) -> None:
         """Write an answer: its start, which is never trained on, and the rest.
 
         Spaces before an answer belong to it: they are one token with its first word, which a
         model generates.
         """
-        self.text(unlearnt)
+        self.text(untrained)
         space = self._cut_spaces()
         self._end_run()
-        self._parts.append(Part(space + learnt, learn, self._follows))
+        self._parts.append(Part(space + trained, learn, self._follows))
 
     def _cut_spaces(self) -> str:
         run = self._before if self._context is None else self._after

@@ -13,7 +13,7 @@ UINT16_VOCABULARY = 65_500  # ids of smaller vocabularies are stored as uint16, 
 
 
 # Two texts that are encoded apart have the ids of one text if a space is put between them, which
-# stands for the second's dummy prefix (SentencePiece's models); or if the first ends in a newline
+# is the second's dummy prefix (SentencePiece's models); or if the first ends in a newline
 # (byte-level BPE); or nothing is proven.
 Border = Literal["space", "newline", "unknown"]
 

@@ -179,7 +179,7 @@ class HuggingFaceTokenizer:
 
     @property
     def newline_id(self) -> int:
-        """The last id of a newline that stands alone."""
+        """The last id of a text that is one newline."""
         return self._newline_prefix[-1]
 
     @property

@@ -5,8 +5,8 @@ their borders. Three things follow for the expressions of Llama 3, Qwen, Tekken 
 which are made of the alternatives in ``_ALTERNATIVES`` only:
 
 - Ids of a text are the ids of its pre-tokens, each encoded by itself. No alternative looks back,
-  and the only one that looks ahead, ``\s+(?!\S)``, matches its own match again when that stands
-  alone. So pre-tokens that were encoded once can be looked up.
+  and the only one that looks ahead, ``\s+(?!\S)``, matches its own match again when that is
+  the whole text. So pre-tokens that were encoded once can be looked up.
 - A line with its final newline can be encoded apart from the next one where no match crosses the
   border. A newline is matched by two kinds of alternatives only: ``\s*[\r\n]+``, which goes on
   over white space that holds another line break, and marks with what may trail them

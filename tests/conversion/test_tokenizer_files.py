@@ -11,8 +11,8 @@ from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
-from megatron_in2.data.packing.encode import SampleEncoder
-from megatron_in2.data.packing.samples import read_samples
+from megatron_in2.data.packing.encoding.encode import SampleEncoder
+from megatron_in2.data.packing.encoding.samples import read_samples
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import TCPStore
 
 from megatron_in2.parallel import launch
 from tests.conftest import ROOT
@@ -130,3 +132,12 @@ def test_a_rank_that_is_stopped_before_it_listens_counts_as_stopped(
     launcher.terminate()
     assert launcher.communicate(timeout=60)[1] == ""
     assert launcher.returncode == 75
+
+
+def test_the_port_of_the_ranks_is_held_until_rank_0_listens_on_it() -> None:
+    with launch.reserved_port() as port:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        store = TCPStore("127.0.0.1", port, world_size=1, is_master=True)
+        store.set("key", "value")
+        assert store.get("key") == b"value"

@@ -376,6 +376,7 @@ def test_a_broken_python_on_the_first_node_moves_the_plan_to_another(
     assert job.restarts == 0
 
 
+@pytest.mark.slow
 def test_any_base_is_imported_once_and_trained(
     submit: Submit, tmp_path: Path, write_config: WriteConfig, small_tokenizer: Tokenizer
 ) -> None:

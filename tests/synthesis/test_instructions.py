@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_in2.data.packing.encode import SampleEncoder
-from megatron_in2.data.packing.samples import read_samples
+from megatron_in2.data.packing.encoding.encode import SampleEncoder
+from megatron_in2.data.packing.encoding.samples import read_samples
 from megatron_in2.errors import InputError
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import InstructionsConfig, InstructionWording

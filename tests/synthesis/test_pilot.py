@@ -18,7 +18,7 @@ from megatron_in2.synthesis.config import (
     SegmentConfig,
     SynthesisConfig,
 )
-from megatron_in2.synthesis.llm.journal import Journal
+from megatron_in2.synthesis.llm.journal.journal import Journal
 from megatron_in2.synthesis.pilot import run_pilot
 from megatron_in2.synthesis.pipeline import RunOptions, synthesize
 from tests.synthesis.conftest import ServerProcess

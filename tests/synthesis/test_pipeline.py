@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_in2.data.packing.encode import SampleEncoder
-from megatron_in2.data.packing.samples import read_samples
+from megatron_in2.data.packing.encoding.encode import SampleEncoder
+from megatron_in2.data.packing.encoding.samples import read_samples
 from megatron_in2.errors import InputError
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
@@ -24,8 +24,8 @@ from megatron_in2.synthesis.config import (
     SegmentConfig,
     SynthesisConfig,
 )
-from megatron_in2.synthesis.evidence import EvidenceWalk
 from megatron_in2.synthesis.pipeline import RunOptions, synthesize
+from megatron_in2.synthesis.questions.evidence import EvidenceWalk
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 

@@ -126,8 +126,8 @@ def test_any_text_is_written_as_transformers_writes_it(
 @pytest.mark.parametrize("conversation", CONVERSATIONS, ids=IDS)
 def test_answers_and_their_ends_are_trained_on(base: Base, conversation: Conversation) -> None:
     _, template, _ = base
-    learnt = [part for part in parts_of(template, conversation) if getattr(part, "learn", False)]
-    answers, ends = learnt[::2], learnt[1::2]
+    trained = [part for part in parts_of(template, conversation) if getattr(part, "learn", False)]
+    answers, ends = trained[::2], trained[1::2]
     assert [part.text for part in answers if isinstance(part, Part)] == [
         answer for _, answer in conversation[1]
     ]

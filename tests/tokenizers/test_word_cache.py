@@ -30,21 +30,34 @@ def encoder(tokenizer: Tokenizer) -> WordEncoder:
     return WordEncoder(tokenizer)
 
 
-def _assert_exact(encoder: WordEncoder, tokenizer: Tokenizer, text: str) -> None:
-    direct = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
+@pytest.fixture(scope="module")
+def direct(tokenizer: Tokenizer) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.path))
+
+
+def _assert_exact(
+    encoder: WordEncoder, direct: sentencepiece.SentencePieceProcessor, text: str
+) -> None:
     assert _ids(encoder.encode(text)) == direct.encode(text)
     assert _ids(encoder.encode(text, "text")) == direct.encode("\n" + text)[2:]
 
 
 @pytest.mark.parametrize("text", TRICKY)
-def test_tricky_texts(encoder: WordEncoder, tokenizer: Tokenizer, text: str) -> None:
-    _assert_exact(encoder, tokenizer, text)
+def test_tricky_texts(
+    encoder: WordEncoder, direct: sentencepiece.SentencePieceProcessor, text: str
+) -> None:
+    _assert_exact(encoder, direct, text)
 
 
 @settings(max_examples=500, deadline=None)
 @given(text=st.text(_ALPHABET, max_size=60))
-def test_any_text(encoder: WordEncoder, tokenizer: Tokenizer, text: str) -> None:
-    _assert_exact(encoder, tokenizer, text)
+def test_any_text(
+    encoder: WordEncoder,
+    direct: sentencepiece.SentencePieceProcessor,
+    tokenizer: Tokenizer,
+    text: str,
+) -> None:
+    _assert_exact(encoder, direct, text)
     assert tokenizer.decode(_ids(encoder.encode(text))) == text.replace("▁", " ")
 
 

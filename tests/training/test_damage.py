@@ -66,7 +66,7 @@ def _delete_files(folder: Path) -> None:
         (_flip_bits, ["iter_0000006"]),
         pytest.param(_exchange_a_shard, ["iter_0000006"], marks=pytest.mark.slow),
         pytest.param(_change_the_state, ["iter_0000006"], marks=pytest.mark.slow),
-        (_delete_files, ["iter_0000006", "iter_0000004"]),
+        pytest.param(_delete_files, ["iter_0000006", "iter_0000004"], marks=pytest.mark.slow),
     ],
 )
 def test_the_newest_sound_step_is_used_and_losses_are_bitwise_the_same(

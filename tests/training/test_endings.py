@@ -70,7 +70,9 @@ def test_sigterm_during_a_save_reaches_all_and_everything_is_saved(
     assert complete_steps(tmp_path / "run")[-1].name == f"iter_{done:07d}"
 
 
-@pytest.mark.parametrize(("victim", "code"), [("launcher", -9), ("rank 0", 137)])
+@pytest.mark.parametrize(
+    ("victim", "code"), [("launcher", -9), pytest.param("rank 0", 137, marks=pytest.mark.slow)]
+)
 def test_nothing_outlives_a_kill_during_a_save(
     victim: str, code: int, tmp_path: Path, start: Callable[[], subprocess.Popen[str]]
 ) -> None:

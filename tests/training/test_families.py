@@ -140,8 +140,10 @@ def _write_config(
     "layout",
     [
         "one process",
-        "TP2+SP",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("TP2", "PP2", "CP2", "DP2")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("TP2", "TP2+SP", "PP2", "CP2", "DP2")
+        ),
     ],
 )
 def test_loss_and_every_gradient_are_transformers(

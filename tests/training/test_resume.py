@@ -26,6 +26,7 @@ def _exact(metrics: dict[int, dict]) -> dict[int, tuple]:
     return {step: tuple(line[name] for name in EXACT) for step, line in metrics.items()}
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bitwise_the_uninterrupted_one(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
@@ -107,6 +108,7 @@ def test_sigterm_saves_and_asks_to_be_requeued(
         assert resumed[step]["loss"] == pytest.approx(reference[1][step]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_an_incomplete_checkpoint_is_not_used(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:

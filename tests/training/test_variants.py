@@ -15,6 +15,7 @@ def test_weights_alone_start_a_new_run(
     assert first[1]["learning_rate"] == reference[1][1]["learning_rate"]
 
 
+@pytest.mark.slow
 def test_logits_everywhere_change_nothing(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
@@ -24,7 +25,8 @@ def test_logits_everywhere_change_nothing(
         assert line["grad_norm"] == pytest.approx(reference[1][step]["grad_norm"], rel=1e-6)
 
 
-@pytest.mark.parametrize("recompute", [pytest.param("selective", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_recomputed_activations_change_nothing(
     recompute: str, tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:
@@ -34,6 +36,7 @@ def test_recomputed_activations_change_nothing(
         assert line["grad_norm"] == pytest.approx(reference[1][step]["grad_norm"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_sample_normalisation_is_the_same_under_context_parallelism(
     tmp_path: Path, train: Train, reference: tuple[Path, dict]
 ) -> None:

@@ -11,7 +11,7 @@ share of short samples), Mistral-7B at 32K, and prints max/mean - 1 of all FLOPs
 import numpy as np
 
 from megatron_in2.architectures.config import ModelConfig
-from megatron_in2.data.packing.fit import fit_rows
+from megatron_in2.data.packing.rows.fit import fit_rows
 from megatron_in2.training.arithmetic.flops import row_flops
 from megatron_in2.training.step.balance import assign_rows, imbalance
 

@@ -34,9 +34,9 @@ from megatron_in2.data.packed.manifest import read_manifest
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document, JoinedPart
 from megatron_in2.segment_store import SegmentStore, write_store
-from megatron_in2.synthesis.compose import Composer
-from megatron_in2.synthesis.python_texts import python_texts
-from megatron_in2.synthesis.segments import split_into_segments
+from megatron_in2.synthesis.composition.compose import Composer
+from megatron_in2.synthesis.corpus.python_texts import python_texts
+from megatron_in2.synthesis.corpus.segments import split_into_segments
 from megatron_in2.templates.base import Turn
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.ids import count_tokens

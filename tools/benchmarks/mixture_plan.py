@@ -20,9 +20,9 @@ from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.data.packed.manifest import PADDING_KIND
 from megatron_in2.data.packed.mixture import Mixture, trained_by_kind
 from megatron_in2.data.packed.order import rows_at
-from megatron_in2.data.packing.balance import UNIT_ROWS
-from megatron_in2.data.packing.plan import RowShape, plan_rows, sequences_of
-from megatron_in2.data.packing.pool import POOL_RECORD
+from megatron_in2.data.packing.rows.balance import UNIT_ROWS
+from megatron_in2.data.packing.rows.plan import RowShape, plan_rows, sequences_of
+from megatron_in2.data.packing.rows.pool import POOL_RECORD
 
 SHAPE = RowShape(seq_length=32_768, pad_multiple=16)
 ROWS_PER_STEP, SEED = 64, 1234

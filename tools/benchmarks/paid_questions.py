@@ -34,20 +34,20 @@ from typing import Any
 from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.records import Document
 from megatron_in2.segment_store import SegmentStore, write_store
-from megatron_in2.synthesis.asking import Lane
 from megatron_in2.synthesis.config import CorpusConfig, OpenAIConfig, SynthesisConfig
-from megatron_in2.synthesis.evidence import EvidenceWalk
-from megatron_in2.synthesis.llm.journal import Journal
+from megatron_in2.synthesis.corpus.python_texts import python_texts
+from megatron_in2.synthesis.corpus.segments import split_into_segments
+from megatron_in2.synthesis.llm.journal.journal import Journal
 from megatron_in2.synthesis.llm.prompts import load_prompts
 from megatron_in2.synthesis.llm.requests import RequestMaker
 from megatron_in2.synthesis.llm.writer import question_request
 from megatron_in2.synthesis.pipeline import Admission, build_writer, journal_path
-from megatron_in2.synthesis.python_texts import python_texts
-from megatron_in2.synthesis.questions import QuestionStage
+from megatron_in2.synthesis.questions.asking import Lane
+from megatron_in2.synthesis.questions.evidence import EvidenceWalk
+from megatron_in2.synthesis.questions.stream import QuestionStage
+from megatron_in2.synthesis.questions.writer import Evidence
 from megatron_in2.synthesis.rejects import Rejects
-from megatron_in2.synthesis.segments import split_into_segments
 from megatron_in2.synthesis.workers import iter_chunks
-from megatron_in2.synthesis.writer import Evidence
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.load import load_tokenizer
 

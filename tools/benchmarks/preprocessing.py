@@ -40,7 +40,7 @@ from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document, JoinedPart, id_hash
 from megatron_in2.segment_store import SegmentStore, write_store
-from megatron_in2.synthesis.segments import split_into_segments
+from megatron_in2.synthesis.corpus.segments import split_into_segments
 from megatron_in2.templates.base import Turn
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.ids import count_tokens

@@ -158,8 +158,8 @@ class _Contents:
         expect(((samples["kind"] == 0) == filling).all(), "a sample has the kind of padding")
         cost = np.bincount(samples["row"], true.astype(np.float64) ** 2, manifest.rows)
         expect((cost == self._rows["attention_cost"]).all(), "a row states another cost")
-        learnt = np.bincount(samples["row"], samples["learnt_tokens"], manifest.rows)
-        expect((learnt == self._rows["learnt_tokens"]).all(), "a row states other trained tokens")
+        trained = np.bincount(samples["row"], samples["learnt_tokens"], manifest.rows)
+        expect((trained == self._rows["learnt_tokens"]).all(), "a row states other trained tokens")
         hashes = np.sort(samples["id_hash"][~filling])
         expect((hashes[1:] != hashes[:-1]).all(), "a sample's id occurs twice")
 
@@ -185,9 +185,9 @@ class _Contents:
             findings.expect((tokens[heads] == manifest.bos_id).all(), f"{where} a sample lacks <s>")
         findings.expect(not mask[heads].any(), f"{where} a sample's first token is trained on")
         findings.expect((tokens[tails] == manifest.eos_id).all(), f"{where} a sample lacks </s>")
-        learnt = np.add.reduceat(mask.astype(np.int64), starts)
+        trained = np.add.reduceat(mask.astype(np.int64), starts)
         findings.expect(
-            (learnt == records["learnt_tokens"]).all(), f"{where} a sample's mask has another sum"
+            (trained == records["learnt_tokens"]).all(), f"{where} a sample's mask has another sum"
         )
         begins = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=np.int8(0)) == 1)
         owners = np.searchsorted(starts, begins, "right") - 1
@@ -198,7 +198,7 @@ class _Contents:
         findings.rows += end - start
         findings.samples += int(samples.sum())
         findings.tokens += int(true.sum())
-        findings.learnt_tokens += int(learnt.sum())
+        findings.learnt_tokens += int(trained.sum())
         findings.spans += len(begins)
         behind = begins[begins >= len(self._mark)]
         before = np.stack([tokens[behind - len(self._mark) + i] for i in range(len(self._mark))])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # it brings torch, which the summary does not need
     from megatron_in2.data.packed.dataset import Row
 
 GREEN, PLAIN = "\033[1;32m", "\033[0m"
-SHOWN = 600  # characters of an unlearnt text that are shown, unless all are asked for
+SHOWN = 600  # characters of an untrained text that are shown, unless all are asked for
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def view_row(row: "Row", manifest: Manifest, tokenizer: Tokenizer) -> list[Sampl
 
 
 def _runs(row: "Row", start: int, end: int, tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
-    """Yield (text, learnt) of the runs of one sample; control ids show as their pieces."""
+    """Yield (text, trained) of the runs of one sample; control ids show as their pieces."""
     tokens, mask = row.tokens[start:end], row.loss_mask[start:end]
     control = np.isin(tokens, list(tokenizer.control_ids.values()))
     changes = (np.diff(mask.astype(np.int8)) != 0) | control[1:] | control[:-1]
@@ -80,9 +80,9 @@ def as_text(index: int, views: list[SampleView], colour: bool, full: bool) -> st
         lines.append(
             "".join(
                 f"{before}{escaped(text, LINES)}{after}"
-                if learnt
+                if trained
                 else escaped(_shortened(text, full), LINES)
-                for text, learnt in view.runs
+                for text, trained in view.runs
             )
         )
     return "\n".join(lines)
@@ -101,9 +101,9 @@ def write_page(path: Path, title: str, rows: dict[int, list[SampleView]], full: 
         for view in views:
             text = "".join(
                 f"<mark>{html.escape(escaped(text, LINES))}</mark>"
-                if learnt
+                if trained
                 else html.escape(escaped(_shortened(text, full), LINES))
-                for text, learnt in view.runs
+                for text, trained in view.runs
             )
             body.append(f"<h3>{html.escape(_headline(view))}</h3><pre>{text}</pre>")
     with atomic_file(path) as stream:

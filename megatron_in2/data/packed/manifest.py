@@ -62,12 +62,12 @@ class Manifest:
         tokenizer_sha256: hash of the tokenizer's model file.
         vocab_size: ids are below it.
         bos_id: begins every sample; None where the tokenizer has none.
-        eos_id: ends every learnt turn.
+        eos_id: ends every trained turn.
         pad_id: fills samples and rows.
         template: name of the instruction template, and its hash and fields follow.
         template_sha256: hash of the template's wording.
         template_wording: the template's fields.
-        design: which parts are learnt.
+        design: which parts are trained on.
         seq_length: tokens of a row.
         pad_multiple: what each sample is padded to a multiple of.
         shard: "i/n" where only a part of the input was taken, else None.
@@ -75,7 +75,7 @@ class Manifest:
         rows: number of rows.
         samples: number of samples.
         tokens: the samples' tokens, padding not counted.
-        learnt_tokens: those of them that are learnt.
+        learnt_tokens: those of them that are trained on.
         samples_by_kind: samples of each kind.
         dropped: samples left out, by reason.
         rejected: records that could not be used, by reason.
@@ -83,7 +83,7 @@ class Manifest:
         histograms: samples by length (0 to seq_length) and by evidence position (0 to 1), each in
             equal bins.
         files: each part's size in bytes and SHA-256.
-        learnt_by_kind: learnt tokens of each kind.
+        learnt_by_kind: trained tokens of each kind.
         packing: whether a row may hold several samples.
         seed: of the order in which samples were packed.
         unit_rows: rows of each balanced unit, in which the order of training permutes the rows;
@@ -142,7 +142,7 @@ class Manifest:
 
     @property
     def learnt_fraction(self) -> float:
-        """Share of the samples' tokens that are learnt."""
+        """Share of the samples' tokens that are trained on."""
         return self.learnt_tokens / max(self.tokens, 1)
 
 

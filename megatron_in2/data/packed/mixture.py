@@ -1,7 +1,7 @@
 """How evenly training steps hold the kinds of samples: trained tokens by step and kind.
 
 ``preprocess_in2.py`` arranges rows so that every step holds its share of everything
-(:mod:`megatron_in2.data.packing.balance`). This measures what came of it, for any dataset.
+(:mod:`megatron_in2.data.packing.rows.balance`). This measures what came of it, for any dataset.
 """
 
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 Two orders exist. Datasets of format 2 have their rows in the order in which they were packed: their
 training order is a permutation of all rows. Since format 3 packing arranges rows in balanced units
-(:mod:`megatron_in2.data.packing.balance`): here units are permuted and a unit's rows stay together,
-so that any run of places is as balanced as the units are.
+(:mod:`megatron_in2.data.packing.rows.balance`): here units are permuted and a unit's rows stay
+together, so that any run of places is as balanced as the units are.
 """
 
 import numpy as np

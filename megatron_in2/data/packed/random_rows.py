@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_in2.data.packed.describe import counts_of, encoding_of
 from megatron_in2.data.packed.manifest import ROW_RECORD, SAMPLE_RECORD, Manifest, write_manifest
 from megatron_in2.data.packed.row_files import RowFiles, Sequences
 from megatron_in2.templates.load import load_template
@@ -34,9 +35,9 @@ def write_random_rows(
         seed: of the draws.
     """
     seq_length, samples = sum(sample_lengths), len(sample_lengths)
-    learnt = [max(int(length * learnt_share), 1) for length in sample_lengths]
+    trained = [max(int(length * learnt_share), 1) for length in sample_lengths]
     mask = np.concatenate(
-        [np.arange(size) >= size - tail for size, tail in zip(sample_lengths, learnt, strict=True)]
+        [np.arange(size) >= size - tail for size, tail in zip(sample_lengths, trained, strict=True)]
     ).astype(np.uint8)
     dtype = np.dtype(token_dtype(tokenizer.vocab_size))
     chance = np.random.default_rng(seed)
@@ -50,42 +51,28 @@ def write_random_rows(
     records["id_hash"] = np.arange(rows * samples)
     records["length"] = np.tile(sample_lengths, rows)
     records["learnt_spans"] = 1
-    records["learnt_tokens"] = np.tile(learnt, rows)
+    records["learnt_tokens"] = np.tile(trained, rows)
     records["evidence_position"] = np.nan
     records["kind"] = KINDS.index("random")
     costs = np.zeros(rows, ROW_RECORD)
     costs["attention_cost"] = sum(length**2 for length in sample_lengths)
-    costs["learnt_tokens"] = sum(learnt)
+    costs["learnt_tokens"] = sum(trained)
     lengths = np.tile(np.array(sample_lengths, np.int32), rows)
-    hashes = files.finish(Sequences(records, lengths, costs))
-    template = load_template("film")
+    sequences = Sequences(records, lengths, costs)
+    hashes = files.finish(sequences)
     return write_manifest(
         prefix,
         Manifest(
-            tokenizer=MISTRAL_V1,
-            tokenizer_sha256=tokenizer.sha256,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
-            template=template.name,
-            template_sha256=template.sha256,
-            template_wording=template.values(),
+            **encoding_of(MISTRAL_V1, tokenizer, load_template("film")),
             design="answer",
             seq_length=seq_length,
             pad_multiple=int(np.gcd.reduce(sample_lengths)),
             shard=None,
-            kinds=KINDS,
-            rows=rows,
-            samples=rows * samples,
-            tokens=rows * seq_length,
-            learnt_tokens=rows * sum(learnt),
-            samples_by_kind={"random": rows * samples},
             dropped={},
             rejected={},
             notes={},
-            learnt_by_kind={"random": rows * sum(learnt)},
             unit_rows=UNIT_ROWS,
+            **counts_of(sequences, KINDS),
         ),
         hashes,
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 from megatron_in2.data.packed.manifest import PADDING_KIND, part_path
 from megatron_in2.data.packing.config import PreprocessConfig
-from megatron_in2.data.packing.encode import CompactSample
-from megatron_in2.data.packing.fit import padded_length
-from megatron_in2.data.packing.inputs import input_bytes, read_chunks
+from megatron_in2.data.packing.encoding.encode import CompactSample
+from megatron_in2.data.packing.encoding.inputs import input_bytes, read_chunks
+from megatron_in2.data.packing.encoding.samples import UNKNOWN_FIELD
+from megatron_in2.data.packing.encoding.stores import CheckedStores
 from megatron_in2.data.packing.partial_output import PartialOutput
-from megatron_in2.data.packing.pool import GrowingPool
-from megatron_in2.data.packing.samples import UNKNOWN_FIELD
-from megatron_in2.data.packing.stores import CheckedStores
+from megatron_in2.data.packing.rows.fit import padded_length
+from megatron_in2.data.packing.rows.pool import GrowingPool
 from megatron_in2.data.packing.workers import EncodedChunk, EncodeOptions, Reject, encoded_chunks
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar

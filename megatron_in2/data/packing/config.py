@@ -6,7 +6,7 @@ from typing import Literal
 
 from megatron_in2.choices import as_option, require_choices
 from megatron_in2.data.packed.manifest import part_path
-from megatron_in2.data.packing.designs import GENERIC_SYSTEM, DesignName
+from megatron_in2.data.packing.encoding.designs import GENERIC_SYSTEM, DesignName
 from megatron_in2.errors import InputError
 from megatron_in2.files import MAX_LINE_BYTES
 from megatron_in2.shards import Shard
@@ -31,7 +31,7 @@ class PreprocessConfig:
         template: base (the chat template beside the tokenizer; film where there is none), film,
             chatml, a YAML file of one's own, or a directory with a template.
         wording: of a user's message inside a base's own chat template: film | plain.
-        design: which parts are learnt: answer | prompt-erasing | partial-answer-masking |
+        design: which parts are trained on: answer | prompt-erasing | partial-answer-masking |
             all-assistant-turns.
         generic_system: what prompt-erasing puts in the place of a system message.
         pad_multiple: every sample is padded to a multiple of so many tokens, which serves

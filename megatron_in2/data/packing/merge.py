@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from megatron_in2.data.packed.describe import counts_of
 from megatron_in2.data.packed.manifest import (
     FORMAT_VERSION,
     PADDING_KIND,
@@ -23,14 +24,14 @@ from megatron_in2.data.packed.manifest import (
     write_manifest,
 )
 from megatron_in2.data.packed.row_files import MASK, TOKENS, sequence_lengths
-from megatron_in2.data.packing.balance import UNIT_ROWS
 from megatron_in2.data.packing.collect import MAX_KINDS
 from megatron_in2.data.packing.config import require_absent
-from megatron_in2.data.packing.encode import StoreRun
+from megatron_in2.data.packing.encoding.encode import StoreRun
 from megatron_in2.data.packing.partial_output import PartialOutput
-from megatron_in2.data.packing.plan import RowShape
-from megatron_in2.data.packing.pool import POOL_RECORD, PooledSample
-from megatron_in2.data.packing.writer import Packing, counts_of, write_rows
+from megatron_in2.data.packing.rows.balance import UNIT_ROWS
+from megatron_in2.data.packing.rows.plan import RowShape
+from megatron_in2.data.packing.rows.pool import POOL_RECORD, PooledSample
+from megatron_in2.data.packing.rows.writer import Packing, write_rows
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_text
 from megatron_in2.shards import Shard

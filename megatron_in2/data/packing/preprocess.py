@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_in2.data.packed.describe import counts_of, encoding_of
 from megatron_in2.data.packed.manifest import (
     FORMAT_VERSION,
     PADDING_KIND,
@@ -16,22 +17,21 @@ from megatron_in2.data.packed.manifest import (
     read_manifest,
     write_manifest,
 )
-from megatron_in2.data.packing.balance import UNIT_ROWS
 from megatron_in2.data.packing.collect import REJECTS, Collection
 from megatron_in2.data.packing.config import PreprocessConfig, require_free
 from megatron_in2.data.packing.content import content_of
-from megatron_in2.data.packing.designs import DESIGNS
+from megatron_in2.data.packing.encoding.designs import DESIGNS
+from megatron_in2.data.packing.encoding.stores import CheckedStores
 from megatron_in2.data.packing.partial_output import PartialOutput
-from megatron_in2.data.packing.plan import RowShape
-from megatron_in2.data.packing.pool import SamplePool
-from megatron_in2.data.packing.stores import CheckedStores
+from megatron_in2.data.packing.rows.balance import UNIT_ROWS
+from megatron_in2.data.packing.rows.plan import RowShape
+from megatron_in2.data.packing.rows.pool import SamplePool
+from megatron_in2.data.packing.rows.writer import Packing, write_rows
 from megatron_in2.data.packing.workers import EncodeOptions
-from megatron_in2.data.packing.writer import Packing, counts_of, write_rows
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_text
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.fit import require_fit
-from megatron_in2.templates.ids import end_id
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer, token_dtype
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -178,15 +178,7 @@ class _PackingRun:
     def _manifest(self, name: str, collection: Collection, counts: dict[str, Any]) -> Manifest:
         config, tokenizer, template = self._config, self._tokenizer, self._template
         return Manifest(
-            tokenizer=config.tokenizer_model,
-            tokenizer_sha256=tokenizer.sha256,
-            vocab_size=tokenizer.vocab_size,
-            bos_id=tokenizer.bos_id,
-            eos_id=end_id(template, tokenizer),
-            pad_id=tokenizer.pad_id,
-            template=template.name,
-            template_sha256=template.sha256,
-            template_wording=template.values(),
+            **encoding_of(config.tokenizer_model, tokenizer, template),
             design=config.design,
             seq_length=config.seq_length,
             pad_multiple=config.pad_multiple,

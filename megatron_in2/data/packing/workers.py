@@ -7,10 +7,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
-from megatron_in2.data.packing.designs import Design
-from megatron_in2.data.packing.encode import CompactSample, SampleEncoder
-from megatron_in2.data.packing.inputs import Chunk
-from megatron_in2.data.packing.samples import SampleError, SampleReader
+from megatron_in2.data.packing.encoding.designs import Design
+from megatron_in2.data.packing.encoding.encode import CompactSample, SampleEncoder
+from megatron_in2.data.packing.encoding.inputs import Chunk
+from megatron_in2.data.packing.encoding.samples import SampleError, SampleReader
 from megatron_in2.errors import InputError
 from megatron_in2.templates.base import Template
 from megatron_in2.tokenizers.load import load_tokenizer

@@ -3,7 +3,7 @@
 import asyncio
 
 from megatron_in2.synthesis.llm.envelopes import Reply, read_reply
-from megatron_in2.synthesis.llm.journal import Journal
+from megatron_in2.synthesis.llm.journal.journal import Journal
 from megatron_in2.synthesis.llm.spending import Price
 from megatron_in2.synthesis.llm.transport import Request, Transport
 

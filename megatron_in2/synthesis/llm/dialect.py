@@ -4,8 +4,8 @@ from typing import Any
 
 from megatron_in2.synthesis.llm.envelopes import is_about_form
 from megatron_in2.synthesis.llm.failures import FailedCallError
-from megatron_in2.synthesis.llm.group_commit import GroupCommit
-from megatron_in2.synthesis.llm.journal import Journal
+from megatron_in2.synthesis.llm.journal.group_commit import GroupCommit
+from megatron_in2.synthesis.llm.journal.journal import Journal
 
 PLAIN_TEXT = "the server takes no JSON schema"  # notes in the journal
 COMPLETION_TOKENS = "the server wants max_completion_tokens"

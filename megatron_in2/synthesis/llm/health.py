@@ -3,8 +3,8 @@
 import asyncio
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.llm.group_commit import GroupCommit
-from megatron_in2.synthesis.llm.journal import Journal, Refusal
+from megatron_in2.synthesis.llm.journal.group_commit import GroupCommit
+from megatron_in2.synthesis.llm.journal.journal import Journal, Refusal
 
 MAX_REFUSED_IN_A_ROW = 50
 MAX_FAILED_IN_A_ROW = 5  # requests that used up all their attempts

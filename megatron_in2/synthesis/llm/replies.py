@@ -8,7 +8,7 @@ import json
 import re
 from typing import Any
 
-from megatron_in2.synthesis.writer import Citation, Draft
+from megatron_in2.synthesis.questions.writer import Citation, Draft
 
 MAX_CHARACTERS = 40_000  # a longer reply is no question and answer
 SHOWN_CHARACTERS = 500  # of a reply that cannot be used

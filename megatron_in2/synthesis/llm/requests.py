@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from megatron_in2.synthesis.config import OpenAIConfig
-from megatron_in2.synthesis.llm.journal_file import request_key
+from megatron_in2.synthesis.llm.journal.file import request_key
 from megatron_in2.synthesis.llm.prompts import Prompts, fill
 from megatron_in2.synthesis.llm.transport import Request
 from megatron_in2.tokenizers.base import Tokenizer

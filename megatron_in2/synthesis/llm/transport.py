@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from megatron_in2.synthesis.llm.envelopes import Reply
-from megatron_in2.synthesis.llm.journal import Refusal
+from megatron_in2.synthesis.llm.journal.journal import Refusal
 
 
 @dataclass(frozen=True)

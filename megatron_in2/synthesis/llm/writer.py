@@ -9,23 +9,23 @@ import openai
 
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.config import OpenAIConfig
-from megatron_in2.synthesis.llm.batch import BatchTransport
-from megatron_in2.synthesis.llm.batch_api import BatchApi
+from megatron_in2.synthesis.llm.batch.api import BatchApi
+from megatron_in2.synthesis.llm.batch.transport import BatchTransport
 from megatron_in2.synthesis.llm.calls import JournalledCalls
 from megatron_in2.synthesis.llm.dialect import Dialect
-from megatron_in2.synthesis.llm.endpoint import ChatEndpoint
 from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import Redactor
-from megatron_in2.synthesis.llm.journal import Journal
-from megatron_in2.synthesis.llm.journal_upgrade import FROM_VERSION_1
-from megatron_in2.synthesis.llm.ledger import Ledger
-from megatron_in2.synthesis.llm.online import OnlineTransport
+from megatron_in2.synthesis.llm.journal.journal import Journal
+from megatron_in2.synthesis.llm.journal.ledger import Ledger
+from megatron_in2.synthesis.llm.journal.upgrade import FROM_VERSION_1
+from megatron_in2.synthesis.llm.online.endpoint import ChatEndpoint
+from megatron_in2.synthesis.llm.online.transport import OnlineTransport
 from megatron_in2.synthesis.llm.prompts import load_prompts, version_1_prompts
 from megatron_in2.synthesis.llm.replies import SHOWN_CHARACTERS, read_draft, read_object
 from megatron_in2.synthesis.llm.requests import RequestMaker
 from megatron_in2.synthesis.llm.spending import is_own_server, load_price
 from megatron_in2.synthesis.llm.transport import Request, Transport
-from megatron_in2.synthesis.writer import Draft, Evidence
+from megatron_in2.synthesis.questions.writer import Draft, Evidence
 from megatron_in2.tokenizers.base import Tokenizer
 
 

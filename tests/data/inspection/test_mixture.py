@@ -31,8 +31,8 @@ def test_it_is_what_training_reads(data: PackedDataset) -> None:
     for number, place in enumerate(places):
         row, start = rows[place], 0
         for padded, record in zip(row.lengths, row.records, strict=True):
-            learnt = row.loss_mask[start : start + padded].sum()
-            expected[number // STEP, int(record["kind"])] += learnt
+            trained = row.loss_mask[start : start + padded].sum()
+            expected[number // STEP, int(record["kind"])] += trained
             start += padded
     assert np.array_equal(mixture.trained, expected)
     columns = [rows.kinds.index(kind) for kind in mixture.kinds]

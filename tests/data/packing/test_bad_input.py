@@ -58,7 +58,7 @@ BAD_LINES = [
     (_chat(("assistant", "A")), "'user' is expected", "field role"),
     (_chat(("user", "Q"), ("tool", "A")), "'assistant' is expected", "field role"),
     (b'{"id": "x", "messages": [3]}', "list of objects", "field messages"),
-    (b'{"id": "x", "parts": [{"text": "a", "learn": false}]}', "nothing", "nothing learnt"),
+    (b'{"id": "x", "parts": [{"text": "a", "learn": false}]}', "nothing", "nothing trained on"),
     (b'{"id": "x", "parts": [{"text": "a", "learn": 1}]}', "'learn' must be bool", "field learn"),
     (_line(kind="pad"), "'pad' is reserved", "field kind"),
     (_line(context=..., contxt="Paris."), "'contxt' looks like 'context'", "unknown field"),
@@ -200,7 +200,7 @@ def test_a_huge_line_of_an_archive_takes_little_memory(tmp_path: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path\n"
         "from megatron_in2.errors import InputError\n"
-        "from megatron_in2.data.packing.inputs import read_chunks\n"
+        "from megatron_in2.data.packing.encoding.inputs import read_chunks\n"
         "from megatron_in2.shards import Shard\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "(chunk,) = read_chunks([Path(sys.argv[1])], Shard(), max_line_bytes=50_000_000)\n"
@@ -262,7 +262,9 @@ def test_partial_answers_and_plain_ones_in_one_file(tmp_path: Path, pack: Pack) 
     path.write_bytes(b"\n".join([_line(attempt="No."), *LINES]))
     data = pack(path, seq_length=256, design="partial-answer-masking")
     assert data.manifest.samples == 6
-    assert data.manifest.notes == {"samples without an attempt: their whole answer is learnt": 5}
+    assert data.manifest.notes == {
+        "samples without an attempt: their whole answer is trained on": 5
+    }
     other = pack(path, name="other", seq_length=256)
     assert other.manifest.notes == {"samples with an attempt, which design answer leaves out": 1}
 

@@ -46,8 +46,8 @@ def test_literal_tokens_and_exactly_the_answer_is_learnt(
     ((tokens, mask),) = _sequences(row)
     prompt = CONTEXT_PROMPT.format(context=context, question=question)
     assert tokenizer.decode(tokens[mask == 0]) == prompt
-    learnt = [tokenizer.piece(index) for index in tokens[mask == 1]]
-    assert learnt == ["▁In", "▁France", ".", "</s>"]
+    trained = [tokenizer.piece(index) for index in tokens[mask == 1]]
+    assert trained == ["▁In", "▁France", ".", "</s>"]
     assert tokens[:4].tolist() == [1, 733, 16289, 28793]  # <s> ▁[ INST ]
     assert tokens[-4:].tolist() == [560, 4843, 28723, 2]
     assert (np.diff(mask.astype(int)) == 1).sum() == 1
@@ -98,9 +98,9 @@ def test_chat_and_parts_learn_what_they_say(
         ),
     }
     for (tokens, mask), record in zip(_sequences(row), row.records, strict=False):
-        unlearnt, learnt = expected[int(record["id_hash"])]
-        assert tokens.tolist() == unlearnt + learnt
-        assert mask.tolist() == [0] * len(unlearnt) + [1] * len(learnt)
+        untrained, trained = expected[int(record["id_hash"])]
+        assert tokens.tolist() == untrained + trained
+        assert mask.tolist() == [0] * len(untrained) + [1] * len(trained)
 
 
 def test_every_sample_is_whole_in_one_row(
@@ -142,8 +142,8 @@ def test_unmodified_megatron_reads_both_files(
     assert len(tokens.document_indices) == len(data) + 1
     total = sum(len(tokens[index]) for index in range(len(tokens)))
     assert total == len(data) * 2048
-    learnt = sum(int(masks[index].sum()) for index in range(len(masks)))
-    assert learnt == data.manifest.learnt_tokens
+    trained = sum(int(masks[index].sum()) for index in range(len(masks)))
+    assert trained == data.manifest.learnt_tokens
 
 
 def test_the_output_does_not_depend_on_the_workers(

@@ -16,12 +16,13 @@ from megatron_in2.data.inspection.check import check_dataset
 from megatron_in2.data.inspection.statistics import summary
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packed.manifest import PARTS, part_path, read_manifest
-from megatron_in2.data.packing import merge, writer
+from megatron_in2.data.packing import merge
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.merge import merge_datasets
 from megatron_in2.data.packing.partial_output import PartialOutput
-from megatron_in2.data.packing.pool import PooledSample
 from megatron_in2.data.packing.preprocess import preprocess
+from megatron_in2.data.packing.rows import writer
+from megatron_in2.data.packing.rows.pool import PooledSample
 from megatron_in2.errors import InputError
 from megatron_in2.tokenizers.base import Tokenizer
 from tests.conftest import ROOT, RunTool, assert_refused

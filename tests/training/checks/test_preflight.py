@@ -68,7 +68,11 @@ def test_bad_runs_are_refused(options: list[str], words: list[str], refuse: Refu
             ["--runtime.dtype=bfloat16", "--runtime.fp8=hybrid"],
             ["runtime.fp8=hybrid", "transformer-engine", "leave runtime.fp8 empty"],
         ),
-        (["--runtime.backend=transformer_engine"], ["needs a GPU", "runtime.backend=torch"]),
+        pytest.param(
+            ["--runtime.backend=transformer_engine"],
+            ["needs a GPU", "runtime.backend=torch"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_what_only_a_gpu_has_is_refused_once_for_all_ranks(

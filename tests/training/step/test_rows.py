@@ -41,6 +41,7 @@ def test_shares_follow_the_weights(dataset: Path) -> None:
     assert {place.row for place in single.at(np.arange(len(single)))} == set(range(len(single)))
 
 
+@pytest.mark.slow
 def test_a_blended_run_trains_and_resumes_bitwise(
     dataset: Path, tmp_path: Path, train: Train
 ) -> None:

@@ -1,0 +1,1 @@
+"""Questions to samples: evidence among fillers in long contexts."""

@@ -1,0 +1,1 @@
+"""A corpus to a store of segments: read, cleaned of duplicates and evaluation texts, cut."""

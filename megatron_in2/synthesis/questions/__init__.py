@@ -1,0 +1,1 @@
+"""Questions about evidence: which evidence, who writes, what is dropped."""
