@@ -13,7 +13,7 @@ import yaml
 from sentencepiece import SentencePieceTrainer
 
 from megatron_in2.data.packed.random_rows import write_random_rows
-from megatron_in2.synthesis.python_texts import python_texts
+from megatron_in2.synthesis.corpus.python_texts import python_texts
 from megatron_in2.tokenizers.load import load_tokenizer
 
 SEQ_LENGTH = 64
@@ -94,7 +94,7 @@ def write_run(folder: Path, steps: int) -> Path:
         "optimizer": {"lr": 1e-3},
         "checkpoint": {"interval_steps": 2, "keep_last": 3},
         "logging": {"tensorboard": False},
-        "runtime": {"dtype": "float32", "hang_timeout": 30},
+        "runtime": {"dtype": "float32", "hang_timeout": 60},
     }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(config))
