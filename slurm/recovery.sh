@@ -81,18 +81,25 @@ failed_alone() {
     grep --count 'failed: no rank was started' "$file" || true
 }
 
-# Sets fit to the nodes that answer and are sound; fails if they are too few.
+# Sets fit to the nodes that answer and are sound; fails if they are too few. A controller that has
+# just come back does not know its nodes yet: they are asked twice.
 choose_nodes() {
-    local node answers sick
-    answers=$(answering_nodes)
+    local node answers sick try
     sick=$(cat "$logs/sick-nodes" 2>/dev/null || true)
-    fit=()
+    for try in 1 2; do
+        answers=$(answering_nodes)
+        fit=()
+        for node in "${nodes[@]}"; do
+            if grep --quiet --line-regexp "$node" <<<"$answers" &&
+                ! grep --quiet --line-regexp "$node" <<<"$sick"; then
+                fit+=("$node")
+            fi
+        done
+        if [ "${#fit[@]}" -ge "$node_count" ] || [ "$try" -eq 2 ]; then break; fi
+        sleep 10
+    done
     for node in "${nodes[@]}"; do
-        if ! grep --quiet --line-regexp "$node" <<<"$answers"; then
-            log "lost: $node does not answer" >&2
-        elif ! grep --quiet --line-regexp "$node" <<<"$sick"; then
-            fit+=("$node")
-        fi
+        grep --quiet --line-regexp "$node" <<<"$answers" || log "lost: $node does not answer" >&2
     done
     [ "${#fit[@]}" -ge "$node_count" ]
 }

