@@ -75,7 +75,9 @@ def write_run(folder: Path, steps: int) -> Path:
         minloglevel=2,
     )
     tokenizer = load_tokenizer(str(folder / "small.model"))
-    write_random_rows(folder / "in2", tokenizer, 50, [SEQ_LENGTH // 2] * 2, learnt_share=0.2)
+    write_random_rows(
+        folder / "in2", tokenizer, 50, [SEQ_LENGTH // 2] * 2, learnt_share=0.2, framed=True
+    )
     sizes = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "num_query_groups": 2}
     config = {
         "model": {
