@@ -1,6 +1,7 @@
 """The faults of the soak: what is done to a run, and how it must end."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from megatron_in2.checkpoint.folder import complete_steps
-from megatron_in2.checkpoint.integrity import seal_step
+from megatron_in2.checkpoint.integrity import COMPLETE, seal_step
 
 KILLED, BUS_ERROR, REQUEUE, HUNG, BAD_INPUT = 137, 135, 75, 69, 2
 SLOW_SECONDS = 0.5  # that a writer is stopped
@@ -169,14 +170,13 @@ DAMAGE: dict[str, Callable[[Path, random.Random], None]] = {
 }
 
 
-def change_weights_unnoticed(step: Path, chance: random.Random) -> None:
-    """The control: a damage that nothing can notice, since the step is sealed again."""
-    for shard in step.glob("*.distcp"):
-        content = bytearray(shard.read_bytes())
-        for place in range(len(content) // 4, len(content) // 2, 64):
-            content[place] ^= 1
-        shard.write_bytes(content)
-    values = {"step": int(step.name.removeprefix("iter_"))}
-    tokenizer = (step / "complete.json").read_text().partition('"tokenizer_sha256": "')[2][:64]
-    (step / "complete.json").unlink()
-    seal_step(step, {**values, "tokenizer_sha256": tokenizer}, {})
+def change_place_unnoticed(step: Path, chance: random.Random) -> None:
+    """The control: a damage that nothing can notice, since the step is sealed again.
+
+    The run goes on with other rows than it should.
+    """
+    state = json.loads((step / "state.json").read_text())
+    (step / "state.json").write_text(json.dumps({**state, "consumed_rows": 0}))
+    sealed = json.loads((step / COMPLETE).read_text())
+    (step / COMPLETE).unlink()
+    seal_step(step, {name: sealed[name] for name in ("step", "tokenizer_sha256")}, {})

@@ -18,7 +18,7 @@ from megatron_in2.checkpoint.folder import complete_steps
 from megatron_in2.training.checks.whole_run import examine_run
 from tests.conftest import ROOT
 from tests.soak.common import Ledger, SoakError, newest_step
-from tests.soak.faults import DAMAGE, LIVE, Processes, change_weights_unnoticed
+from tests.soak.faults import DAMAGE, LIVE, Processes, change_place_unnoticed
 
 STEPS_PER_FAULT = 7  # of the run; a fault strikes after 1 to 2 of them
 FIRST_STEPS = 2
@@ -99,7 +99,7 @@ class ProcessSoak:
             codes = (75,)
         self._struck = (kind, time.monotonic())
         self._end(run, codes)
-        damage = {**DAMAGE, UNNOTICED: change_weights_unnoticed}.get(kind)
+        damage = {**DAMAGE, UNNOTICED: change_place_unnoticed}.get(kind)
         if damage is not None:
             damage(complete_steps(self.folder)[-1], self._chance)
 
