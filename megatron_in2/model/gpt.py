@@ -1,6 +1,6 @@
 """A Megatron-Core ``GPTModel`` whose LM head runs at answer positions only.
 
-On the torch backend the last layer does too, see :mod:`megatron_in2.model.head_layer`.
+The last layer does too, see :mod:`megatron_in2.model.head_layer`.
 
 Shapes: T tokens of this context rank, N of them trained on, V/TP vocabulary columns of this rank.
 """

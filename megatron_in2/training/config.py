@@ -168,8 +168,8 @@ class RuntimeConfig:
         dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
         backend: implementation of the layers: auto | torch | transformer_engine. auto takes
             transformer_engine where it can run.
-        logits: answers (the LM head, and the torch backend's last layer, run at answer positions
-            only) | all (at every position, for comparison).
+        logits: answers (the LM head and the last layer run at answer positions only; with fp8 the
+            head alone) | all (at every position, for comparison).
         seed: of random initial weights and of the order of rows.
         init_std: standard deviation of randomly initialised matrices.
         fp8: matrix products of the layers in FP8, with the transformer_engine backend: hybrid
