@@ -216,6 +216,22 @@ class SegmentStore:
         between = np.array(line_end, self._tokens.dtype).tobytes()
         return between.join([tokens[a:b] for a, b in zip(starts, ends, strict=True)])
 
+    def joined_ids(
+        self, segments: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.int64]]:
+        """Return the ids of segments one behind the other, without anything between them.
+
+        Args:
+            segments: at least one.
+
+        Returns:
+            (ids [sum of lengths] of the store's dtype, length of each segment [segments]).
+        """
+        starts, ends = self._plain_offsets[segments], self._plain_offsets[segments + 1]
+        tokens = self._tokens.view(np.ndarray)
+        pieces = [tokens[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return np.concatenate(pieces), ends - starts
+
     def text(self, segment: int) -> str:
         """Return one segment's text."""
         return self._line(segment)["text"]

@@ -104,7 +104,7 @@ for name in commands.COMMANDS:
     except SystemExit as ended:
         assert ended.code == 0, name
 assert "torch" not in sys.modules
-sys.argv = "/bin/in2 plan --config ../film7b.yaml --gpus 128 --gpu-type a100-80g".split()
+sys.argv = "/bin/in2 plan --config ../film7b.yaml --gpus 128 --gpu-type a100-80g --formulas".split()
 commands.main()
 """
     command = [sys.executable, "-I", "-c", script]

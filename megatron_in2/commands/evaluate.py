@@ -55,10 +55,11 @@ def _run_parser() -> CommandParser:
     parser = CommandParser("Run benchmarks on a Hugging Face checkpoint.")
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
-    names = list(BENCHMARKS)
-    add("--tasks", nargs="+", metavar=shown_choices(names), default=names, help="which")
+    known = list(BENCHMARKS)
+    add("--tasks", nargs="+", metavar=shown_choices(known), default=known, help="which")
     add("--output", type=Path, required=True, help="scores, JSON")
-    parser.add_options(HarnessConfig, "data", "limit", "batch_size", "template")
+    names = ("data", "limit", "batch_size", "template", "wording", "max_length")
+    parser.add_options(HarnessConfig, *names)
     return parser
 
 

@@ -4,10 +4,15 @@ Examples:
     %(prog)s --config configs/film7b.yaml --gpus 128 --gpu-type a100-80g
     %(prog)s --config configs/film7b.yaml --gpus 1024 --gpu-type h100 --failures-per-gpu-day llama3
 
-Formulas only, no GPU needed; gpus.yaml has the types of GPU and the sources of their figures.
+Formulas choose layouts, then each is traced (train --dry-run --trace): its memory, its work, and
+the roofline of its time. That takes some 10 seconds of one core a layout, once: traces are kept in
+--traces. --formulas does without. No GPU is needed; gpus.yaml has the types of GPU, and the sources
+of their figures.
 """
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
@@ -19,9 +24,11 @@ from megatron_in2.training.arithmetic.failures import (
     outlooks_as_table,
     parse_rate,
 )
-from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpu
-from megatron_in2.training.arithmetic.plan import as_table, rank_layouts
+from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, Gpu, read_gpu
+from megatron_in2.training.arithmetic.plan import Layout, as_table, rank_layouts
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.trace.planner import TracedLayout, trace_best, traced_as_table
+from megatron_in2.training.trace.stored import TraceStore, default_folder
 
 PAPER_ROWS = 820_000  # packed rows of the paper's 1.75 M samples: 12.8 K steps of 64
 
@@ -31,7 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpus", type=int, required=True, help="GPUs of the run")
     parser.add_argument("--gpu-type", required=True, help="a type of gpus.yaml")
     parser.add_argument("--rows", type=int, default=PAPER_ROWS, help="training rows")
-    parser.add_argument("--top", type=int, default=8, help="layouts to show")
+    parser.add_argument("--top", type=int, default=5, help="layouts to show")
+    parser.add_argument("--formulas", action="store_true", help="trace nothing")
+    parser.add_argument("--samples", type=int, default=1, help="samples of a traced row")
+    parser.add_argument(
+        "--traces", default="", help="folder of traces; else ~/.cache/megatron_in2/traces"
+    )
     parser.add_argument(
         "--failures-per-gpu-day",
         help=f"also plan for failures: a number, or {', '.join(PUBLISHED)}",
@@ -42,17 +54,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.read(arguments)
     config = config_of(options, TrainConfig)
-    layouts = rank_layouts(config, options.gpus, read_gpu(GPU_TYPES, options.gpu_type))
+    gpu = read_gpu(GPU_TYPES, options.gpu_type)
+    layouts = rank_layouts(config, options.gpus, gpu)
     if not layouts:
         raise InputError(
             f"no layout of {options.gpus} GPUs fits schedule.global_batch_rows="
             f"{config.schedule.global_batch_rows} and the model's sizes: change one of them"
         )
     steps = config.schedule.total_steps(options.rows)
-    print(f"{options.gpus} x {options.gpu_type}, {steps:,} steps; best of {len(layouts)} layouts\n")
-    print(as_table(layouts[: options.top], steps))
+    how = f"{options.gpus} x {options.gpu_type}, {steps:,} steps; best of {len(layouts)} layouts"
+    traced = [] if options.formulas else _trace(options, config, gpu, layouts)
+    if traced:
+        print(f"{how}, by trace; a row in {options.samples} sample(s)\n")
+        print(traced_as_table(traced, steps))
+    else:
+        print(f"{how}, by formula{'' if options.formulas else ': none fits'}\n")
+        print(as_table(layouts[: options.top], steps))
     if options.failures_per_gpu_day is not None:
         print(f"\n{_failures(options)}")
+
+
+def _trace(
+    options: Any, config: TrainConfig, gpu: Gpu, layouts: list[Layout]
+) -> list[TracedLayout]:
+    folder = Path(options.traces) if options.traces else default_folder()
+    store = TraceStore(folder, on_run=lambda text: print(text, file=sys.stderr, flush=True))
+    return trace_best(config, options.gpus, gpu, layouts, options.top, store.trace, options.samples)
 
 
 def _failures(options: Any) -> str:

@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.read(arguments)
     config = config_of(options, SynthesisConfig)
     run = config_of(options, RunOptions, shard=Shard(options.shard, options.num_shards))
+    _warn_of_contamination(config)
     if options.dry_run and options.pilot is not None:
         raise InputError("--dry-run calls nobody and --pilot does: give one of them")
     if options.dry_run:
@@ -60,6 +61,15 @@ def _run(config: SynthesisConfig, output: Path, run: RunOptions, pilot: int | No
         _print_tally(synthesize(config, output, run))
     else:
         _print_pilot(run_pilot(config, output, run, pilot))
+
+
+def _warn_of_contamination(config: SynthesisConfig) -> None:
+    if not config.decontamination.paths and config.corpus.source != "python":
+        print(
+            "warning: decontamination.paths is empty: texts of your evaluation sets may get into "
+            "the samples; name the files that hold them",
+            file=sys.stderr,
+        )
 
 
 def _stoppable(work: Callable[[], None]) -> int:

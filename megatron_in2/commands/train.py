@@ -30,6 +30,8 @@ from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
 from megatron_in2.training.checks.preflight import check_run, check_run_of_rank
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.trace.report import trace_report
+from megatron_in2.training.trace.stored import TraceStore, default_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,10 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         world_size = options.world_size or options.nproc
         print(describe_run(config, world_size), flush=True)
         if options.trace:
-            with without_unused_imports():
-                from megatron_in2.training.trace.report import trace_report
-
-            print(trace_report(config, world_size, options.trace_samples))
+            trace = TraceStore(default_folder()).trace
+            print(trace_report(config, world_size, trace, options.trace_samples))
         return 0
     rank = rank_from_environment()
     inputs = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)

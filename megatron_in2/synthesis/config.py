@@ -14,6 +14,7 @@ from megatron_in2.tokenizers.load import MISTRAL_V1
 
 CorpusSource = Literal["python", "files", "hub"]
 InstructionsSource = Literal["files", "hub"]
+CorpusText = Literal["prose", "code"]
 WriterName = Literal["extractive", "openai", "openai-batch"]
 Fillers = Literal["random", "hard"]
 InstructionWording = Literal["film", "chat"]
@@ -53,10 +54,13 @@ class DecontaminationConfig:
     Args:
         paths: evaluation texts: JSON lines (all their string values), .parquet or text files.
         ngram: length of the shared run in words (paper: 10).
+        text: prose | code. A run of code has three times as many names and signs; comments and
+            imports are left out.
     """
 
     paths: list[str] = field(default_factory=list)
     ngram: int = 10
+    text: CorpusText = "prose"
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,9 @@ class CompositionConfig:
         fillers: random (paper) | hard (lexically similar segments, by BM25, among random ones).
         hard_share: for hard: share of the fillers' tokens that similar segments may take.
         hard_pool: for hard: how many of the store's segments, evenly spread, are searched.
+        shared_run: a segment that has so many tokens in a row in common with the evidence is no
+            filler (8 are about 6 English words): else the asked sentence may be in the context
+            twice; 0 compares nothing (paper).
     """
 
     min_tokens: int = 4096
@@ -102,6 +109,7 @@ class CompositionConfig:
     fillers: Fillers = "random"
     hard_share: float = 0.5
     hard_pool: int = 100_000
+    shared_run: int = 8
 
 
 @dataclass(frozen=True)
@@ -365,6 +373,7 @@ class SynthesisConfig:
             ("filters.max_copied_words", self.filters.max_copied_words),
             ("openai.first_backoff_seconds", openai.first_backoff_seconds),
             ("openai.temperature", openai.temperature or 0.0),
+            ("composition.shared_run", composition.shared_run),
         ):
             if amount < 0:
                 raise InputError(f"{name}={amount}: must not be < 0")

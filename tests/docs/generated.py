@@ -13,6 +13,7 @@ from megatron_in2.commands.parser import field_meanings
 from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.training.config import TrainConfig
 from tests.conftest import ROOT
+from tests.docs.ladder import ladder_table, price_table
 from tests.docs.parsers import command_parsers, options_of
 
 DOCS = ROOT / "docs"
@@ -38,9 +39,15 @@ def option_tables(tool: str) -> str:
     return "\n".join(tables)
 
 
+def budget_table(name: str) -> str:
+    """Return a table of docs/budget.md."""
+    head, *rows = {"ladder": ladder_table, "prices": price_table}[name]()
+    return _table(head, rows)
+
+
 def refresh(text: str) -> str:
     """Return a page with its generated parts made anew."""
-    makers = {"fields": field_table, "options": option_tables}
+    makers = {"fields": field_table, "options": option_tables, "budget": budget_table}
     return _PART.sub(lambda part: f"{part[1]}{makers[part[2]](part[3])}{part[4]}", text)
 
 

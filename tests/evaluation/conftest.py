@@ -13,8 +13,11 @@ from megatron_in2.conversion.tokenizer_files import write_tokenizer_files
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
+from megatron_in2.tokenizers.load import load_tokenizer
+from tests.bases import write_own_template
+from tests.chat_templates import LLAMA_31
 
-LONGEST = 2048  # tokens that the tiny model can take
+LONGEST = 2048  # tokens that the models can take
 torch.set_num_threads(1)  # its matrices are too small to share among cores
 
 
@@ -37,6 +40,27 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokeni
     folder = tmp_path_factory.mktemp("model")
     MistralForCausalLM(config).save_pretrained(folder)
     write_tokenizer_files(folder, small_tokenizer, FILM, LONGEST)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def own_model(tmp_path_factory: pytest.TempPathFactory, llama3: Path) -> Path:
+    """A model whose base has a chat template of its own, with control tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("own")
+    write_own_template(llama3, folder, LLAMA_31)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=load_tokenizer(str(folder)).vocab_size,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=LONGEST,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 

@@ -41,6 +41,7 @@ def main() -> None:
     parser = CommandParser(__doc__)
     parser.add_argument("--corpus-mb", type=int, default=1000, help="size of the corpus")
     parser.add_argument("--samples", type=int, default=100_000, help="contexts to compose")
+    parser.add_options(CompositionConfig, "shared_run")
     options = parser.read()
     with tempfile.TemporaryDirectory() as folder:
         store = _build_store(Path(folder) / "store", options.corpus_mb * 1_000_000)
@@ -49,7 +50,7 @@ def main() -> None:
             f"{(store.path / 'text.jsonl').stat().st_size / 1e6:,.0f} MB of text"
         )
         output = Path(folder) / "samples.jsonl"
-        seconds = _compose(store, options.samples, output)
+        seconds = _compose(store, options.samples, options.shared_run, output)
         floor = _write_again(output, Path(folder) / "again.jsonl")
     per_minute = 60 * options.samples / seconds
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
@@ -77,12 +78,13 @@ def _build_store(path: Path, characters: int) -> SegmentStore:
     return write_store(path, documents(), tokenizer)
 
 
-def _compose(store: SegmentStore, samples: int, output: Path) -> float:
+def _compose(store: SegmentStore, samples: int, shared_run: int, output: Path) -> float:
     """Compose and write samples; return seconds of processor time."""
     evidence = np.random.default_rng(1).integers(0, len(store), samples)
     asked = (Asked(f"fine_grained/{i}", "fine_grained", (int(i),), QA, 90) for i in evidence)
     started = time.process_time()
-    make = sample_maker(store.path, None, CompositionConfig(), 1, FILM.sha256, materialize=False)
+    config = CompositionConfig(shared_run=shared_run)
+    make = sample_maker(store.path, None, config, 1, FILM.sha256, materialize=False)
     with open(output, "w", encoding="utf-8") as stream:
         for batch in iter_chunks(asked, CHUNK_SAMPLES):
             stream.writelines(sample.line for sample in make(batch))

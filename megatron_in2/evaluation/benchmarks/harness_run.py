@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from megatron_in2.choices import as_option, wrong_choice
+from megatron_in2.choices import as_option, require_choices, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
+from megatron_in2.evaluation.benchmarks.truncation import Window
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import BASE, load_template, read_template_beside
+from megatron_in2.templates.wordings import WORDINGS, WordingName
 from megatron_in2.tokenizers.files import read_chat_template
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -20,6 +22,7 @@ TASK_FILES = Path(__file__).parent / "harness"
 SHOTS = {"mmlu": 5}  # of the harness' own tasks; the others take none, our files name theirs
 _OF_MANY_DATA_SETS = ("mmlu", "math")  # one a subject
 _WITH_EXAMPLES = ("gsm8k",)
+OURS = "film_"  # how the names of our tasks start
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class HarnessConfig:
         template: writes the prompts of our tasks: film, chatml, a YAML file, an export's
             directory, or base: the model's own chat template; empty takes the one that the model
             was trained with, else its own, or FILM's where it has none.
+        wording: of a user's message inside a base's own chat template.
+        max_length: most tokens of a prompt and its answer together; 0 takes the model's window.
+            LongBench's longer inputs lose their middle.
     """
 
     model: Path
@@ -44,8 +50,14 @@ class HarnessConfig:
     limit: int = 0
     batch_size: int = 1
     template: str = ""
+    wording: WordingName = "film"
+    max_length: int = 0
 
     def __post_init__(self) -> None:
+        require_choices(self, as_option)
+        for name in ("limit", "max_length"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{as_option(name, getattr(self, name))}: give 0 or more")
         for name in self.tasks:
             if name not in BENCHMARKS:
                 raise wrong_choice(as_option("tasks", name), tuple(BENCHMARKS))
@@ -74,37 +86,58 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
         pretrained=str(config.model),
         batch_size=config.batch_size,
         add_bos_token=True,
+        max_length=config.max_length or None,
         dtype="auto",
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    tasks = TaskManager(include_path=str(TASK_FILES))
+    asked = [BENCHMARKS[name].harness_task for name in config.tasks]
+    # To read the harness' own thousands of task files takes seconds.
+    tasks = TaskManager(
+        include_path=str(TASK_FILES),
+        include_defaults=not all(name.startswith(OURS) for name in asked),
+    )
     scores: dict[str, BenchmarkScore] = {}
     not_run: dict[str, str] = {}
-    with prompting_with(model_template(config)):
-        for name in config.tasks:
-            benchmark = BENCHMARKS[name]
-            try:
-                loaded = tasks.load([_task(benchmark, config.data)])
-            except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
-                reason = " ".join(str(error).split())
-                not_run[name] = f"{type(error).__name__}: {reason:.200}"
-                continue
-            scores[name] = _run(benchmark, config, model, list(loaded["tasks"].values()))
+    template = model_template(config)
+    for name in config.tasks:
+        benchmark = BENCHMARKS[name]
+        try:
+            with prompting_with(template):  # loading a task writes prompts of its own accord
+                loaded = list(tasks.load([_task(benchmark, config.data)])["tasks"].values())
+        except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
+            reason = " ".join(str(error).split())
+            not_run[name] = f"{type(error).__name__}: {reason:.200}"
+            continue
+        with prompting_with(template, _window(model, loaded[0])):
+            scores[name] = _run(benchmark, config, model, loaded, tasks)
     return scores, not_run
+
+
+def _window(model: Any, task: Any) -> Window | None:
+    """Return what a task's prompts must fit in beside their answers; None for likelihoods."""
+    answer = (task.config.generation_kwargs or {}).get("max_gen_toks")
+    if answer is None:
+        return None
+    return Window(model.tokenizer, model.tok_encode, model.max_length - answer)
 
 
 def model_template(config: HarnessConfig) -> Template:
     """Return the template that a run's prompts are written with.
 
     Raises:
-        InputError: there is no template of the name given.
+        InputError: there is no template of the name given, or it has a wording of its own.
     """
     if config.template and config.template != BASE:
-        return load_template(config.template)
+        return load_template(config.template, wording=config.wording)
     found = None if config.template else read_template_beside(config.model)
     if found is None and read_chat_template(config.model) is not None:
-        found = load_template(BASE, load_tokenizer(str(config.model)))
-    return found or FILM
+        return load_template(BASE, load_tokenizer(str(config.model)), config.wording)
+    found = found or FILM
+    if config.wording == "plain" and found.wording != WORDINGS["plain"]:
+        raise InputError(
+            f"--wording plain: template {found.name} of {config.model} has a wording of its own"
+        )
+    return found
 
 
 def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
@@ -116,13 +149,14 @@ def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
 
 
 def _run(
-    benchmark: Benchmark, config: HarnessConfig, model: Any, tasks: list[Any]
+    benchmark: Benchmark, config: HarnessConfig, model: Any, tasks: list[Any], manager: Any
 ) -> BenchmarkScore:
     import lm_eval  # type: ignore[import-untyped]
 
     outcome = lm_eval.simple_evaluate(
         model=model,
         tasks=tasks,
+        task_manager=manager,  # without one it reads all task files again
         num_fewshot=SHOTS.get(benchmark.name),
         limit=config.limit or None,
         log_samples=False,

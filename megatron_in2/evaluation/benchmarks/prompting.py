@@ -1,30 +1,49 @@
-"""The template under which the task files write their prompts.
+"""The template under which the task files write their prompts, and the window that they fit in.
 
 lm-evaluation-harness calls functions that a task file names, with a document and nothing else, so
-the template reaches them beside the call.
+both reach them beside the call.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 
+from megatron_in2.evaluation.benchmarks.truncation import Window
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
 
-_template: ContextVar[Template] = ContextVar("template", default=FILM)
+
+@dataclass(frozen=True)
+class Prompting:
+    """How prompts are written; without a window they are as long as they are."""
+
+    template: Template = FILM
+    window: Window | None = None
+
+
+_DEFAULT = Prompting()
+_current: ContextVar[Prompting] = ContextVar("prompting", default=_DEFAULT)
 
 
 @contextmanager
-def prompting_with(template: Template) -> Iterator[None]:
+def prompting_with(template: Template, window: Window | None = None) -> Iterator[None]:
     """Have prompts written with a template inside the block; FILM's is used outside of one."""
-    token = _template.set(template)
+    token = _current.set(Prompting(template, window))
     try:
         yield
     finally:
-        _template.reset(token)
+        _current.reset(token)
 
 
 def write_prompt(instruction: str, context: str | None = None) -> str:
-    """Return the prompt for an instruction, with or without a context, as text."""
-    template = _template.get()
-    return template.prompt_text(template.wording.message(instruction, context))
+    """Return the prompt for an instruction, with or without a context, as text.
+
+    A message that is too long for the window loses its middle before the template is applied.
+    """
+    prompting = _current.get()
+    template, window = prompting.template, prompting.window
+    message = template.wording.message(instruction, context)
+    if window is not None:
+        message = window.shortened(message, template.prompt_text)
+    return template.prompt_text(message)

@@ -4,11 +4,13 @@ IN2 (arXiv 2404.16811, section 2): L = Shuffle(evidence, fillers), lengths even 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from megatron_in2.segment_store import SegmentStore
+from megatron_in2.synthesis.quality.shared_runs import EvidenceRuns, SharedRuns
 
 DRAW_SURPLUS = 1.2  # fillers drawn for the budget, times this, since some are refused
 MAX_TARGETS = 8  # targets drawn until one can be filled to the shortest length
@@ -25,9 +27,13 @@ class Composer:
         store: the segments.
         min_tokens: shortest target length of an encoded sample.
         max_tokens: longest target length, never exceeded.
+        shared_run: a segment that has so many tokens in a row in common with the evidence is no
+            filler; 0 compares nothing.
     """
 
-    def __init__(self, store: SegmentStore, min_tokens: int, max_tokens: int) -> None:
+    def __init__(
+        self, store: SegmentStore, min_tokens: int, max_tokens: int, shared_run: int = 0
+    ) -> None:
         self._documents = np.asarray(store.documents)
         self._min_tokens = min_tokens
         self._max_tokens = max_tokens
@@ -37,6 +43,7 @@ class Composer:
         self._by_cost: Segments = np.argsort(self._costs, kind="stable")
         self._sorted_costs: Segments = self._costs[self._by_cost]
         self._mean_cost = float(self._costs.mean())
+        self._runs = SharedRuns(store, shared_run) if shared_run else None
 
     def needed_tokens(self, evidence: Sequence[int], frame_tokens: int) -> int:
         """Return the length of a sample whose context is its evidence alone.
@@ -86,8 +93,10 @@ class Composer:
     ) -> tuple[list[int], list[int], int]:
         """Surround evidence that :meth:`fits` with segments of other documents.
 
+        None of them repeats a part of the evidence, where that is compared.
+
         Args:
-            evidence: segments of one document.
+            evidence: segments.
             frame_tokens: tokens of the sample outside its context.
             generator: this sample's own.
             similar: distinct segments to take before random ones, best first.
@@ -97,13 +106,14 @@ class Composer:
             (segments in order, slots of the evidence, tokens of the encoded sample).
         """
         needed = self.needed_tokens(evidence, frame_tokens)
+        strangers = self._strangers(evidence)
         for _ in range(MAX_TARGETS):
             target = int(generator.integers(max(self._min_tokens, needed), self._max_tokens + 1))
-            budget, own = target - needed, self._documents[evidence[0]]
+            budget = target - needed
             fillers = np.empty(0, np.int64)
             if similar is not None:
-                fillers = self._taken(similar, own, fillers, int(similar_share * budget))
-            fillers = self._filled(fillers, own, budget, generator)
+                fillers = self._taken(similar, strangers, fillers, int(similar_share * budget))
+            fillers = self._filled(fillers, strangers, budget, generator)
             length = needed + int(self._costs[fillers].sum())
             if length >= self._min_tokens:
                 break
@@ -113,14 +123,18 @@ class Composer:
         return chosen[order].tolist(), slots.tolist(), length
 
     def _filled(
-        self, fillers: Segments, own: np.int64, budget: int, generator: np.random.Generator
+        self,
+        fillers: Segments,
+        strangers: "_Strangers",
+        budget: int,
+        generator: np.random.Generator,
     ) -> Segments:
         """Add random segments to fillers until the budget is used up as far as it can be."""
         left = budget - int(self._costs[fillers].sum())
         # One draw for nearly all of the budget, but for its last filler ...
         count = min(int(DRAW_SURPLUS * left / self._mean_cost) + 4, len(self._documents))
         drawn = generator.integers(0, len(self._documents), count)
-        taken = self._taken(drawn, own, fillers, left)[:-1]
+        taken = self._taken(drawn, strangers, fillers, left)[:-1]
         fillers = np.concatenate([fillers, taken])
         left -= int(self._costs[taken].sum())
         # ... whose place goes to one of those that fit the gap best, so that lengths come out even.
@@ -131,15 +145,46 @@ class Composer:
             start = int(np.searchsorted(self._sorted_costs, self._sorted_costs[end - 1]))
             start = min(start, max(end - LAST_CHOICE, 0))
             one = self._by_cost[generator.integers(start, end, 1)]
-            taken = self._taken(one, own, fillers, left)
+            taken = self._taken(one, strangers, fillers, left)
             fillers = np.concatenate([fillers, taken])
             left -= int(self._costs[taken].sum())
         return fillers
 
-    def _taken(self, offered: Segments, own: np.int64, fillers: Segments, budget: int) -> Segments:
+    def _taken(
+        self, offered: Segments, strangers: "_Strangers", fillers: Segments, budget: int
+    ) -> Segments:
         """Return the offered segments, in order and distinct, until one exceeds the budget."""
         offered = offered[np.sort(np.unique(offered, return_index=True)[1])]
-        offered = offered[self._documents[offered] != own]
         if len(fillers):
             offered = offered[~np.isin(offered, fillers)]
+        offered = strangers.among(offered)
         return offered[np.cumsum(self._costs[offered]) <= budget]
+
+    def _strangers(self, evidence: Sequence[int]) -> "_Strangers":
+        own = np.unique(self._documents[list(evidence)])
+        runs = self._runs.runs(evidence) if self._runs is not None else None
+        return _Strangers(self._documents, own, runs)
+
+
+@dataclass(frozen=True)
+class _Strangers:
+    """Tells which segments may be fillers.
+
+    Args:
+        documents: ordinal of each segment's document, [segments of the store].
+        own: documents of the evidence, sorted.
+        runs: of the evidence, which no filler may share; None compares nothing.
+    """
+
+    documents: Segments
+    own: Segments
+    runs: EvidenceRuns | None
+
+    def among(self, offered: Segments) -> Segments:
+        """Return those of the offered segments that may be fillers, in order."""
+        documents = self.documents[offered]
+        if len(self.own) == 1:
+            offered = offered[documents != self.own[0]]
+        else:
+            offered = offered[~np.isin(documents, self.own)]
+        return offered if self.runs is None else offered[~self.runs.shared_by(offered)]

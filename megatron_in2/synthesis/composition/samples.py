@@ -94,7 +94,7 @@ class _SampleMaker:
         self._similar = similar
         self._config = config
         self._seed = seed
-        self._composer = Composer(store, config.min_tokens, config.max_tokens)
+        self._composer = Composer(store, config.min_tokens, config.max_tokens, config.shared_run)
         budget = config.hard_share * config.max_tokens
         self._similar_count = int(2 * budget / float(np.mean(store.lengths))) + 16
 

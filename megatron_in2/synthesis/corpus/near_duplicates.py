@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import rensa  # type: ignore[import-untyped]
 
 from megatron_in2.records import Document
+from megatron_in2.synthesis.quality.words import as_words, has_unspaced, words
 from megatron_in2.synthesis.rejects import Rejects
 
 SHINGLE_WORDS = 5
@@ -46,6 +47,7 @@ def without_near_duplicates(
 
 
 def _shingles(text: str) -> list[str]:
-    words = text.lower().split()
-    last = max(len(words) - SHINGLE_WORDS, 0)
-    return [" ".join(words[start : start + SHINGLE_WORDS]) for start in range(last + 1)]
+    found = words(text) if has_unspaced(text) else text.lower().split()
+    length = as_words(SHINGLE_WORDS, found)
+    last = max(len(found) - length, 0)
+    return [" ".join(found[start : start + length]) for start in range(last + 1)]

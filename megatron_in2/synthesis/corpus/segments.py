@@ -8,7 +8,7 @@ from megatron_in2.tokenizers.base import Tokenizer
 # Where a segment that is too long may be cut, best first: after a line, a sentence, a word.
 _CUTS = (
     re.compile(r"\n+"),
-    re.compile(r"[.!?…][\"'”’)\]]*\s+|[。！？][”’」』）]*\s*"),
+    re.compile(r"[.!?…؟۔।॥။][\"'”’»)\]]*\s+|[。！？；][”’」』）]*\s*"),
     re.compile(r"\s+"),
 )
 
@@ -82,12 +82,17 @@ def _cut(segment: Segment, tokenizer: Tokenizer, max_tokens: int) -> list[Segmen
 
 
 def _halves(text: str) -> tuple[str, str]:
-    """Divide a text at the best place in its middle half; white space at the cut is dropped."""
+    """Divide a text at the best place in its middle half; white space at the cut is dropped.
+
+    Behind a newline only the newline is: what follows may be the indentation of code.
+    """
     middle = len(text) // 2
     cut = middle
     for pattern in _CUTS:
         found = pattern.finditer(text, len(text) // 4, 3 * len(text) // 4)
         if ends := [match.end() for match in found]:
             cut = min(ends, key=lambda end: abs(end - middle))
+            if pattern is _CUTS[0]:
+                return text[:cut].rstrip("\n"), text[cut:]
             break
     return text[:cut].rstrip(), text[cut:].lstrip()

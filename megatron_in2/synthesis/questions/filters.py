@@ -4,9 +4,9 @@ import re
 from collections import Counter
 
 from megatron_in2.synthesis.config import FilterConfig
+from megatron_in2.synthesis.quality.words import as_words, words
 from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter
 
-_WORD = re.compile(r"[^\W_]+")
 _SOURCES = "context|passage|text|article|document|pieces?|segments?|excerpts?|paragraphs?|snippets?"
 _ADJECTIVES = "given |provided |above |following |preceding |supplied "
 _CONTEXT_PHRASE = re.compile(
@@ -16,7 +16,14 @@ _CONTEXT_PHRASE = re.compile(
     rf"|\bthe (?:{_ADJECTIVES})(?:{_SOURCES}|information)\b"
     rf"|\b(?:the|this) (?:context|passage|text|article) "
     rf"(?:says?|states?|mentions?|describes?|explains?|tells?)\b"
-    rf"|\bpiece \d+\b",
+    rf"|\bpiece \d+\b"
+    # Chinese; German, French and Spanish.
+    r"|(?:根据|按照|依据|基于|从)?(?:上述|上面的?|以上|给定的?|所给的?|提供的)(?:文本|文章|材料|内容|段落|上下文|信息)"
+    r"|(?:根据|按照|从|在)(?:本|该|这段|这篇|此)?(?:文本|文章|上下文|文中|段落)|(?:文中|上文|本文)(?:提到|指出|所述|说)"
+    r"|\b(?:laut|gemäß|in) (?:dem|diesem) (?:vorliegenden |obigen |gegebenen )?"
+    r"(?:Text|Kontext|Artikel|Abschnitt)\b"
+    r"|\b(?:selon|d['’]après|dans) (?:le|ce|cet|l['’]) ?(?:texte|contexte|article|passage)\b"
+    r"|\b(?:según|en) (?:el|este) (?:texto|contexto|artículo|pasaje)\b",
     re.IGNORECASE,
 )
 
@@ -55,11 +62,12 @@ def speaks_of_context(draft: Draft) -> bool:
 
 def copies_more(answer: str, texts: tuple[str, ...], most: int) -> bool:
     """Whether a run of more than ``most`` words of the answer occurs in one of the texts."""
-    words = _words(answer)
-    if len(words) <= most:
+    answered = words(answer)
+    most = as_words(most, answered)
+    if len(answered) <= most:
         return False
-    sources = [f" {' '.join(_words(text))} " for text in texts]
-    runs = (words[start : start + most + 1] for start in range(len(words) - most))
+    sources = [f" {' '.join(words(text))} " for text in texts]
+    runs = (answered[start : start + most + 1] for start in range(len(answered) - most))
     return any(f" {' '.join(run)} " in source for run in runs for source in sources)
 
 
@@ -75,18 +83,14 @@ def cites_rightly(draft: Draft, evidence: Evidence) -> bool:
 
 def question_key(question: str) -> str:
     """Return what two questions share that differ in case, space and punctuation only."""
-    return " ".join(_words(question))
+    return " ".join(words(question))
 
 
 def token_f1(first: str, second: str) -> float:
     """Return the F1 of two texts as bags of words."""
-    one, other = Counter(_words(first)), Counter(_words(second))
+    one, other = Counter(words(first)), Counter(words(second))
     shared = (one & other).total()
     return 2 * shared / (one.total() + other.total()) if shared else 0.0
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
 
 
 def _folded(text: str) -> str:

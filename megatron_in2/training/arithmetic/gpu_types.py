@@ -17,8 +17,12 @@ class Gpu:
 
     bf16_tflops: float
     memory_gib: float
+    memory_gb_s: float
     link_gb_s: float
+    network_gb_s: float
     attained: float
+    matrix_attained: float
+    attention_attained: float
     device_names: tuple[str, ...] = ()
 
 

@@ -1,9 +1,10 @@
 """Ranks parallel layouts for a number of GPUs of one type: what fits, and how long a run takes.
 
 The time is computed, not measured, and is meant for comparing layouts. It consists of the
-architecture's FLOPs at the share of the peak that published runs reached, the FLOPs of
-recomputation, the pipeline's idle share (stages - 1) / (micro-batches + stages - 1), and tensor-
-and context-parallel traffic over the links, without overlap.
+architecture's FLOPs at the share of the peak that published runs reached, what recomputation
+repeats, the pipeline's idle share (stages - 1) / (micro-batches + stages - 1), and traffic: tensor-
+and context-parallel over the links inside a node, data-parallel between nodes, without overlap.
+:mod:`megatron_in2.training.trace.planner` traces the layouts that are best by these formulas.
 """
 
 from collections.abc import Iterator
@@ -22,9 +23,11 @@ from megatron_in2.training.config import Recompute, TrainConfig
 USABLE = 0.9  # of a GPU's memory; the rest goes to the CUDA context, NCCL and fragmentation
 SIZES = (1, 2, 4, 8)
 SECONDS_A_DAY = 86_400
-# FLOPs that recomputation adds, as a share of forward and backward: a forward pass is a third,
-# and selective recomputation repeats no matrix product.
-RECOMPUTED = {"none": 0.0, "selective": 0.0, "full": 1 / 3}
+RANKS_A_NODE = 8
+# Gathers and scatters of hidden states in a layer under sequence parallelism, as a trace counts
+# them: 2 + 2 forward, and backward 4 + 2, because inputs are gathered again for their matrices'
+# gradients. Full recomputation repeats the forward pass.
+COLLECTIVES = {"none": 10, "selective": 10, "full": 14}
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Layout:
     """A parallel layout with its estimated memory (GiB a GPU) and step time (seconds)."""
 
     parallel: ParallelConfig
-    recompute: str
+    recompute: Recompute
     data_ranks: int
     memory_gib: float
     step_seconds: float
@@ -83,37 +86,66 @@ def _estimate(config: TrainConfig, gpus: int, gpu: Gpu) -> Layout:
     parallel = config.parallel
     data_ranks = parallel.data_ranks(gpus)
     micro_batches = config.schedule.global_batch_rows // data_ranks
-    memory = memory_per_rank(config, gpus).total
+    memory = memory_per_rank(config, gpus)
     compute = _compute_seconds(config, gpu) + _traffic_seconds(config, gpu)
     busy = micro_batches * compute / parallel.pipeline
+    idle = (micro_batches + parallel.pipeline - 1) / micro_batches
     return Layout(
         parallel=parallel,
         recompute=config.runtime.recompute,
         data_ranks=data_ranks,
-        memory_gib=memory / GIB,
-        step_seconds=busy * (micro_batches + parallel.pipeline - 1) / micro_batches,
-        fits=memory <= USABLE * gpu.memory_gib * GIB,
+        memory_gib=memory.total / GIB,
+        step_seconds=busy * idle + _reduction_seconds(config, memory.gradients, gpus, gpu),
+        fits=memory.total <= USABLE * gpu.memory_gib * GIB,
     )
 
 
 def _compute_seconds(config: TrainConfig, gpu: Gpu) -> float:
     """Return the seconds of one row through the whole model, divided among TP x CP ranks."""
-    length, model = config.data.seq_length, config.model
+    length, model, recompute = config.data.seq_length, config.model, config.runtime.recompute
     flops = float(row_flops(model, length, np.array([length**2]))[0])
-    flops *= 1 + RECOMPUTED[config.runtime.recompute]
-    ranks = config.parallel.tensor * config.parallel.context
-    return flops / ranks / (gpu.bf16_tflops * 1e12 * gpu.attained)
+    seconds = flops / (gpu.bf16_tflops * 1e12 * gpu.attained)
+    if recompute == "full":
+        seconds *= 4 / 3  # a forward pass is a third of both
+    if recompute == "selective":
+        # Norms read and write 2 x 2 H elements a token and layer, SwiGLU and its product 5 F.
+        elements = 4 * model.hidden_size + 5 * model.ffn_hidden_size
+        seconds += length * model.num_layers * 2 * elements / (gpu.memory_gb_s * 1e9)
+    return seconds / (config.parallel.tensor * config.parallel.context)
 
 
 def _traffic_seconds(config: TrainConfig, gpu: Gpu) -> float:
     """Return the seconds that one row's activations (bfloat16) take on the links.
 
-    Sequence parallelism gathers and scatters hidden states four times a layer forward and four
-    times backward; context parallelism gathers keys and values, and scatters their gradients.
+    Context parallelism gathers keys and values, and scatters their gradients.
     """
-    parallel, model = config.parallel, config.model
+    parallel, model, recompute = config.parallel, config.model, config.runtime.recompute
     tokens = config.data.seq_length / parallel.context
-    hidden = 8 * tokens * model.hidden_size * (parallel.tensor - 1) / parallel.tensor
+    hidden = tokens * model.hidden_size * (parallel.tensor - 1) / parallel.tensor
     keys = 2 * model.num_query_groups * model.head_dim / parallel.tensor
-    context = 2 * config.data.seq_length * keys * (parallel.context - 1) / parallel.context
-    return model.num_layers * 2 * (hidden + context) / (gpu.link_gb_s * 1e9)
+    context = config.data.seq_length * keys * (parallel.context - 1) / parallel.context
+    passes = 3 if recompute == "full" else 2
+    elements = COLLECTIVES[recompute] * hidden + passes * context
+    return model.num_layers * 2 * elements / (gpu.link_gb_s * 1e9)
+
+
+def _reduction_seconds(config: TrainConfig, gradients: float, gpus: int, gpu: Gpu) -> float:
+    """Return the seconds in which gradients are scattered and new weights gathered, once a step.
+
+    Those of the last layer's gradients and the first layer's weights are not hidden behind others'
+    computation.
+
+    Args:
+        config: of the run.
+        gradients: bytes of this rank's, float32. Weights are half as large.
+        gpus: of the run.
+        gpu: its type.
+    """
+    ranks = gpus // (config.parallel.tensor * config.parallel.pipeline)
+    if ranks == 1:
+        return 0.0
+    near = max(RANKS_A_NODE // config.parallel.tensor, 1)  # of them in a node
+    is_near = gpus <= RANKS_A_NODE
+    bandwidth = gpu.link_gb_s if is_near else min(gpu.link_gb_s, near * gpu.network_gb_s)
+    layers = config.model.num_layers / config.parallel.pipeline
+    return 1.5 * gradients * (ranks - 1) / ranks / layers / (bandwidth * 1e9)

@@ -98,7 +98,12 @@ class Wait:
     collective: int
 
 
-Event = Operation | Collective | Wait
+@dataclass(frozen=True, slots=True)
+class MicroBatchEnd:
+    """The forward pass of a micro-batch is over, the loss included."""
+
+
+Event = Operation | Collective | Wait | MicroBatchEnd
 
 
 @dataclass(frozen=True)

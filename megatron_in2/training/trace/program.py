@@ -15,7 +15,6 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from megatron_in2.data.packed.dataset import Row
 from megatron_in2.errors import InputError
 from megatron_in2.model.gpt import AnswerGPTModel
-from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.simulated import Placement, StandIns, open_simulated_world
 from megatron_in2.training.build import (
@@ -34,24 +33,7 @@ from megatron_in2.training.step.train_step import update_weights
 from megatron_in2.training.trace.events import Trace
 from megatron_in2.training.trace.kernels import GPU_KERNELS
 from megatron_in2.training.trace.recorder import Recorder
-
-RANKS_A_NODE = 8
-
-
-def stage_ranks(parallel: ParallelConfig, world_size: int) -> dict[str, int]:
-    """Return a rank of every pipeline stage whose trace differs: first, middle and last.
-
-    Each is the first of its stage, which has the last tokens of every sample, and so the most
-    answer tokens. Middle stages differ in the micro-batches that they keep; the second one keeps
-    most.
-    """
-    ranks = world_size // parallel.pipeline  # of a stage; they follow each other
-    stages = {"first": 0, "middle": 1, "last": parallel.pipeline - 1}
-    if parallel.pipeline == 1:
-        return {"only": 0}
-    if parallel.pipeline == 2:
-        del stages["middle"]
-    return {name: stage * ranks for name, stage in stages.items()}
+from megatron_in2.training.trace.timeline import RANKS_A_NODE
 
 
 def run_rank(

@@ -28,6 +28,7 @@ from megatron_in2.training.trace.events import (
     Collective,
     Event,
     Kind,
+    MicroBatchEnd,
     Operation,
     Phase,
     Trace,
@@ -94,6 +95,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         """Note that a micro-batch's forward pass, the loss included, is over."""
         self._ends_of_forward.append(self._tick())
         self._ends_of_micro_batches.append(self._clock)
+        self._events.append(MicroBatchEnd())
 
     def mark(self, tensors: Iterator[torch.Tensor], kind: Kind) -> None:
         """Note what existing tensors are for."""

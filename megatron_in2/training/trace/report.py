@@ -1,15 +1,16 @@
 """The text of ``train.py --dry-run --trace``."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from megatron_in2.data.packed.blend import parse_blend
-from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpus
 from megatron_in2.training.config import TrainConfig
-from megatron_in2.training.step.fullest_row import fullest_row, most_trained_tokens
 from megatron_in2.training.trace.allowance import GIB, allowance
 from megatron_in2.training.trace.events import Kind, Trace
-from megatron_in2.training.trace.program import run_rank, stage_ranks
+from megatron_in2.training.trace.layout import (
+    TraceRank,
+    micro_batches_of,
+    stage_ranks,
+)
 from megatron_in2.training.trace.summary import (
     Peak,
     flops_by_operation,
@@ -17,9 +18,9 @@ from megatron_in2.training.trace.summary import (
     peaks,
     traffic,
 )
+from megatron_in2.training.trace.timeline import play, step_seconds
+from megatron_in2.training.trace.traced_row import traced_row
 
-TRAINED_TOKENS = 512  # of a row, where no data set is named; a packed row has a few short answers
-MAX_MICRO_BATCHES = 4  # of a step that is traced, unless the pipeline keeps more
 HOLDERS = 8  # shown
 KINDS: tuple[Kind, ...] = (
     "weights",
@@ -32,37 +33,54 @@ KINDS: tuple[Kind, ...] = (
 )
 
 
-def trace_report(config: TrainConfig, world_size: int, samples: int = 1) -> str:
+def trace_report(
+    config: TrainConfig, world_size: int, trace_rank: TraceRank, samples: int = 1
+) -> str:
     """Trace one rank of every kind of pipeline stage, and describe what each does.
 
     Args:
         config: of the run. Its rows are as full as the fullest of ``data.train``, if that is set.
         world_size: ranks of the job.
+        trace_rank: returns the trace of a rank.
         samples: of each row.
 
     Raises:
         InputError: the configuration does not fit the world, or cannot be traced.
     """
     config.validate(world_size)
-    trained = TRAINED_TOKENS
-    if config.data.train:
-        prefixes = [prefix for _, prefix in parse_blend(config.data.train)]
-        trained = most_trained_tokens([PackedDataset(prefix) for prefix in prefixes])
-    length, parallel = config.data.seq_length, config.parallel
-    trained = min(trained, length)
-    row = fullest_row(length, trained, samples, parallel.sample_multiple)
-    in_step = config.schedule.global_batch_rows // parallel.data_ranks(world_size)
-    micro_batches = min(in_step, max(MAX_MICRO_BATCHES, parallel.pipeline))
+    row = traced_row(config, samples)
+    in_step, traced = micro_batches_of(config, world_size)
     lines = [
-        f"traced          {micro_batches} of {in_step} micro-batches of a step; rows of {length:,} "
-        f"tokens in {samples} sample{'s' if samples > 1 else ''}, trained on the last {trained:,}; "
-        "torch backend"
+        f"traced          {traced} of {in_step} micro-batches of a step; rows of "
+        f"{row.length:,} tokens in {samples} sample{'s' if samples > 1 else ''}, trained on the "
+        f"last {row.trained:,}; torch backend"
     ]
-    for stage, rank in stage_ranks(parallel, world_size).items():
-        trace = run_rank(config, rank, world_size, micro_batches, row)
+    traces = []
+    for stage, rank in stage_ranks(config.parallel, world_size).items():
+        traces.append(trace_rank(config, rank, world_size, traced, row))
         lines.append(f"\nrank {rank} of {world_size}, {stage} pipeline stage")
-        lines += _describe(trace, micro_batches)
-    return "\n".join(lines)
+        lines += _describe(traces[-1], traced)
+    return "\n".join([*lines, *_times(config, world_size, traces, in_step)])
+
+
+def _times(
+    config: TrainConfig, world_size: int, traces: Sequence[Trace], in_step: int
+) -> Iterator[str]:
+    tokens = config.schedule.global_batch_rows * config.data.seq_length / world_size
+    yield (
+        f"\n{'roofline of a step, s':<24}{'step':>9}{'computes':>10}{'recomputes':>12}{'waits':>9}"
+        f"{'in node':>9}{'network':>9}   (of the traced stage that takes longest)"
+    )
+    for name, gpu in read_gpus(GPU_TYPES).items():
+        played = [play(trace.events, gpu) for trace in traces]
+        line = max(played, key=lambda each: each.total)
+        step = step_seconds(played, in_step, config.parallel.pipeline)
+        links = (line.links.get(link, 0.0) for link in ("node", "network"))
+        yield (
+            f"{name:<24}{step:>9.2f}{line.compute:>10.2f}{line.recomputed:>12.2f}"
+            f"{line.waited:>9.2f}{''.join(f'{seconds:>9.2f}' for seconds in links)}"
+            f"   {tokens / step:,.0f} tokens/s a GPU"
+        )
 
 
 def _describe(trace: Trace, micro_batches: int) -> Iterator[str]:

@@ -1,12 +1,18 @@
 """The real lm-evaluation-harness with our task files, on a tiny model and local rows."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from megatron_in2.errors import InputError
+from megatron_in2.evaluation.benchmarks import harness_run
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.harness_run import (
     TASK_FILES,
@@ -18,7 +24,9 @@ from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.report import ModelScores, benchmark_table
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
-from megatron_in2.templates.load import TEMPLATE_FILE
+from megatron_in2.templates.load import BASE, TEMPLATE_FILE
+from megatron_in2.templates.wordings import WORDINGS
+from tests.evaluation.conftest import LONGEST
 
 CHOICES = {"label": list("ABCDE"), "text": ["bank", "library", "store", "mall", "town"]}
 ROWS = {
@@ -29,6 +37,16 @@ ROWS = {
     "gsm8k.train": [
         {"question": f"{n}+2?", "answer": f"It is <<{n}+2={n + 2}>>{n + 2}.\n#### {n + 2}"}
         for n in range(9)
+    ],
+    "trec": [
+        {
+            "context": "\n".join(
+                f"Question: What is number {n}?\nType: number" for n in range(600)
+            ),
+            "input": "Question: Where is it?\nType:",
+            "answers": ["place"],
+            "all_classes": ["number", "place"],
+        }
     ],
 }
 
@@ -80,8 +98,10 @@ def test_prompts_to_the_byte(data: Path) -> None:
         "Question: Who ran?",
         "Ann ran.",
     )
+    # The most similar one is nearest to the question; 8+2 is the ninth.
     examples = "".join(
-        f"Question: {n}+2?\nAnswer: It is {n + 2}. The answer is {n + 2}.\n\n" for n in range(8)
+        f"Question: {n}+2?\nAnswer: It is {n + 2}. The answer is {n + 2}.\n\n"
+        for n in (7, 6, 5, 4, 3, 1, 0, 2)
     )
     assert _prompt("gsm8k", data) == FILM.prompt(f"{examples}Question: 2+2?", None)
 
@@ -100,6 +120,79 @@ def test_prompts_are_written_with_the_models_template(data: Path, tmp_path: Path
             asked = prompt.split("### Instruction:\n")[1].split(" [/INST]")
             assert CHATML.without_context.split("{instruction}")[1].join(asked) in chatml
     assert _prompt("csqa", data) == film["csqa"]
+
+
+def _received(
+    config: HarnessConfig, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[int], dict[str, BenchmarkScore]]:
+    """Return the ids that the model receives for the first prompt, and the scores."""
+    from lm_eval.models.huggingface import HFLM
+
+    received: list[list[int]] = []
+    generate = HFLM._model_generate
+
+    def recorded(self: HFLM, context: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+        received.append(context[0].tolist())
+        return generate(self, context, *rest, **named)
+
+    monkeypatch.setattr(HFLM, "_model_generate", recorded)
+    scores, _ = run_benchmarks(config)
+    monkeypatch.undo()
+    return received[0], scores
+
+
+@pytest.mark.parametrize(("name", "model"), [("film", "tiny_model"), (BASE, "own_model")])
+def test_a_long_input_loses_its_middle_before_the_template_is_applied(
+    name: str,
+    model: str,
+    data: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder: Path = request.getfixturevalue(model)
+    config = HarnessConfig(folder, ["trec"], data, template=name)
+    template = model_template(config)
+    ids, scores = _received(config, monkeypatch)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    (row,) = ROWS["trec"]
+    asked = f"Determine the type of the question below. Follow the examples.\n{row['input']}"
+    message = template.wording.message(asked, row["context"])
+    before, behind = template.prompt_text("\0").split("\0")
+    text = before + message[:1000]
+    head = [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
+    tail = tokenizer.encode(message[-900:] + behind)
+    # All of the template, the input's start and its end; the window is full but for a few tokens.
+    assert scores["trec"].samples == 1
+    assert LONGEST - 64 - 3 <= len(ids) <= LONGEST - 64
+    assert ids[: len(head) - 3] == head[:-3]
+    assert ids[3 - len(tail) :] == tail[3:]
+    # What is left of the input is half of its start and half of its end, to the token.
+    text = tokenizer.decode(ids)
+    kept = text[text.index("What is number 0?") :]
+    numbers = [int(number) for number in re.findall(r"What is number (\d+)\?", kept)]
+    (gap,) = [place for place, step in enumerate(np.diff(numbers)) if step != 1]
+    assert numbers[0] == 0
+    assert numbers[-1] == 599
+    assert abs((gap + 1) - (len(numbers) - gap - 1)) < 10
+
+    # The control: without a window the harness cuts on the left, and the begin is gone.
+    monkeypatch.setattr(harness_run, "_window", lambda model, task: None)
+    cut_left, _ = _received(config, monkeypatch)
+    assert len(cut_left) == LONGEST - 64
+    assert cut_left[: len(head) - 3] != head[:-3]
+
+
+def test_the_wording_of_a_users_message(own_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(own_model, folder)
+    plain = HarnessConfig(folder, [], wording="plain")
+    assert model_template(plain).wording == WORDINGS["plain"]
+    assert model_template(replace(plain, wording="film")).wording == FILM.wording
+    (folder / TEMPLATE_FILE).write_text(json.dumps(FILM.values()))
+    with pytest.raises(InputError, match=r"--wording plain: template film of .* of its own"):
+        model_template(plain)
+    with pytest.raises(InputError, match="--wording short: use film or plain"):
+        HarnessConfig(folder, [], wording="short")  # type: ignore[arg-type]
 
 
 def test_a_benchmark_that_the_paper_lacks_is_reported() -> None:

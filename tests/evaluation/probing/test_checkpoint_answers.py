@@ -18,8 +18,6 @@ from megatron_in2.templates.ids import end_id, part_ids
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
-from tests.bases import write_own_template
-from tests.chat_templates import LLAMA_31
 
 SENTENCES = [f"Entry {n} tells of matter {n % 7}." for n in range(40)]
 
@@ -153,26 +151,6 @@ def test_folders_that_are_no_checkpoint(tiny_model: Path, tmp_path: Path) -> Non
     for numbers in ((0, 1), (8, 0)):
         with pytest.raises(InputError, match="give 1 or more"):
             CheckpointAnswerer(tiny_model, *numbers)
-
-
-@pytest.fixture(scope="module")
-def own_model(tmp_path_factory: pytest.TempPathFactory, llama3: Path) -> Path:
-    """A model whose base has a chat template of its own, with control tokens."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("own")
-    write_own_template(llama3, folder, LLAMA_31)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=load_tokenizer(str(folder)).vocab_size,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def test_probes_are_encoded_as_the_model_was_trained(own_model: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from megatron_in2.errors import InputError
 from megatron_in2.parallel.config import ParallelConfig
-from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, Gpu, read_gpu
+from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpu
 from megatron_in2.training.arithmetic.memory import memory_per_rank
 from megatron_in2.training.arithmetic.plan import rank_layouts
 from megatron_in2.training.config import RuntimeConfig, TrainConfig
@@ -27,8 +27,23 @@ def test_every_offered_layout_is_valid_and_fitting_ones_come_first() -> None:
 
 
 def test_nothing_fits_a_small_gpu() -> None:
-    tiny = Gpu(bf16_tflops=10, memory_gib=1, link_gb_s=10, attained=0.3)
+    tiny = replace(A100, memory_gib=1)
     assert not any(layout.fits for layout in rank_layouts(TrainConfig(), 8, tiny))
+
+
+def test_recomputation_and_traffic_cost_time() -> None:
+    layouts = {
+        (each.parallel, each.recompute): each for each in rank_layouts(TrainConfig(), 128, A100)
+    }
+    seconds = {}
+    for parallel in (ParallelConfig(4, sequence=True), ParallelConfig(2, 1, 2, True)):
+        none, selective, full = (
+            layouts[parallel, mode].step_seconds for mode in ("none", "selective", "full")
+        )
+        assert none < selective < 1.02 * none
+        assert 1.3 * none < full < 1.4 * none
+        seconds[parallel.context] = none
+    assert seconds[2] < seconds[1]  # TP2 CP2 moves less than TP4
 
 
 def test_memory_depends_on_the_layout() -> None:
@@ -48,5 +63,5 @@ def test_memory_depends_on_the_layout() -> None:
 
 def test_an_incomplete_gpu_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gpus.yaml").write_text("x: {bf16_tflops: 1}\n")
-    with pytest.raises(InputError, match="x lacks attained"):
+    with pytest.raises(InputError, match="x lacks attained, attention_attained, link_gb_s"):
         read_gpu(tmp_path / "gpus.yaml", "x")

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from megatron_in2.training.trace.events import Trace
-from megatron_in2.training.trace.program import run_rank, stage_ranks
+from megatron_in2.training.trace.layout import stage_ranks
+from megatron_in2.training.trace.program import run_rank
 from megatron_in2.training.trace.summary import kept_for_backward, traffic
 from tests.training.trace.cases import CASES, LENGTH, RANKS, Case
 from tests.training.trace.measured import Measured, measure

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from megatron_in2.training.arithmetic.flops import head_flops_per_token, loss_fl
 from megatron_in2.training.step.fullest_row import fullest_row
 from megatron_in2.training.trace.allowance import COMMUNICATOR, CONTEXT, allowance
 from megatron_in2.training.trace.events import Operation, Trace
-from megatron_in2.training.trace.program import run_rank, stage_ranks
+from megatron_in2.training.trace.layout import stage_ranks
+from megatron_in2.training.trace.program import run_rank
 from megatron_in2.training.trace.summary import (
     RECOMPUTED,
     flops_by_operation,
@@ -139,7 +141,10 @@ def test_the_allowance_counts_groups() -> None:
     assert unseen.total > CONTEXT + 3 * COMMUNICATOR
 
 
-def test_the_command_prints_every_part(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_every_part(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     sizes = [f"--model.{name}={value}" for name, value in SIZES.items()]
     options = ["--config", str(ROOT / "configs" / "tiny.yaml"), *sizes, "--dry-run"]
     options += [f"--data.seq_length={LENGTH}", "--parallel.pipeline=4", "--runtime.dtype=bfloat16"]
@@ -149,7 +154,13 @@ def test_the_command_prints_every_part(capsys: pytest.CaptureFixture[str]) -> No
         assert stage in text
     assert text.count("h100            fits in") == 3
     assert "2 samples, trained on the last 512" in text
-    for word in ("linear_fc1", "send             pipeline", "_varlen_attn", "needed  "):
+    for word in (
+        "linear_fc1",
+        "send             pipeline",
+        "_varlen_attn",
+        "needed  ",
+        "tokens/s a GPU",
+    ):
         assert word in text, word
 
 

@@ -1,0 +1,1 @@
+"""What makes a question worth training on, beyond being well formed."""
