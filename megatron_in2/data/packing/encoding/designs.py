@@ -14,7 +14,8 @@ class Design:
     ``erases_system`` puts a generic instruction in the place of a chat's system message (Prompt
     Erasing, Orca 2, arXiv 2311.11045). ``has_attempt`` takes a sample's wrong ``attempt`` into the
     input, without loss, before the answer that verifies and corrects it (Partial Answer Masking,
-    arXiv 2401.07301); other designs refuse samples that have one. ``learns_every_turn`` trains on all assistant turns, whatever ``train`` says.
+    arXiv 2401.07301); other designs refuse samples that have one. ``learns_every_turn`` trains on
+    all assistant turns, whatever ``train`` says.
     """
 
     name: DesignName
