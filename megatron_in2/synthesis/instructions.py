@@ -17,7 +17,7 @@ from megatron_in2.synthesis.config import InstructionsConfig
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records
 from megatron_in2.templates.base import Template, Turn
-from megatron_in2.templates.ids import count_tokens
+from megatron_in2.templates.ids import TokenCounter
 from megatron_in2.tokenizers.base import Tokenizer
 
 Messages = list[dict[str, str]]
@@ -71,7 +71,7 @@ class InstructionStage:
     ) -> None:
         self._config = config
         self._shard = shard
-        self._tokenizer = tokenizer
+        self._counter = TokenCounter(tokenizer)
         self._template = template
         self._max_tokens = max_tokens
         self._seed = seed
@@ -165,7 +165,7 @@ class InstructionStage:
         else:
             message = self._template.wording.message(conversation.instruction, None)
             system, turns = None, [Turn(message, conversation.answer)]
-        return count_tokens(self._template.parts(system, turns), self._tokenizer)
+        return self._counter.count(self._template.parts(system, turns))
 
     def _rank(self, identity: str) -> int:
         digest = hashlib.sha256(f"{self._seed}/{identity}".encode()).digest()

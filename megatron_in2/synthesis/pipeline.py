@@ -37,7 +37,7 @@ from megatron_in2.synthesis.rejects import Rejects, listed_rejects
 from megatron_in2.synthesis.report import SynthesisReport
 from megatron_in2.synthesis.workers import ordered_map
 from megatron_in2.templates.base import Template, Turn
-from megatron_in2.templates.ids import count_tokens
+from megatron_in2.templates.ids import TokenCounter
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -173,7 +173,7 @@ class Admission:
         config: CompositionConfig,
     ) -> None:
         self._template = template
-        self._tokenizer = tokenizer
+        self._counter = TokenCounter(tokenizer)
         self._store = store
         self._composer = Composer(store, config.min_tokens, config.max_tokens)
 
@@ -188,7 +188,7 @@ class Admission:
         before, after = self._template.wording.around_context(draft.question)
         message = JoinedPart(before, self._store.path, (), after)
         parts = self._template.parts(None, [Turn(message, draft.answer)])
-        return count_tokens(parts, self._tokenizer)
+        return self._counter.count(parts)
 
 
 class _SynthesisRun:

@@ -1,8 +1,9 @@
 """The ids of a conversation's parts, without packing them."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
-from megatron_in2.records import ContextPart, ControlPart, JoinedPart, Part, SamplePart
+from megatron_in2.records import ContextPart, ControlPart, Follows, JoinedPart, Part, SamplePart
 from megatron_in2.templates.base import Template
 from megatron_in2.tokenizers.base import Tokenizer, control_id
 
@@ -18,8 +19,41 @@ def part_ids(parts: Iterable[SamplePart], tokenizer: Tokenizer) -> list[int]:
 
 
 def count_tokens(parts: Iterable[SamplePart], tokenizer: Tokenizer) -> int:
-    """Return the number of ids of a conversation, as :func:`part_ids` gives them."""
+    """Return the number of ids of one conversation, as :func:`part_ids` gives them."""
     return len(part_ids(parts, tokenizer))
+
+
+class TokenCounter:
+    """Counts the ids of many conversations, as :func:`part_ids` gives them.
+
+    Args:
+        tokenizer: whose words, once encoded, are looked up.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._encoder = tokenizer.text_encoder()
+        # What precedes a context is the same text in every sample of a template.
+        self._repeated = lru_cache(maxsize=256)(self._text)
+
+    def count(self, parts: Iterable[SamplePart]) -> int:
+        """Return the number of ids of one conversation."""
+        return sum(map(self._part, parts))
+
+    def _part(self, part: SamplePart) -> int:
+        match part:
+            case ControlPart():
+                return int(control_id(self._tokenizer, part.token) is not None)
+            case Part():
+                return self._text(part.text, part.follows)
+            case ContextPart():
+                return self._text(part.before + part.context + part.after, part.follows)
+            case JoinedPart():
+                after = _after(part, self._tokenizer)
+                return self._repeated(part.before, part.follows) + self._text(after, "text")
+
+    def _text(self, text: str, follows: Follows) -> int:
+        return len(self._encoder.encode(text, follows)) // self._encoder.dtype.itemsize
 
 
 def end_id(template: Template, tokenizer: Tokenizer) -> int:
@@ -39,5 +73,10 @@ def _ids(part: SamplePart, tokenizer: Tokenizer) -> list[int]:
         case ContextPart():
             return tokenizer.encode(part.before + part.context + part.after, part.follows)
         case JoinedPart():
-            after = part.after if tokenizer.line_end else part.after.removeprefix("\n")
-            return tokenizer.encode(part.before, part.follows) + tokenizer.encode(after, "text")
+            before = tokenizer.encode(part.before, part.follows)
+            return before + tokenizer.encode(_after(part, tokenizer), "text")
+
+
+def _after(part: JoinedPart, tokenizer: Tokenizer) -> str:
+    """Return what follows the segments: lines that hold their newlines have the first one."""
+    return part.after if tokenizer.line_end else part.after.removeprefix("\n")
