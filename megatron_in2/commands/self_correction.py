@@ -13,7 +13,7 @@ continues from there.
 """
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ from megatron_in2.synthesis.pipeline import journal_path
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
 from megatron_in2.synthesis.self_correction.endpoint import EndpointAttempts
 from megatron_in2.synthesis.self_correction.run import make_self_corrections
-from megatron_in2.synthesis.self_correction.tasks import Task, require_no_attempt
+from megatron_in2.synthesis.self_correction.servers import ModelServers
+from megatron_in2.synthesis.self_correction.tasks import AttemptDrawer, Task, require_no_attempt
+from megatron_in2.synthesis.self_correction.teacher import Teacher
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.load import BASE, load_template
 from megatron_in2.templates.wordings import WordingName
+from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 
@@ -44,10 +47,13 @@ class _Source:
         model: Hugging Face checkpoint directory, the model to be trained.
         base_url: OpenAI-compatible server instead; its key in OPENAI_API_KEY.
         served_model: the model's name there.
-        concurrency: of a server: requests under way at once.
-        max_cost: of a server: US dollars that all runs with this journal may spend.
-        prices: of a server: YAML file of prices that replaces the package's.
-        tokenizer_model: of a server: counts the tokens of prompts.
+        concurrency: of each server: requests under way at once.
+        teacher_url: server of a second model, for --judge model and --correct-by writer; with
+            --teacher-model alone OpenAI's own.
+        teacher_model: the second model's name there; it sees question, answer and evidence only.
+        max_cost: of servers: US dollars that all runs with this journal may spend.
+        prices: of servers: YAML file of prices that replaces the package's.
+        tokenizer_model: of servers: counts the tokens of prompts.
         template: under which samples are written; the checkpoint's own where none is named.
         wording: of a user's message inside a base's own chat template.
         overwrite: replace an output that exists; attempts are kept.
@@ -59,6 +65,8 @@ class _Source:
     base_url: str | None = None
     served_model: str | None = None
     concurrency: int = 16
+    teacher_url: str | None = None
+    teacher_model: str | None = None
     max_cost: float | None = None
     prices: Path | None = None
     tokenizer_model: str = MISTRAL_V1
@@ -71,8 +79,16 @@ class _Source:
             raise InputError("give --model, or --base-url with --served-model")
         if (self.base_url is None) != (self.served_model is None):
             raise InputError("--base-url and --served-model belong together: give both")
+        if self.teacher_url is not None and self.teacher_model is None:
+            raise InputError("--teacher-url needs --teacher-model: give both")
         if self.concurrency < 1:
             raise InputError(f"--concurrency {self.concurrency}: give 1 or more")
+
+    def server(self, model: str, base_url: str | None) -> OpenAIConfig:
+        """Return how a model is asked."""
+        return OpenAIConfig(
+            model=model, base_url=base_url, concurrency=self.concurrency, prices=self.prices
+        )
 
 
 def self_correction_parser() -> CommandParser:
@@ -92,31 +108,44 @@ def make_samples(options: Any) -> None:
     def tasks() -> Iterator[Task]:
         return _tasks(source.samples, template)
 
-    drawing: Any
+    if config.needs_teacher and source.teacher_model is None:
+        raise InputError("--judge model and --correct-by writer ask a model: give --teacher-model")
+    with ExitStack() as stack:
+        servers: ModelServers | None = None
+        if source.base_url is not None or config.needs_teacher:
+            journal = journal_path(source.output)
+            resembled = template.wording.with_context
+            servers = stack.enter_context(ModelServers(journal, source.max_cost, resembled))
+        drawer = _drawer(source, config, tokenizer, template, servers)
+        teacher = None
+        if config.needs_teacher:
+            assert servers is not None
+            server = source.server(str(source.teacher_model), source.teacher_url)
+            teacher = Teacher(servers.open(server, tokenizer))
+        made = make_self_corrections(
+            config, drawer, source.samples, tasks, source.output, source.overwrite, teacher
+        )
+    _print_report(made.report)
+    print(f"{made.output} is complete")
+
+
+def _drawer(
+    source: _Source,
+    config: SelfCorrectionConfig,
+    tokenizer: Tokenizer,
+    template: Template,
+    servers: ModelServers | None,
+) -> AttemptDrawer:
     if source.model is not None:
         # Imported here: torch and transformers take seconds that an endpoint does not need.
         from megatron_in2.evaluation.attempts import CheckpointAttempts
         from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 
         answerer = CheckpointAnswerer(source.model, config.max_new_tokens)
-        drawing = nullcontext(CheckpointAttempts(answerer, template, config))
-    else:
-        server = OpenAIConfig(
-            model=str(source.served_model),
-            base_url=source.base_url,
-            concurrency=source.concurrency,
-            prices=source.prices,
-        )
-        journal = journal_path(source.output)
-        drawing = EndpointAttempts(
-            server, config, tokenizer, template.wording, journal, source.max_cost
-        )
-    with drawing as drawer:
-        made = make_self_corrections(
-            config, drawer, source.samples, tasks, source.output, source.overwrite
-        )
-    _print_report(made.report)
-    print(f"{made.output} is complete")
+        return CheckpointAttempts(answerer, template, config)
+    assert servers is not None
+    server = servers.open(source.server(str(source.served_model), source.base_url), tokenizer)
+    return EndpointAttempts(server, config, template.wording)
 
 
 def _tasks(path: Path, template: Template) -> Iterator[Task]:

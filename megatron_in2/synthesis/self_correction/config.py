@@ -8,7 +8,8 @@ from typing import Literal
 from megatron_in2.choices import as_option, require_choices
 from megatron_in2.errors import InputError
 
-JudgeName = Literal["exact", "f1", "choice", "number"]
+JudgeName = Literal["exact", "f1", "choice", "number", "model"]
+CorrectionName = Literal["reference", "writer"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,13 @@ class SelfCorrectionConfig:
         max_new_tokens: longest attempt in tokens; one that is cut off there is not used.
         seed: the same seed, samples and model give the same output.
         judge: what an attempt shares with the reference answer: exact (all words) | f1 (F1 of
-            the words) | choice (the letter) | number (the final number).
+            the words) | choice (the letter) | number (the final number) | model (what a second
+            model says, see the teacher).
         least_f1: for f1: from which on an attempt is right.
         wrong_share: share of wrong attempts among the samples with an attempt.
         plain_share: share of plain samples, without an attempt, in the output.
+        correct_by: what follows the verification of a wrong attempt: reference (the sample's own
+            answer) | writer (a sentence of the teacher on what is wrong, then that answer).
         corrections: wrong attempts in one sample at most, each followed by a verification.
         wordings: YAML file with the sentences of verification, lists ``right`` and ``wrong``;
             the package's own where none is named.
@@ -41,9 +45,15 @@ class SelfCorrectionConfig:
     least_f1: float = 0.6
     wrong_share: float = 0.5
     plain_share: float = 0.5
+    correct_by: CorrectionName = "reference"
     corrections: int = 1
     wordings: Path | None = None
     bins: int = 10
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a second model is asked."""
+        return self.judge == "model" or self.correct_by == "writer"
 
     def __post_init__(self) -> None:
         require_choices(self, as_option)

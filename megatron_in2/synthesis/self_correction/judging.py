@@ -1,10 +1,16 @@
 """Judges an attempt by the reference answer: exact words, F1, the letter of a choice, a number."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import Protocol
 
 from megatron_in2.synthesis.questions.filters import question_key, token_f1
 from megatron_in2.synthesis.self_correction.config import JudgeName
+from megatron_in2.synthesis.self_correction.tasks import Task
+
+Verdicts = Mapping[str, bool | None]  # by the text that is judged; None where there is none
 
 _SAID = re.compile(r"(?:answer is|answer)\s*:?", re.IGNORECASE)
 _MARKED_LETTER = re.compile(r"\s*\**\(?([A-J])(?:\*{0,2}[).:\]]|\s*\Z|\s*\n)")
@@ -12,8 +18,35 @@ _LETTER_IN_BRACKETS = re.compile(r"\(([A-J])\)")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
+@dataclass(frozen=True)
+class Parted:
+    """The replies to one task, each as the answers between its verifications.
+
+    ``problem`` says why none can be used.
+    """
+
+    task: Task
+    replies: tuple[tuple[str, ...], ...] = ()
+    problem: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """The answers that need a verdict, each once: the first and the last of every reply."""
+        return list(dict.fromkeys(each for reply in self.replies for each in (reply[0], reply[-1])))
+
+
+class Judge(Protocol):
+    """Tells right answers from wrong ones: a rule, or a model."""
+
+    def problem(self, reference: str) -> str | None:
+        """Return why answers cannot be judged by this reference, or None."""
+
+    def verdicts(self, items: Iterable[Parted]) -> Iterator[tuple[Parted, Verdicts]]:
+        """Yield each item with the verdicts on its texts, in order."""
+
+
 class AttemptJudge:
-    """Tells right attempts from wrong ones.
+    """Tells right attempts from wrong ones by a rule.
 
     Args:
         rule: what they must share with the reference.
@@ -34,6 +67,12 @@ class AttemptJudge:
             return "reference has no words"
         return None
 
+    def verdicts(self, items: Iterable[Parted]) -> Iterator[tuple[Parted, Verdicts]]:
+        """Yield each item with the verdicts on its texts."""
+        for each in items:
+            reference = each.task.reference
+            yield each, {text: self.is_right(text, reference) for text in each.texts}
+
     def is_right(self, attempt: str, reference: str) -> bool:
         """Whether an attempt says what the reference says."""
         match self._rule:
@@ -45,6 +84,8 @@ class AttemptJudge:
                 return choice_in(attempt) == choice_in(reference)
             case "number":
                 return number_in(attempt) == number_in(reference)
+            case "model":
+                raise AssertionError("a model judges through the teacher")
 
 
 def choice_in(text: str) -> str | None:

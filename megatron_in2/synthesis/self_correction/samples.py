@@ -17,18 +17,25 @@ def verified_record(task: Task, attempt: str, verifications: Verifications) -> d
 
 
 def corrected_record(
-    task: Task, attempts: Sequence[str], verifications: Verifications
+    task: Task, attempts: Sequence[str], verifications: Verifications, explanation: str | None
 ) -> dict[str, Any]:
     """Return the sample with wrong attempts, each refused, and the confirmed reference answer.
 
     ``attempt`` is not trained on but for its verifications; they and the answer are.
+
+    Args:
+        task: the sample.
+        attempts: wrong ones, in order.
+        verifications: the sentences that refuse and confirm.
+        explanation: what is wrong with the last attempt, if somebody says it.
     """
     identity = task.sample.id
     refused = [
         {"text": text, "verification": verifications.of_wrong(identity, place)}
         for place, text in enumerate(attempts)
     ]
-    answer = f"{task.reference} {verifications.of_right(identity)}"
+    pieces = explanation, task.reference, verifications.of_right(identity)
+    answer = " ".join(filter(None, pieces))
     return _changed(task, "corrected", answer, refused)
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_in2.errors import InputError
 from megatron_in2.records import Sample
+from megatron_in2.segment_store import SegmentStore
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,20 @@ class Task:
         if "parts" in self.record:
             return str(self.record["parts"][-1]["text"])
         return str(self.record["answer"])
+
+    @property
+    def question(self) -> str:
+        """What the last answer replies to, without the context."""
+        if "messages" in self.record:
+            return str(self.record["messages"][-2]["content"])
+        if "parts" in self.record:
+            return "".join(str(part["text"]) for part in self.record["parts"][:-1])
+        return str(self.record["question"])
+
+    @property
+    def folder(self) -> Path:
+        """What a recipe's store is relative to."""
+        return Path(self.where.rpartition(":")[0]).parent
 
     @property
     def problem(self) -> str | None:
@@ -71,6 +88,16 @@ class AttemptDrawer(Protocol):
         Raises:
             InputError: it cannot go on.
         """
+
+
+@lru_cache(maxsize=8)
+def opened_store(path: Path) -> SegmentStore:
+    """Open a segment store once.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    return SegmentStore(path)
 
 
 def require_no_attempt(where: str, record: dict[str, Any]) -> None:

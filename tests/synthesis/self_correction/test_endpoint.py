@@ -17,12 +17,21 @@ class _Handler(BaseHTTPRequestHandler):
     asked: ClassVar[list[dict[str, Any]]] = []
     limit = 1000
 
+    @staticmethod
+    def answer(payload: dict[str, Any], prompt: str) -> str:
+        number = int(prompt.split("number ")[1].split("?")[0])
+        if prompt.startswith("Compare an answer"):
+            attempt = prompt.rpartition("Answer: ")[2].strip()
+            return json.dumps({"right": attempt == str(number)}) if number else "I cannot say."
+        if prompt.startswith("Somebody answered"):
+            assert prompt.endswith("Passage:\nNumbers.\n"), prompt
+            return json.dumps({"correction": f"I counted {number} wrongly."}) if number > 1 else ""
+        return f"{number}" if (number + payload["seed"]) % 2 else f"{number + 1}"
+
     def do_POST(self) -> None:
         payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.asked.append(payload)
-        question = payload["messages"][-1]["content"]
-        number = int(question.split("number ")[1].split("?")[0])
-        content = f"{number}" if (number + payload["seed"]) % 2 else f"{number + 1}"
+        content = self.answer(payload, payload["messages"][-1]["content"])
         choice = {"message": {"content": content}, "finish_reason": "stop"}
         reply = {
             "id": f"c{len(self.asked)}",
@@ -91,6 +100,34 @@ def test_attempts_of_an_endpoint(run_here: RunTool, server: str, tmp_path: Path)
     assert run_here(*command).returncode == 0
     assert len(_Handler.asked) == before
     assert [record for _, record in read_json_lines(output)] == answered
+
+
+def test_a_teacher_judges_and_explains(run_here: RunTool, server: str, tmp_path: Path) -> None:
+    samples, output = tmp_path / "x.jsonl", tmp_path / "y.jsonl"
+    records = [
+        {"id": f"s{n}", "kind": "short", "context": "Numbers. More.", "evidence": [[0, 8]],
+         "question": f"Say number {n}?", "answer": str(n)}
+        for n in range(6)
+    ]  # fmt: skip
+    samples.write_text("".join(json.dumps(record) + "\n" for record in records))
+    command = [
+        *("synthesize_in2", "self-correction", "--base-url", server, "--served-model", "m"),
+        *("--samples", samples, "--output", output, "--judge", "model", "--tries", "2"),
+        *("--plain-share", "0", "--wrong-share", "1", "--correct-by", "writer"),
+    ]
+    assert_refused(run_here(*command), "give --teacher-model")
+    command += ["--teacher-url", server, "--teacher-model", "teacher"]
+    result = run_here(*command)
+    assert result.returncode == 0, result.stderr
+    answered = [record for _, record in read_json_lines(output)]
+    assert [record["id"] for record in answered] == ["s2", "s3", "s4", "s5"]
+    for n, record in enumerate(answered, start=2):
+        assert record["answer"].startswith(f"I counted {n} wrongly. {n} ")
+        assert record["attempt"][0]["text"] == str(n + 1)
+    report = read_json(tmp_path / "y.jsonl.report.json")
+    assert report["accuracy"] == 0.5
+    assert report["unusable_attempts"]["the judge gave no verdict"] == 2
+    assert report["dropped"] == {"no usable attempt": 1, "writer gave no correction": 1}
 
 
 def test_a_model_or_an_endpoint(run_here: RunTool, tmp_path: Path) -> None:
