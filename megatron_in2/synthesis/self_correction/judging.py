@@ -13,7 +13,7 @@ from megatron_in2.synthesis.self_correction.tasks import Task
 Verdicts = Mapping[str, bool | None]  # by the text that is judged; None where there is none
 
 _SAID = re.compile(r"(?:answer is|answer)\s*:?", re.IGNORECASE)
-_MARKED_LETTER = re.compile(r"\s*\**\(?([A-J])(?:\*{0,2}[).:\]]|\s*\Z|\s*\n)")
+_MARKED_LETTER = re.compile(r"\s*\**\(?([A-J])\*{0,2}(?:[).:\]]|\s*\Z|\s*\n)")
 _LETTER_IN_BRACKETS = re.compile(r"\(([A-J])\)")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
