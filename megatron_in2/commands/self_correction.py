@@ -106,7 +106,7 @@ def make_samples(options: Any) -> None:
     template = load_template(name, tokenizer, source.wording)
 
     def tasks() -> Iterator[Task]:
-        return _tasks(source.samples, template)
+        return read_tasks(source.samples, template)
 
     if config.needs_teacher and source.teacher_model is None:
         raise InputError("--judge model and --correct-by writer ask a model: give --teacher-model")
@@ -148,7 +148,8 @@ def _drawer(
     return EndpointAttempts(server, config, template.wording)
 
 
-def _tasks(path: Path, template: Template) -> Iterator[Task]:
+def read_tasks(path: Path, template: Template) -> Iterator[Task]:
+    """Read samples of any form; a bad one is named by file, line, field and value."""
     reader = SampleReader(template)
     for where, record in read_json_lines(path):
         require_no_attempt(where, record)

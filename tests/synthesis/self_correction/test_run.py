@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_in2.commands.self_correction import _tasks
+from megatron_in2.commands.self_correction import read_tasks
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
@@ -83,7 +83,7 @@ def _run(
     samples: Path, output: Path, drawer: _Drawer, config: SelfCorrectionConfig = CONFIG
 ) -> dict[str, Any]:
     def tasks() -> Iterator[Task]:
-        return _tasks(samples, FILM)
+        return read_tasks(samples, FILM)
 
     return make_self_corrections(config, drawer, samples, tasks, output).report
 
