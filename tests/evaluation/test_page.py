@@ -68,7 +68,7 @@ def test_tables_and_escaping(page: Path) -> None:
     assert "<title>mine: evaluation</title>" in text
     assert '<span class="drop">-5.0</span>' in text
     assert "<span >+5.3</span>" in text  # the paper's change
-    assert '<span class="drop">-23.3</span>' in text  # probing: 66.7 beside the base's 90
+    assert '<span class="drop">-23.9</span>' in text  # probing: 66.1 beside the base's 90
     assert "900 (50 % full)" in text
     assert "FILM-7B 83.3" in text
     assert HOSTILE not in text

@@ -1,6 +1,8 @@
 """Runs benchmarks on a checkpoint through lm-evaluation-harness, with task files of ours."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,7 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
             continue
         benchmark = BENCHMARKS[name]
         with prompting_with(template):  # loading a task writes prompts of its own accord
-            loaded = _loaded(tasks, harness_task(benchmark, config.data), name, not_run)
+            loaded = _loaded(tasks, partial(harness_task, benchmark, config.data), name, not_run)
         if loaded:
             with prompting_with(template, _window(model, loaded[0])):
                 scores[name] = _run(benchmark, config, model, loaded, tasks)
@@ -126,10 +128,10 @@ def _load_model(config: HarnessConfig) -> Any:
     )
 
 
-def _loaded(manager: Any, task: Any, name: str, not_run: dict[str, str]) -> list[Any]:
+def _loaded(manager: Any, task: Callable[[], Any], name: str, not_run: dict[str, str]) -> list[Any]:
     """Load a task; where its data cannot be had, note why and return nothing."""
     try:
-        return list(manager.load([task])["tasks"].values())
+        return list(manager.load([task()])["tasks"].values())
     except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
         # What datasets, the hub, and the packages that some tasks need raise.
         reason = " ".join(str(error).split())
@@ -155,7 +157,7 @@ def _run_suite(
     manager = TaskManager(metadata=metadata)
     for task in suite.tasks:
         part = run_name(name, length, task if len(suite.tasks) > 1 else None)
-        if loaded := _loaded(manager, task, part, not_run):
+        if loaded := _loaded(manager, partial(str, task), part, not_run):
             scores[part] = _run_part(suite, length or 0, config, model, loaded, manager)
             parts.append(scores[part])
     if len(parts) == len(suite.tasks) > 1:

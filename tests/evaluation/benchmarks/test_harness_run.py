@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks import harness_run
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, BenchmarkScore
+from megatron_in2.evaluation.benchmarks.harness_model import BothEndsLM
 from megatron_in2.evaluation.benchmarks.harness_run import (
     TASK_FILES,
     HarnessConfig,
@@ -127,8 +129,6 @@ def _received(
     config: HarnessConfig, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[int], dict[str, BenchmarkScore]]:
     """Return the ids that the model receives for the first prompt, and the scores."""
-    from lm_eval.models.huggingface import HFLM
-
     received: list[list[int]] = []
     generate = HFLM._model_generate
 
@@ -136,9 +136,9 @@ def _received(
         received.append(context[0].tolist())
         return generate(self, context, *rest, **named)
 
-    monkeypatch.setattr(HFLM, "_model_generate", recorded)
-    scores, _ = run_benchmarks(config)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(HFLM, "_model_generate", recorded)
+        scores, _ = run_benchmarks(config)
     return received[0], scores
 
 
@@ -178,6 +178,7 @@ def test_a_long_input_loses_its_middle_before_the_template_is_applied(
 
     # The control: without a window the harness cuts on the left, and the begin is gone.
     monkeypatch.setattr(harness_run, "_window", lambda model, task: None)
+    monkeypatch.setattr(BothEndsLM, "tok_batch_encode", HFLM.tok_batch_encode)
     cut_left, _ = _received(config, monkeypatch)
     assert len(cut_left) == LONGEST - 64
     assert cut_left[: len(head) - 3] != head[:-3]
