@@ -258,7 +258,9 @@ def test_a_spare_node_takes_the_place_of_a_lost_one(
     uninterrupted: dict[int, dict],
 ) -> None:
     folder = tmp_path / "run"
-    job = submit(5, *LONG, IN2_CONFIG=write_config(folder), IN2_NODES=4)
+    # Otherwise Slurm requeues the job as soon as it takes the node for lost (here after 20 s).
+    options = {"sbatch": ("--no-kill",), "IN2_NODES": 4}
+    job = submit(5, *LONG, IN2_CONFIG=write_config(folder), **options)
     _wait_for_step(job, folder, 11)
     nodes = cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"]).split()
     try:
