@@ -45,6 +45,7 @@ from megatron_in2.evaluation.benchmarks.report import (
     benchmark_table,
     read_model_scores,
 )
+from megatron_in2.evaluation.benchmarks.suites import SUITES
 from megatron_in2.evaluation.benchmarks.texts import write_evaluation_texts
 from megatron_in2.evaluation.reproduction import reproduce, reproduction_table
 from megatron_in2.files import atomic_file
@@ -59,9 +60,15 @@ def _run_parser() -> CommandParser:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
     known = list(BENCHMARKS)
-    add("--tasks", nargs="+", metavar=shown_choices(known), default=known, help="which")
+    add(
+        "--tasks",
+        nargs="+",
+        metavar=shown_choices([*known, *SUITES]),
+        default=known,
+        help="which; suites only by name",
+    )
     add("--output", type=Path, required=True, help="scores, JSON")
-    names = ("data", "limit", "batch_size", "template", "wording", "max_length")
+    names = ("data", "limit", "batch_size", "template", "wording", "lengths", "max_length")
     parser.add_options(HarnessConfig, *names)
     return parser
 

@@ -63,6 +63,8 @@ def variables(
         "IN2_VALIDATION_FRACTION": "0.1",
         "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 192),
         "IN2_PROBE_POSITIONS": "2",
+        "IN2_PROBE_BINS": "2",
+        "IN2_PROBE_FILLS": "0.9",
         "IN2_SBATCH_TRAIN": "--nodes=2 --ntasks-per-node=1 --gpus-per-node=0",
     }
 
@@ -114,9 +116,14 @@ def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     assert f"{home}/init exists: skipped" in logs
     assert f"starting from {home}/init/iter_" in logs
     assert [step.name for step in complete_steps(home / "checkpoints")] == [f"iter_{STEPS:07d}"]
-    score = json.loads((home / "scores" / "document.json").read_text())
-    assert sum(depth["probes"] for depth in score["depths"]) > 0
-    assert (home / "scores" / "document.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("document", "document-fill-90", "association", "association-fill-90"):
+        score = json.loads((home / "scores" / f"{name}.json").read_text())
+        assert sum(depth["probes"] for depth in score["depths"]) > 0
+    assert "code is not probed: " in logs
+    for name in ("curves", "document-fills", "association-fills"):
+        assert (home / "scores" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| document | 90 % |" in (home / "scores" / "table.md").read_text()
+    assert 'id="answers"' in (home / "scores" / "report.html").read_text()
     assert (home / "huggingface" / "config.json").read_bytes() != b""
     assert model.exists()
 
