@@ -17,7 +17,7 @@ BASE ?= mistral
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
-.PHONY: help quickstart effect venv check docs test test-full soak slurm-demo clean
+.PHONY: help quickstart effect venv check docs test test-full soak gpu-test slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ test-full: check ## the long tests too
 
 soak: $(READY) ## FAULTS=300 seeded faults; every loss must be that of an undisturbed run
 	$(BIN)/python -m tests.soak.soak --faults $(or $(FAULTS),300) --seed $(or $(SEED),1)
+
+gpu-test: $(READY) ## CUDA against the CPU on a machine with a GPU, in 10 minutes
+	$(BIN)/python -m tests.gpu
 
 slurm-demo: $(READY) ## the 16-node job, and its requeue, on a virtual Slurm cluster (Debian)
 	SLURM=1 $(BIN)/python -m pytest -s -q tests/slurm -k "sixteen or requeued"

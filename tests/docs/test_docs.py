@@ -24,8 +24,9 @@ PATH = re.compile(r"[\w./{},*-]+")
 SOURCE_FILE = re.compile(r"\.(py|yaml|txt|sh)$")
 # Options of sbatch, cp, pip, apptainer, lm_eval and torchfrtrace, which the pages name too.
 FOREIGN_OPTIONS = {
-    "--dependency", "--gpus-per-node", "--metadata", "--no-kill", "--no-requeue", "--nodelist",
-    "--nodes", "--ntasks-per-node", "--nv", "--prefix", "--reflink", "--signal", "--tasks", "--time",
+    "--dependency", "--distribution", "--gpus-per-node", "--metadata", "--no-build-isolation",
+    "--no-kill", "--no-requeue", "--nodelist", "--nodes",
+    "--ntasks-per-node", "--nv", "--prefix", "--reflink", "--signal", "--tasks", "--time",
 }  # fmt: skip
 
 
