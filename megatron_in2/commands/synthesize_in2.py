@@ -13,6 +13,8 @@ Writes the samples (JSON lines), the segment store OUTPUT.segments, OUTPUT.repor
 OUTPUT.rejects.jsonl, OUTPUT.dropped_documents.jsonl and, for paid writers,
 OUTPUT.journal.sqlite. Run a stopped run again with the same options and it continues; no answer in
 the journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
+"self-correction" makes samples of a model's attempts (self-correction --help). What is described
+here is "samples", which runs where no subcommand is named.
 """
 
 import signal
@@ -20,8 +22,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from megatron_in2.commands.parser import CommandParser, called_as, config_of, run_command
+from megatron_in2.commands.parser import (
+    CommandParser,
+    Subcommand,
+    called_as,
+    config_of,
+    run_command,
+    run_subcommand,
+)
+from megatron_in2.commands.self_correction import make_samples, self_correction_parser
 from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE, InputError
 from megatron_in2.processes import exit_at_once, heeded_signals
 from megatron_in2.shards import Shard
@@ -31,7 +42,11 @@ from megatron_in2.synthesis.pilot import SHOWN_SAMPLES, Pilot, run_pilot
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    return run_subcommand(__doc__, SUBCOMMANDS, arguments, default="samples")
+
+
+def _samples_parser() -> CommandParser:
     parser = CommandParser(__doc__, SynthesisConfig)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="samples, JSON lines")
@@ -44,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=int,
         help="ask so many questions only; show what becomes of them, and prices",
     )
-    options = parser.read(arguments)
+    return parser
+
+
+def _samples(options: Any) -> int:
     config = config_of(options, SynthesisConfig)
     run = config_of(options, RunOptions, shard=Shard(options.shard, options.num_shards))
     _warn_of_contamination(config)
@@ -67,7 +85,7 @@ def _warn_of_contamination(config: SynthesisConfig) -> None:
     if not config.decontamination.paths and config.corpus.source != "python":
         print(
             "warning: decontamination.paths is empty: texts of your evaluation sets may get into "
-            "the samples; name the files that hold them",
+            "the samples; write them with: in2 evaluate texts --output FILE",
             file=sys.stderr,
         )
 
@@ -138,6 +156,16 @@ def _print_estimate(estimate: Estimate) -> None:
     if estimate.so_far is not None:
         print(f"{estimate.so_far.answers:>15,} answers are in the journal already")
         print(f"{'$' + format(estimate.so_far.cost, ',.2f'):>15} of it is spent")
+
+
+SUBCOMMANDS = {
+    "samples": Subcommand("corpus -> IN2 samples; the default", _samples_parser, _samples),
+    "self-correction": Subcommand(
+        "attempts of a model at samples, verified and corrected",
+        self_correction_parser,
+        lambda options: _stoppable(lambda: make_samples(options)),
+    ),
+}
 
 
 if __name__ == "__main__":

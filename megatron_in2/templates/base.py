@@ -39,6 +39,19 @@ class Wording:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """A wrong answer that stays in the input, and what is said of it.
+
+    Args:
+        text: what the assistant said first; never trained on.
+        verification: that it is wrong; trained on with the answer. Empty where the answer says it.
+    """
+
+    text: str
+    verification: str = ""
+
+
+@dataclass(frozen=True)
 class Turn:
     """A user's message and the answer to it.
 
@@ -46,13 +59,32 @@ class Turn:
         message: text; or the parts of a message around a context that is not one text.
         answer: what the assistant says.
         learn: whether the answer is trained on.
-        attempt: what the assistant said before the answer; never trained on.
+        attempts: what the assistant said before the answer, in order; each but the last has a
+            verification.
     """
 
     message: str | JoinedPart | ContextPart
     answer: str
     learn: bool = True
-    attempt: str | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+def answer_pieces(turn: Turn) -> list[tuple[str, bool]]:
+    """Return what the assistant says, as (text, whether it is trained on).
+
+    A piece begins with the space that parts it from the one before. Trained and untrained
+    pieces take turns: ``attempt``, `` verification``, `` attempt``, `` verification answer``.
+    """
+    pieces: list[tuple[str, bool]] = []
+    said = ""  # of the attempt before: a verification that is trained on
+    for attempt in turn.attempts:
+        if said:
+            pieces.append((f" {said}", turn.learn))
+        pieces.append((f" {attempt.text}" if pieces else attempt.text, False))
+        said = attempt.verification
+    answer = f"{said} {turn.answer}" if said else turn.answer
+    pieces.append((f" {answer}" if pieces else answer, turn.learn))
+    return pieces
 
 
 class Template(Protocol):

@@ -1,7 +1,7 @@
 """A base's own chat template, rendered to parts: its control tokens become control ids."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from megatron_in2.errors import InputError
 from megatron_in2.files import sha256_of_text
 from megatron_in2.records import ControlPart, Part, SamplePart
-from megatron_in2.templates.base import ConversationError, Turn, Wording
+from megatron_in2.templates.base import ConversationError, Turn, Wording, answer_pieces
 from megatron_in2.templates.rendering import DAY, render
 from megatron_in2.templates.skeleton import Message, Skeleton, read_skeleton, written
 from megatron_in2.templates.writer import PartWriter
@@ -140,10 +140,8 @@ class OwnTemplate:
                 f"the base's chat template ends an answer with {behind[:40]!r}, which is no "
                 "control token: nothing would teach the model to stop; name another --template"
             )
-        untrained = 0
-        if turn.attempt is not None:
-            untrained = len(turn.attempt) - _answer_of(turn).find(content)
-        writer.answer(content[:untrained], content[untrained:] + tail, turn.learn)
+        pieces = [*_kept_pieces(turn, content), (tail, turn.learn)]
+        writer.answer(pieces)
         writer.control(end, turn.learn)
         return rest
 
@@ -195,7 +193,16 @@ def _text_of(turn: Turn) -> str:
 
 
 def _answer_of(turn: Turn) -> str:
-    return turn.answer if turn.attempt is None else f"{turn.attempt} {turn.answer}"
+    return "".join(text for text, _ in answer_pieces(turn))
+
+
+def _kept_pieces(turn: Turn, content: str) -> Iterator[tuple[str, bool]]:
+    """Yield the pieces of an answer, of which the template kept ``content``: a run of them."""
+    start = _answer_of(turn).find(content)
+    end, place = start + len(content), 0
+    for text, learn in answer_pieces(turn):
+        yield text[max(start - place, 0) : max(end - place, 0)], learn
+        place += len(text)
 
 
 def _write_user(writer: PartWriter, turn: Turn, content: str) -> None:

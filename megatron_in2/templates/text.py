@@ -1,7 +1,7 @@
 """A template whose marks are text: its wordings, and the text that ends an answer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from megatron_in2.files import sha256_of_text
@@ -12,7 +12,7 @@ from megatron_in2.records import (
     Part,
     SamplePart,
 )
-from megatron_in2.templates.base import Turn, Wording, wrapped
+from megatron_in2.templates.base import Turn, Wording, answer_pieces, wrapped
 from megatron_in2.templates.chat_template import text_chat_template
 from megatron_in2.tokenizers.base import Tokenizer
 
@@ -96,9 +96,7 @@ class InstructionTemplate:
         for index, turn in enumerate(turns):
             before, after = self._marks(None if index else system)
             parts.append(wrapped(turn.message, before, after, "nothing"))
-            if turn.attempt is not None:
-                parts.append(Part(turn.attempt, learn=False))
-            parts.append(Part(turn.answer + self.answer_end, turn.learn))
+            parts += answer_parts(turn, self.answer_end)
             parts.append(ControlPart(self.end_token, turn.learn))
         return tuple(parts)
 
@@ -133,6 +131,13 @@ class InstructionTemplate:
         wording = self.chat if system is None else self.chat_with_system
         before, after = wording.split("{instruction}")
         return (before if system is None else before.replace("{system}", system)), after
+
+
+def answer_parts(turn: Turn, answer_end: str = "") -> list[Part]:
+    """Return the parts of an answer, its attempts before it, and the text that closes it."""
+    (first, learn), *rest = answer_pieces(turn)
+    pieces = [Part(first, learn), *(Part(text, each, "text") for text, each in rest)]
+    return [*pieces[:-1], replace(pieces[-1], text=pieces[-1].text + answer_end)]
 
 
 def template_of_wording(wording: dict[str, Any]) -> InstructionTemplate:

@@ -1,5 +1,6 @@
 """Gathers what a chat template writes, in order, into the parts of a sample."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from megatron_in2.records import ContextPart, ControlPart, Follows, JoinedPart, Part, SamplePart
@@ -35,16 +36,28 @@ class PartWriter:
         self._end_run()
         self._parts.append(ControlPart(token, learn))
 
-    def answer(self, untrained: str, trained: str, learn: bool) -> None:
-        """Write an answer: its start, which is never trained on, and the rest.
+    def answer(self, pieces: Iterable[tuple[str, bool]]) -> None:
+        """Write an answer: (text, whether it is trained on), the last piece its own part always.
 
-        Spaces before an answer belong to it: they are one token with its first word, which a
-        model generates.
+        Neighbours of one kind are one piece. Spaces before a trained piece belong to it: they
+        are one token with its first word, which a model generates.
         """
-        self.text(untrained)
+        merged: list[tuple[str, bool]] = []
+        for text, learn in pieces:
+            if merged and merged[-1][1] == learn:
+                text = merged.pop()[0] + text
+            merged.append((text, learn))
+        for text, learn in merged[:-1]:
+            if learn:
+                self._own_part(text, learn)
+            else:
+                self.text(text)
+        self._own_part(*merged[-1])
+
+    def _own_part(self, text: str, learn: bool) -> None:
         space = self._cut_spaces()
         self._end_run()
-        self._parts.append(Part(space + trained, learn, self._follows))
+        self._parts.append(Part(space + text, learn, self._follows))
 
     def _cut_spaces(self) -> str:
         run = self._before if self._context is None else self._after

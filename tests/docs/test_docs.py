@@ -20,6 +20,7 @@ PACKAGE = ROOT / "megatron_in2"
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 FOLDERS = ("megatron_in2", "tests", "tools", "configs", "slurm", "docs")
 OWN_FILES = {"slurm/site.env"}  # a user writes them
+WITH_DEFAULT = ("preprocess_in2", "synthesize_in2")  # their first subcommand need not be named
 PATH = re.compile(r"[\w./{},*-]+")
 SOURCE_FILE = re.compile(r"\.(py|yaml|txt|sh)$")
 # Options of sbatch, cp, pip, apptainer, lm_eval and torchfrtrace, which the pages name too.
@@ -220,7 +221,7 @@ def _option_mistakes(tool: str, words: tuple[str, ...]) -> Iterator[str]:
     if "--help" in given:
         return
     name = words[0] if words and words[0] in parsers else next(iter(parsers))
-    if "" not in parsers and tool != "preprocess_in2" and words[:1] != (name,):
+    if "" not in parsers and tool not in WITH_DEFAULT and words[:1] != (name,):
         yield f"{tool}.py has no subcommand {words[:1]}"
         return
     parser = parsers[name]

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from megatron_in2.errors import InputError
 from megatron_in2.records import ControlPart, JoinedPart, Part, SamplePart
-from megatron_in2.templates.base import ConversationError, Turn
+from megatron_in2.templates.base import Attempt, ConversationError, Turn
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.fit import require_fit
 from megatron_in2.templates.ids import end_id, part_ids
@@ -309,11 +309,25 @@ def test_wordings_are_for_own_templates(tokenizer: Tokenizer) -> None:
 
 def test_an_attempt_is_not_trained_on(base: Base) -> None:
     _, template, _ = base
-    parts = template.parts(None, [Turn("Q", "No: 3.", attempt="2.")])
+    parts = template.parts(None, [Turn("Q", "No: 3.", attempts=(Attempt("2."),))])
     *_, attempt, answer, end = parts
     assert isinstance(attempt, Part)
     assert attempt.text.endswith("2.")
     assert (answer, attempt.learn) == (Part(" No: 3.", learn=True, follows="text"), False)
+    assert end == ControlPart(template.end_token, learn=True)
+
+
+def test_corrections_in_a_row_take_turns(base: Base) -> None:
+    _, template, _ = base
+    attempts = (Attempt("1.", "Wrong."), Attempt("2.", "Wrong too."))
+    parts = template.parts(None, [Turn("Q", "3.", attempts=attempts)])
+    *_, first, said, second, answer, end = parts
+    assert isinstance(first, Part)
+    assert first.text.endswith("1.")
+    assert not first.learn
+    assert said == Part(" Wrong.", learn=True, follows="text")
+    assert second == Part(" 2.", learn=False, follows="text")
+    assert answer == Part(" Wrong too. 3.", learn=True, follows="text")
     assert end == ControlPart(template.end_token, learn=True)
 
 

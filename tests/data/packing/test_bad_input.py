@@ -71,10 +71,17 @@ BAD_LINES = [
     ),
     (
         b'{"id": "x", "messages": [{"role": "user", "content": "Q"}, '
-        b'{"role": "assistant", "content": "A"}], "attempt": "B"}',
-        "'attempt' has no meaning in a chat",
+        b'{"role": "assistant", "content": "A", "attempt": "B"}]}',
+        "'attempt' belongs beside 'messages'",
         "field attempt",
     ),
+    (
+        b'{"id": "x", "parts": [{"text": "Q", "learn": false}, '
+        b'{"text": "A", "learn": true, "attempt": "B"}]}',
+        "'attempt' belongs beside 'parts'",
+        "field attempt",
+    ),
+    (_line(attempt="B"), "is not for design answer", "field attempt"),
     (_line(id="\ud800"), "surrogate", "field id"),
 ]
 _IDS = [f"{index}-{reason}" for index, (_, _, reason) in enumerate(BAD_LINES)]
@@ -265,8 +272,9 @@ def test_partial_answers_and_plain_ones_in_one_file(tmp_path: Path, pack: Pack) 
     assert data.manifest.notes == {
         "samples without an attempt: their whole answer is trained on": 5
     }
-    other = pack(path, name="other", seq_length=256)
-    assert other.manifest.notes == {"samples with an attempt, which design answer leaves out": 1}
+    for design in ("answer", "prompt-erasing", "all-assistant-turns"):
+        with pytest.raises(InputError, match=rf"x.jsonl:1: .* not for design {design}"):
+            pack(path, name=design, seq_length=256, design=design)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])

@@ -12,9 +12,10 @@ class Design:
     """A choice of what is trained on; every one includes answers with their end-of-sequence.
 
     ``erases_system`` puts a generic instruction in the place of a chat's system message (Prompt
-    Erasing, Orca 2, arXiv 2311.11045). ``has_attempt`` takes a sample's first, wrong ``attempt``
-    into the input, without loss, before the answer that verifies and corrects it (Partial
-    Answer Masking). ``learns_every_turn`` trains on all assistant turns, whatever ``train`` says.
+    Erasing, Orca 2, arXiv 2311.11045). ``has_attempt`` takes a sample's wrong ``attempt`` into the
+    input, without loss, before the answer that verifies and corrects it (Partial Answer Masking,
+    arXiv 2401.07301); other designs refuse samples that have one. ``learns_every_turn`` trains on
+    all assistant turns, whatever ``train`` says.
     """
 
     name: DesignName

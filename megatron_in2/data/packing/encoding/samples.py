@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,22 @@ from megatron_in2.records import (
     SamplePart,
     slot_position,
 )
-from megatron_in2.templates.base import ConversationError, Template, Turn
+from megatron_in2.templates.base import Attempt, ConversationError, Template, Turn
 from megatron_in2.templates.film import FILM
+from megatron_in2.templates.text import answer_parts
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
 _QA = ("id", "kind", "question", "answer", "evidence", "attempt")
 KNOWN_FIELDS = {
-    "parts": frozenset(("id", "kind", "parts")),
-    "messages": frozenset(("id", "kind", "messages")),
+    "parts": frozenset(("id", "kind", "parts", "attempt")),
+    "messages": frozenset(("id", "kind", "messages", "attempt")),
     "segments": frozenset((*_QA, "store", "segments", "n_tokens", "template_sha256")),
     "question": frozenset((*_QA, "context")),
 }
 PART_FIELDS = frozenset(("text", "learn"))
 MESSAGE_FIELDS = frozenset(("role", "content", "train"))
+ATTEMPT_FIELDS = frozenset(("text", "verification"))
+_UNCORRECTED = "has no answer behind it that is trained on: train on the last answer, or remove it"
 UNKNOWN_FIELD = "samples with an unknown field "  # begins a note that names the field
 LIKENESS = 0.8  # of an unknown field's name to a known one's from which it counts as a mistake
 
@@ -104,6 +108,12 @@ class SampleReader:
             )
         fields = _Fields(record, where)
         self._note_unknown(fields, KNOWN_FIELDS[form])
+        if fields.has("attempt") and not self._design.has_attempt:
+            raise fields.error(
+                "attempt",
+                f"is not for design {self._design.name}, which would leave it out: choose "
+                "partial-answer-masking, or remove it",
+            )
         try:
             return self._forms[form](fields, folder)
         except ConversationError as error:
@@ -137,7 +147,7 @@ class SampleReader:
         # A recipe states its length under the template and the design of its synthesis.
         counted = fields.get("template_sha256", str, required=False) or FILM.sha256
         stated = fields.get("n_tokens", int, required=False)
-        is_stated = counted == self._template.sha256 and not self._uses_attempt(fields)
+        is_stated = counted == self._template.sha256 and not fields.has("attempt")
         message = JoinedPart(before, store, segments, after, evidence)
         return Sample(
             id=identity,
@@ -147,27 +157,36 @@ class SampleReader:
             stated_tokens=stated if is_stated else None,
         )
 
-    def _uses_attempt(self, fields: "_Fields") -> bool:
-        return self._design.has_attempt and fields.has("attempt")
-
     def _turn(self, message: str | JoinedPart | ContextPart, fields: "_Fields") -> Turn:
-        attempt = None
-        if self._uses_attempt(fields):
-            attempt = fields.text("attempt")
-        elif self._design.has_attempt:
-            self.notes["samples without an attempt: their whole answer is trained on"] += 1
-        elif fields.has("attempt"):
-            self.notes[f"samples with an attempt, which design {self._design.name} leaves out"] += 1
-        return Turn(message, fields.text("answer"), attempt=attempt)
+        return Turn(message, fields.text("answer"), attempts=self._attempts(fields))
+
+    def _attempts(self, fields: "_Fields") -> tuple[Attempt, ...]:
+        """Return what precedes the last answer of a sample of any form, without loss.
+
+        Args:
+            fields: of the sample; ``attempt`` is a text, or a list of {text, verification}.
+        """
+        if not fields.has("attempt"):
+            if self._design.has_attempt:
+                self.notes["samples without an attempt: their whole answer is trained on"] += 1
+            return ()
+        if not fields.is_list("attempt"):
+            return (Attempt(fields.text("attempt")),)
+        *earlier, last = fields.objects("attempt")
+        for each in (*earlier, last):
+            self._note_unknown(each, ATTEMPT_FIELDS)
+        verification = last.text("verification") if last.has("verification") else ""
+        attempts = [Attempt(each.text("text"), each.text("verification")) for each in earlier]
+        return (*attempts, Attempt(last.text("text"), verification))
 
     def _chat_sample(self, fields: "_Fields", folder: Path) -> Sample:
         turns: list[Turn] = []
         system: str | None = None
         user: str | None = None
-        if fields.has("attempt"):
-            raise fields.error("attempt", "has no meaning in a chat: write the sample as parts")
+        attempts = self._attempts(fields)
         for message in fields.objects("messages"):
             self._note_unknown(message, MESSAGE_FIELDS)
+            message.refuse_attempt("messages")
             role, content = message.text("role"), message.text("content")
             expected = "user" if user is None else "assistant"
             if role == "system" and not turns and system is None and user is None:
@@ -184,6 +203,10 @@ class SampleReader:
                 user = None
         if user is not None or not turns:
             raise fields.error("messages", "must end with an assistant turn")
+        if attempts:
+            if not turns[-1].learn:
+                raise fields.error("attempt", _UNCORRECTED)
+            turns[-1] = replace(turns[-1], attempts=attempts)
         parts = self._template.parts(system, turns)
         return Sample(fields.text("id"), fields.kind("chat"), parts)
 
@@ -191,7 +214,12 @@ class SampleReader:
         objects = fields.objects("parts")
         for part in objects:
             self._note_unknown(part, PART_FIELDS)
+            part.refuse_attempt("parts")
         texts = [Part(part.part_text(), part.get("learn", bool)) for part in objects]
+        if attempts := self._attempts(fields):
+            if not texts[-1].learn:
+                raise fields.error("attempt", _UNCORRECTED)
+            texts[-1:] = answer_parts(Turn("", texts[-1].text, attempts=attempts))
         parts: list[SamplePart] = [ControlPart(BEGIN_OF_SEQUENCE), *texts]
         parts.append(ControlPart(self._template.end_token, texts[-1].learn))
         return Sample(fields.text("id"), fields.kind("parts"), tuple(parts))
@@ -251,6 +279,16 @@ class _Fields:
 
     def has(self, name: str) -> bool:
         return self._record.get(name) is not None
+
+    def is_list(self, name: str) -> bool:
+        return isinstance(self._record.get(name), list)
+
+    def refuse_attempt(self, form: str) -> None:
+        """Refuse an attempt inside a message or a part, where it would be ignored."""
+        if self.has("attempt"):
+            raise self.error(
+                "attempt", f"belongs beside {form!r}: it precedes the last answer of the sample"
+            )
 
     def get(self, name: str, kind: type, required: bool = True) -> Any:
         value = self._record.get(name)

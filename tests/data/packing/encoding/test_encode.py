@@ -99,8 +99,75 @@ def test_partial_answer_masking_takes_samples_without_an_attempt_too(
     masked, plain = encode(record, "partial-answer-masking"), encode(record)
     assert masked.tokens.tolist() == plain.tokens.tolist()
     assert masked.loss_mask.tolist() == plain.loss_mask.tolist()
-    with pytest.raises(SampleError, match="'attempt' is empty"):
-        encode({**record, "attempt": " "}, "partial-answer-masking")
+
+
+PROMPT = "2+2?"
+FORMS = {
+    "text": {"kind": "k", "question": PROMPT, "answer": "4."},
+    "chat": {
+        "messages": [
+            {"role": "user", "content": PROMPT},
+            {"role": "assistant", "content": "4."},
+        ]
+    },
+    "parts": {"parts": [{"text": PROMPT, "learn": False}, {"text": "4.", "learn": True}]},
+}
+
+
+def _with_attempt(form: str, attempt: Any, recipes: Path) -> dict[str, Any]:
+    if form == "recipe":
+        _, record = next(iter(read_json_lines(recipes)))
+        return {**record, "store": str(recipes.parent / record["store"]), "attempt": attempt}
+    return {"id": "a", **FORMS[form], "attempt": attempt}
+
+
+@pytest.mark.parametrize("template", [FILM, CHATML], ids=lambda each: each.name)
+@pytest.mark.parametrize("form", [*FORMS, "recipe"])
+def test_attempts_in_every_form(
+    encode: Encode, tokenizer: Tokenizer, recipes: Path, form: str, template: Any
+) -> None:
+    end = "" if form == "parts" else template.answer_end
+    attempts = [{"text": "5.", "verification": "Too much."}, {"text": "3.", "verification": "No."}]
+    record = _with_attempt(form, attempts, recipes)
+    answer = record.get("answer", "4.")
+    sample = encode(record, "partial-answer-masking", template)
+    assert _learnt(tokenizer, sample) == ["Too much.", f"No. {answer}{end}</s>"]
+    plain = encode({**record, "attempt": None}, "partial-answer-masking", template)
+    prompt = plain.tokens[: int(np.flatnonzero(plain.loss_mask)[0])].tolist()
+    texts = "5.", "Too much.", "3.", f"No. {answer}{end}"
+    ids = [index for text in texts for index in tokenizer.encode(text)]
+    assert sample.tokens.tolist() == [*prompt, *ids, tokenizer.eos_id]
+    one = encode(_with_attempt(form, "5.", recipes), "partial-answer-masking", template)
+    assert _learnt(tokenizer, one) == [f"{answer}{end}</s>"]
+    assert _unlearnt(tokenizer, one).endswith("5.")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        (" ", "'attempt' is empty"),
+        ([], "'attempt' must be a list of objects"),
+        (["5."], "'attempt' must be a list of objects"),
+        (3, "'attempt' must be str, found 3"),
+        ([{"text": ""}], r"attempt\[0\]: field 'text' is empty"),
+        ([{"text": "5."}, {"text": "3."}], r"attempt\[0\]: field 'verification' must be str"),
+        ([{"text": "5.", "verificaton": "No."}], "'verificaton' looks like 'verification'"),
+    ],
+)
+@pytest.mark.parametrize("form", [*FORMS, "recipe"])
+def test_attempts_that_are_none(
+    encode: Encode, recipes: Path, form: str, attempt: Any, words: str
+) -> None:
+    with pytest.raises(SampleError, match=words):
+        encode(_with_attempt(form, attempt, recipes), "partial-answer-masking")
+
+
+def test_an_attempt_needs_a_trained_answer_behind_it(encode: Encode) -> None:
+    turns = [*CHAT[1:3], *CHAT[3:4], {**CHAT[4], "train": False}]
+    parts = [{"text": "Q", "learn": True}, {"text": "A", "learn": False}]
+    for record in ({"id": "a", "messages": turns}, {"id": "a", "parts": parts}):
+        with pytest.raises(SampleError, match="'attempt' has no answer behind it"):
+            encode({**record, "attempt": "B"}, "partial-answer-masking")
 
 
 def test_a_part_may_be_white_space(encode: Encode, tokenizer: Tokenizer) -> None:

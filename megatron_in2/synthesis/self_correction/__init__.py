@@ -1,0 +1,1 @@
+"""Partial Answer Masking data: attempts of the model to be trained, judged and corrected."""
