@@ -17,7 +17,7 @@ BASE ?= mistral
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
-.PHONY: help quickstart effect venv check docs test test-full slurm-demo clean
+.PHONY: help quickstart effect venv check docs test test-full gpu-test slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ test: check ## lint, types and the tests that fit in 15 minutes
 
 test-full: check ## the long tests too
 	$(BIN)/python -m pytest $(WORKERS)
+
+gpu-test: $(READY) ## CUDA against the CPU on a machine with a GPU, in 10 minutes
+	$(BIN)/python -m tests.gpu
 
 slurm-demo: $(READY) ## the 16-node job, and its requeue, on a virtual Slurm cluster (Debian)
 	SLURM=1 $(BIN)/python -m pytest -s -q tests/slurm -k "sixteen or requeued"

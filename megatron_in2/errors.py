@@ -12,3 +12,7 @@ class InputError(ValueError):
 
 class TryAgainError(Exception):
     """Nothing is wrong with the input: the next start may work; the message is one line."""
+
+
+class UnfitNodeError(Exception):
+    """This node cannot do its part, another one may; the message is one line."""

@@ -62,7 +62,7 @@ if [ -n "$init" ]; then options+=("--checkpoint.init_from=$init"); fi
 if [ -n "${IN2_OUTPUT:-}" ]; then options+=("--checkpoint.dir=$IN2_OUTPUT"); fi
 options+=("$@")
 
-launch+=(--kill-on-bad-exit=1 --distribution=block
+launch+=(--kill-on-bad-exit=1 --distribution=block:block
     --cpus-per-task=$((SLURM_CPUS_ON_NODE / tasks_per_node)))
 
 # --- running steps -------------------------------------------------------------------------------

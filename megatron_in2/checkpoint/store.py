@@ -1,7 +1,9 @@
 """Saves and loads sharded state through Megatron-Core's ``dist_checkpointing``.
 
-Any layout loads what any other saved: tensors are stored whole, under names and shapes that do
-not depend on TP, PP, CP or DP.
+Any layout loads what any other saved: every rank writes parts of whole tensors, under names and
+shapes that do not depend on TP, PP, CP or DP. The ranks of a data-parallel group divide the
+weights that all of them have, when they save and when they load. Of the optimizer's state each
+has its own part.
 """
 
 import shutil
@@ -11,12 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
-from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.dist_checkpointing.strategies.torch import (
+    TorchDistLoadShardedStrategy,
+    TorchDistSaveShardedStrategy,
+)
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_in2.checkpoint.folder import (
@@ -26,6 +33,11 @@ from megatron_in2.checkpoint.folder import (
     remove_older,
     step_folder,
 )
+from megatron_in2.checkpoint.optimizer_state import (
+    finish_loading,
+    prepare_to_load,
+    sharded_optimizer_state,
+)
 from megatron_in2.checkpoint.save_errors import explained
 from megatron_in2.checkpoint.shard_writer import ShardWriter
 from megatron_in2.checkpoint.source import SourceFiles
@@ -33,22 +45,8 @@ from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.tokenizers.base import Tokenizer
 
-# The only sharding of optimizer state that any layout can load.
-_METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
 _EXTRA_STATE = "_extra_state"
 _POLL_SECONDS = 0.02
-# Settings that an offloading optimizer keeps in its groups, some of them classes, which no
-# checkpoint should hold: runs with and without offloading so load each other's.
-_OFFLOADING = (
-    "offload_fraction",
-    "cpu_optimizer_cls",
-    "gpu_optimizer_cls",
-    "param_update_in_fp32",
-    "pin_cpu_grads",
-    "pin_cpu_params",
-    "overlap_cpu_optimizer_d2h_h2d",
-    "fused",
-)
 
 
 class CheckpointSaver:
@@ -115,8 +113,9 @@ class CheckpointSaver:
                 step.mkdir(parents=True)
             dist.barrier()
             request = dist_checkpointing.save(
-                _sharded_state(model, optimizer, is_loading=False),
+                sharded_state(model, optimizer),
                 str(step),
+                save_strategy(model),
                 async_sharded_save=True,
             )
             request.add_finalize_fn(partial(self._complete, step, state))
@@ -154,27 +153,39 @@ class CheckpointSaver:
 
 def load_checkpoint(step: Path, model: AnswerGPTModel, optimizer: MegatronOptimizer) -> None:
     """Load weights and optimizer state, collectively, into any layout."""
-    _allocate_moments(_distributed(optimizer).optimizer)
-    loaded = dist_checkpointing.load(_sharded_state(model, optimizer, is_loading=True), str(step))
+    common = dist_checkpointing.load_common_state_dict(str(step))
+    prepare_to_load(optimizer, common["optimizer"]["optimizer"]["param_groups"])
+    loaded = load_sharded(sharded_state(model, optimizer), step, model)
     _load_into(model, loaded["model"])
-    _load_optimizer(_distributed(optimizer), loaded["optimizer"])
+    finish_loading(optimizer)
 
 
 def load_weights(step: Path, model: AnswerGPTModel) -> None:
     """Load weights alone, collectively, into any layout."""
-    loaded = dist_checkpointing.load({"model": model_weights(model)}, str(step))
+    loaded = load_sharded({"model": model_weights(model)}, step, model)
     _load_into(model, loaded["model"])
 
 
-def _sharded_state(
-    model: AnswerGPTModel, optimizer: MegatronOptimizer, is_loading: bool
-) -> dict[str, Any]:
+def sharded_state(model: AnswerGPTModel, optimizer: MegatronOptimizer) -> dict[str, Any]:
+    """Return what a step holds: this rank's weights, and its own part of the optimizer's state."""
     weights = model_weights(model)
-    state = optimizer.sharded_state_dict(weights, is_loading=is_loading, metadata=_METADATA)
-    for group in state["optimizer"]["param_groups"]:
-        for name in _OFFLOADING:
-            group.pop(name, None)
-    return {"model": weights, "optimizer": state}
+    return {"model": weights, "optimizer": sharded_optimizer_state(optimizer, weights)}
+
+
+def save_strategy(model: AnswerGPTModel) -> FullyParallelSaveStrategyWrapper:
+    """Return how weights that all data-parallel ranks have are written: each rank takes a share."""
+    return FullyParallelSaveStrategyWrapper(
+        TorchDistSaveShardedStrategy("torch_dist", 1), model.pg_collection.dp_cp
+    )
+
+
+def load_sharded(state: dict[str, Any], step: Path, model: AnswerGPTModel) -> dict[str, Any]:
+    """Load what is the same on all data-parallel ranks once, and exchange it among them."""
+    strategy = FullyParallelLoadStrategyWrapper(
+        TorchDistLoadShardedStrategy(), model.pg_collection.dp_cp
+    )
+    loaded: dict[str, Any] = dist_checkpointing.load(state, str(step), strategy)
+    return loaded
 
 
 def model_weights(model: AnswerGPTModel) -> dict[str, Any]:
@@ -194,46 +205,3 @@ def _load_into(model: AnswerGPTModel, weights: dict[str, Any]) -> None:
     absent = [name for name in missing if not name.endswith(_EXTRA_STATE)]
     assert not absent, absent
     assert not unexpected, unexpected
-
-
-def _distributed(optimizer: MegatronOptimizer) -> DistributedOptimizer:
-    """Return the one distributed optimizer that a dense model has."""
-    (only,) = getattr(optimizer, "chained_optimizers", [optimizer])
-    assert isinstance(only, DistributedOptimizer)
-    return only
-
-
-def _allocate_moments(inner: torch.optim.Optimizer) -> None:
-    """Give the optimizer the state that loading fills; Megatron-Core's own leaves out ``step``.
-
-    An offloading optimizer allocates by a step over random gradients: weights must load later.
-    """
-    if isinstance(inner, HybridDeviceOptimizer):
-        inner.dummy_step()
-    elif isinstance(inner, torch.optim.AdamW):
-        for group in inner.param_groups:
-            for parameter in group["params"]:
-                inner.state[parameter] = {
-                    "step": torch.tensor(0.0),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-
-
-def _load_optimizer(optimizer: DistributedOptimizer, state: dict[str, Any]) -> None:
-    """Load groups first, moments second, with torch's ``step`` kept out of the second.
-
-    Megatron-Core 0.16.1 asks the saved moments for a ``step`` that it never saves there, and sets
-    one tensor for all parameters, which AdamW would advance once a parameter.
-    """
-    moments = state.pop("param_state")
-    optimizer.load_state_dict(state)
-    states = list(optimizer.optimizer.state.values())
-    counts = [each.pop("step", None) for each in states]
-    optimizer.load_parameter_state_from_fully_reshardable(moments)
-    for each, count in zip(states, counts, strict=True):
-        if count is not None:
-            each["step"] = count.clone()
-    if isinstance(optimizer.optimizer, HybridDeviceOptimizer):
-        for group in optimizer.optimizer.param_groups:
-            group["fused"] = True  # the fast kernel again, which no checkpoint names

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from megatron_in2.cluster.findings import CheckConfig, RankFindings, node_of_rank, probe_file
-from megatron_in2.errors import InputError
+from megatron_in2.errors import InputError, UnfitNodeError
+from megatron_in2.parallel.devices import own_gpu, require_granted_gpus
 from megatron_in2.parallel.rank import Rank
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -61,11 +62,12 @@ def _space_problems(config: CheckConfig) -> list[str]:
 
 
 def _gpu_faults(rank: Rank) -> list[str]:
-    """Return the faults of this rank's GPU: in use, broken, or with wrong results."""
-    if not torch.cuda.is_available():
-        return []
+    """Return the faults of this rank's GPU: missing, in use, broken, or with wrong results."""
     try:
-        index = rank.local_index % torch.cuda.device_count()
+        require_granted_gpus()
+        if not torch.cuda.is_available():
+            return []
+        index = own_gpu(rank)
         torch.cuda.set_device(index)
         free, total = torch.cuda.mem_get_info()
         if free < GPU_MEMORY_FREE * total:
@@ -75,6 +77,8 @@ def _gpu_faults(rank: Rank) -> list[str]:
         vector = torch.arange(MATMUL_SIZE, dtype=torch.float64).cos()
         if not torch.allclose((matrix.cuda() @ vector.cuda()).cpu(), matrix @ vector):
             return [f"GPU {index} computes a wrong matrix product"]
+    except (UnfitNodeError, InputError) as error:
+        return [str(error)]
     except RuntimeError as error:
         return [f"GPU of local rank {rank.local_index}: {str(error).splitlines()[0]}"]
     return []

@@ -29,6 +29,7 @@ from megatron_in2.commands.parser import (
 from megatron_in2.data.inspection.check import check_some_rows
 from megatron_in2.errors import EXIT_UNFIT_NODES, InputError
 from megatron_in2.files import atomic_file
+from megatron_in2.parallel.devices import require_granted_gpus
 from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.training.arithmetic.estimate import describe_run
 from megatron_in2.training.checks.notes import notes_on_run
@@ -50,6 +51,7 @@ def _plan_parser() -> CommandParser:
 
 
 def _plan(options: Any) -> None:
+    require_granted_gpus()  # an unfit node must not call the configuration wrong
     config = config_of(options, TrainConfig)
     inputs = check_run(config, options.world_size)
     _check_data(config, inputs)

@@ -4,6 +4,7 @@ import argparse
 import ast
 import os
 import re
+import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
@@ -18,8 +19,10 @@ from megatron_in2.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
     EXIT_REQUEUE,
+    EXIT_UNFIT_NODES,
     InputError,
     TryAgainError,
+    UnfitNodeError,
 )
 
 _Config = TypeVar("_Config")
@@ -263,14 +266,17 @@ def run_command(command: Callable[[], int | None]) -> None:
     """Run a command's main function and end the process with the exit code that its outcome means.
 
     0 on success, 2 with one line on stderr for bad input (an ``InputError``, or an operating
-    system error that names a file), 75 with one line for a ``TryAgainError``, 130 on Ctrl-C.
-    Anything else is a defect of ours and keeps its traceback.
+    system error that names a file), 69 for an ``UnfitNodeError``, 75 for a ``TryAgainError``, 130
+    on Ctrl-C. Anything else is a defect of ours and keeps its traceback.
     """
     try:
         sys.exit(command() or 0)
     except InputError as error:
         _complain(str(error))
         sys.exit(EXIT_BAD_INPUT)
+    except UnfitNodeError as error:
+        _complain(f"{socket.gethostname()} is unfit: {error}")
+        sys.exit(EXIT_UNFIT_NODES)
     except TryAgainError as error:
         _complain(str(error))
         sys.exit(EXIT_REQUEUE)

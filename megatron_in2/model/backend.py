@@ -1,5 +1,7 @@
 """The modules of a layer: Transformer Engine's fused ones, or this package's on torch."""
 
+from importlib import metadata
+
 import torch
 from megatron.core.models.gpt.gpt_layer_specs import (
     HAVE_TE,
@@ -9,6 +11,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_layer import TransformerLayer
+from packaging.version import Version
 
 from megatron_in2.errors import InputError
 from megatron_in2.model.attention import HeadAttention, PackedAttention
@@ -18,23 +21,55 @@ from megatron_in2.model.rms_norm import RMSNorm
 from megatron_in2.model.swiglu import swiglu
 
 FP8_CAPABILITY = (8, 9)  # Ada
+# What takes a packed row ("thd") in Transformer Engine's attention: cuDNN's kernels on Hopper and
+# newer, flash-attn's on Ampere and newer. Otherwise it forms S x S matrices, or raises under
+# context parallelism (get_attention_backend of Transformer Engine 2.9 to 2.11).
+CUDNN_PACKED_CAPABILITY = (9, 0)
+FLASH_ATTN_CAPABILITY = (8, 0)
+FLASH_ATTN = "flash-attn"
+FLASH_ATTN_VERSIONS = ((2, 1, 1), (2, 9))  # from, and before
 
 
 def choose_backend(wanted: str) -> str:
-    """Resolve ``auto``: ``transformer_engine`` where it imports and there is a GPU, else ``torch``.
+    """Resolve ``auto``: ``transformer_engine`` where it takes packed rows, else ``torch``.
 
     Raises:
         InputError: ``transformer_engine`` is requested where it cannot run.
     """
-    available = torch.cuda.is_available() and HAVE_TE
-    if wanted == "transformer_engine" and not available:
+    if wanted == "torch":
+        return wanted
+    lacking = _lacking_for_transformer_engine()
+    if lacking and wanted == "transformer_engine":
         raise InputError(
-            "runtime.backend=transformer_engine needs a GPU and the transformer-engine package: "
-            "install it, or use runtime.backend=torch"
+            f"runtime.backend=transformer_engine needs {lacking}: install it, or use "
+            "runtime.backend=torch"
         )
-    if wanted == "auto":
-        return "transformer_engine" if available else "torch"
-    return wanted
+    return "torch" if lacking else "transformer_engine"
+
+
+def _lacking_for_transformer_engine() -> str | None:
+    """Return what Transformer Engine lacks here for packed rows; None where it has all."""
+    if not (torch.cuda.is_available() and HAVE_TE):
+        return "a GPU and the transformer-engine package"
+    capability = torch.cuda.get_device_capability()
+    if capability >= CUDNN_PACKED_CAPABILITY:
+        return None
+    card = torch.cuda.get_device_name()
+    if capability < FLASH_ATTN_CAPABILITY:
+        return f"an Ampere or newer GPU for packed rows, not {card},"
+    low, below = FLASH_ATTN_VERSIONS
+    if low <= _installed_version(FLASH_ATTN) < below:
+        return None
+    return f"{FLASH_ATTN} >= 2.1.1, < 2.9 for packed rows on {card} (Hopper needs none)"
+
+
+def _installed_version(package: str) -> tuple[int, ...]:
+    """Return a package's version as numbers; empty where it is not installed."""
+    try:
+        text = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ()
+    return Version(text).release
 
 
 def require_fp8(fp8: str, backend: str) -> None:

@@ -12,6 +12,7 @@ from torch._C._distributed_c10d import HashStore
 
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.parallel.cpu import cuda_named_as_cpu
+from megatron_in2.parallel.devices import let_segments_grow, own_gpu, require_granted_gpus
 from megatron_in2.parallel.flight_recorder import record_collectives
 from megatron_in2.parallel.rank import Rank
 
@@ -72,16 +73,19 @@ def open_world(
         timeout_minutes: after which a collective operation fails.
 
     Raises:
-        InputError: the layout does not fit the world size.
+        InputError: the layout does not fit the world size, or this node has more ranks than GPUs.
+        UnfitNodeError: the node lacks a GPU that the job has been granted.
     """
     parallel.validate(rank.world_size)
+    require_granted_gpus()
     record_collectives()
     # Sequence and context parallelism overlap communication only with a single work queue.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     with contextlib.ExitStack() as stack:
         if torch.cuda.is_available():
-            device = torch.device("cuda", rank.local_index % torch.cuda.device_count())
+            device = torch.device("cuda", own_gpu(rank))
             torch.cuda.set_device(device)
+            let_segments_grow()
             backend = "cpu:gloo,cuda:nccl"
         else:
             device = torch.device("cpu")

@@ -45,9 +45,9 @@ def build_training_state(
     own_work = OwnWork(world.device)
     model = wrap_for_data_parallelism(module, own_work)
     optimizer = build_optimizer(config, model)
+    set_update_options(config, optimizer)
     if inputs.resume_from is not None:
         load_checkpoint(inputs.resume_from[0], module, optimizer)
-    set_update_options(config, optimizer, world)
     start = inputs.resume_from[1] if inputs.resume_from else None
     step, exit_after = start.step if start else 0, config.schedule.exit_after_steps
     return TrainingState(
@@ -115,16 +115,17 @@ def build_optimizer(config: TrainConfig, model: DistributedDataParallel) -> Mega
     return optimizer
 
 
-def set_update_options(config: TrainConfig, optimizer: MegatronOptimizer, world: World) -> None:
-    """Set what no checkpoint decides: each group's weight decay, and the kernel of the update.
+def set_update_options(config: TrainConfig, optimizer: MegatronOptimizer) -> None:
+    """Set each group's weight decay, and the kernel of the update; a checkpoint changes neither.
 
     Megatron-Core marks the norms' group by ``wd_mult`` 0 and multiplies in its own learning-rate
-    scheduler, which this package does not use.
+    scheduler, which this package does not use. torch's fused AdamW reads and writes each tensor
+    once instead of ten times, on CPUs and on GPUs; Transformer Engine's has no such choice.
     """
     for group in optimizer.param_groups:
         group["weight_decay"] = config.optimizer.weight_decay * group["wd_mult"]
-        if world.device.type == "cpu":
-            group["fused"] = True  # torch's AdamW: one pass over each tensor instead of ten
+        if "fused" in group:
+            group["fused"] = True
 
 
 def inner_optimizers(optimizer: MegatronOptimizer) -> Iterator[torch.optim.Optimizer]:

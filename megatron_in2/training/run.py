@@ -10,6 +10,7 @@ from megatron_in2.checkpoint.source import source_of_step
 from megatron_in2.checkpoint.store import CheckpointSaver
 from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.errors import EXIT_REQUEUE, InputError
+from megatron_in2.model.attention_kernels import AttentionKernels, attention_kernels_of
 from megatron_in2.model.backend import choose_backend
 from megatron_in2.parallel.rank import Rank
 from megatron_in2.parallel.world import World, open_world
@@ -57,6 +58,7 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
         open_world(config.parallel, rank, config.runtime.seed, _timeout_minutes(config)) as world,
         said_by_one_rank(),
         failures_in_one_line(config, rank),
+        attention_kernels_of(world.device) as kernels,
     ):
         if difference := find_disagreement(config, inputs, world):
             raise InputError(difference)
@@ -65,7 +67,7 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
             inputs = start_from_sound_step(config, inputs, world)
             if world.is_main:
                 log = MetricsLog(config, inputs.resume_from[1].step if inputs.resume_from else 0)
-                print(_first_line(config, inputs, world.size), flush=True)
+                print(_first_line(config, inputs, world.size, kernels), flush=True)
                 for note in notes_on_run(config, inputs):
                     print(f"NOTE {note}", flush=True)
             state = build_training_state(config, inputs, world, pulse)
@@ -136,17 +138,22 @@ def _peak_flops(config: TrainConfig, world: World) -> float | None:
     return peak_of_card(torch.cuda.get_device_name(world.device))
 
 
-def _first_line(config: TrainConfig, inputs: RunInputs, world_size: int) -> str:
+def _first_line(
+    config: TrainConfig, inputs: RunInputs, world_size: int, kernels: AttentionKernels | None
+) -> str:
     parallel = config.parallel
     layout = f"TP{parallel.tensor} PP{parallel.pipeline} CP{parallel.context}"
     layout += f" DP{parallel.data_ranks(world_size)}" + (" SP" if parallel.sequence else "")
+    backend = choose_backend(config.runtime.backend)
+    if kernels is not None and backend == "torch":
+        backend += f", attention by {kernels.name}"
     if inputs.resume_from:
         start = f"resuming from {inputs.resume_from[0]}"
     else:
         start = f"starting from {inputs.init_from or 'fresh weights'}"
     return (
         f"{parameter_count(config.model):,} parameters | {layout} | {config.runtime.dtype} | "
-        f"backend {choose_backend(config.runtime.backend)} | "
+        f"backend {backend} | "
         f"{inputs.rows:,} rows of {config.data.seq_length:,} | {inputs.total_steps:,} steps "
         f"of {config.schedule.global_batch_rows} rows | {start}"
     )

@@ -157,6 +157,53 @@ def test_the_optimizers_step_count_survives(reference: tuple[Path, dict]) -> Non
     assert state["consumed_rows"] == 4 * STEPS
 
 
+def _run_and_kill(config: Path, nproc: int, options: tuple[str, ...], step: int) -> None:
+    """Kill all processes of a run once a step is done, perhaps during a save."""
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), "--config", str(config)]
+    folder = Path(yaml.safe_load(config.read_text())["checkpoint"]["dir"])
+    run = subprocess.Popen(
+        [*command, "--nproc", str(nproc), "--checkpoint.interval_steps=1", *options],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    _wait_for_step(folder, step)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert complete_steps(folder)
+
+
+@pytest.mark.slow
+def test_data_parallel_ranks_that_are_killed_resume_bitwise(
+    tmp_path: Path, write_config: Callable[[Path], Path], train: Train
+) -> None:
+    whole = _exact(train(tmp_path / "whole", nproc=4))
+    for step in (2, 4):
+        _run_and_kill(write_config(tmp_path / "run"), 4, (), step)
+    assert _exact(train(tmp_path / "run", nproc=4)) == whole
+
+
+@pytest.mark.slow
+def test_killed_in_one_layout_after_another(
+    tmp_path: Path,
+    write_config: Callable[[Path], Path],
+    train: Train,
+    reference: tuple[Path, dict],
+) -> None:
+    layouts = {
+        1: (2, ("--parallel.tensor=2", "--parallel.sequence=true")),
+        2: (4, ()),
+        3: (2, ("--parallel.pipeline=2",)),
+        4: (2, ("--parallel.context=2",)),
+    }
+    folder = tmp_path / "run"
+    for step, (nproc, options) in layouts.items():
+        _run_and_kill(write_config(folder), nproc, options, step)
+    metrics = train(folder)
+    for step in range(1, STEPS + 1):
+        for name in ("loss", "grad_norm"):
+            assert metrics[step][name] == pytest.approx(reference[1][step][name], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(
     tmp_path: Path, write_config: Callable[[Path], Path], train: Train

@@ -65,9 +65,13 @@ def loss_flops(
 
 
 def dense_row_flops(model: ModelConfig, seq_length: int) -> float:
-    """Return the FLOPs of a row as Megatron-LM counts: full attention, a logit at every token."""
-    square = 12.0 * _terms(model).attention_width * seq_length
-    return seq_length * (body_flops_per_token(model) + head_flops_per_token(model) + square)
+    """Return the FLOPs of a row as Megatron-LM counts them.
+
+    The row is one causal sample, half of whose keys are visible on average, and every token has a
+    logit (``num_floating_point_operations`` in its ``megatron/training/training.py``).
+    """
+    row = row_flops(model, seq_length, np.array([seq_length**2], dtype=np.int64))
+    return float(row[0]) + seq_length * head_flops_per_token(model)
 
 
 @lru_cache(maxsize=64)

@@ -112,7 +112,7 @@ def speed(
     """Return the throughput over steps, by name in the metrics log.
 
     Tokens and samples are those of all ranks, TFLOP/s are those of one rank. ``dense_`` marks
-    Megatron-LM's convention (every query sees the whole row, a logit at every token); without it,
+    Megatron-LM's convention (a row is one causal sample, a logit at every token); without it,
     attention is causal inside each sample and the LM head runs at answer positions.
 
     Args:

@@ -79,7 +79,7 @@ def run_rank(
         module = build_module(config, world)
         model = wrap_for_data_parallelism(module, OwnWork(torch.device("cpu")))
         optimizer = build_optimizer(config, model)
-        set_update_options(config, optimizer, world)
+        set_update_options(config, optimizer)
         module.config.finalize_model_grads_func = _finish_gradients(
             recorder, module.config.finalize_model_grads_func
         )

@@ -38,8 +38,8 @@ def test_counted_by_hand() -> None:
     before, behind = 12 + 16 + 8 + 8, 16 + 96
     needed = 5 * 6 * before + 6 * (behind + 10 * 4)
     assert loss_flops(model, 5, np.array([9 + 4]), answer_tokens=1) == needed
-    # Megatron-LM's count: every one of 5 queries sees 5 keys, and 5 positions reach the LM head.
-    dense = 5 * body_flops_per_token(model) + 3 * (2 + 2) * 4 * 25 + 5 * 6 * 10 * 4
+    # Megatron-LM's count: 5 queries see half of 5 keys, and 5 positions reach the LM head.
+    dense = 5 * body_flops_per_token(model) + 3 * (2 + 2) * 4 * 25 / 2 + 5 * 6 * 10 * 4
     assert dense_row_flops(model, 5) == dense
 
 

@@ -129,7 +129,7 @@ def measure(case: Case, rank: int) -> Measured:
             module = build_module(config, world)
             model = wrap_for_data_parallelism(module, OwnWork(world.device))
             optimizer = build_optimizer(config, model)
-            set_update_options(config, optimizer, world)
+            set_update_options(config, optimizer)
             batch = make_batch(case.row, world)
             saved = _Saved([*(each.data for each in module.parameters()), *_inputs(batch)])
             _step(model, optimizer, batch, 1, world.is_last_stage, saved)
