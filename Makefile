@@ -17,7 +17,7 @@ BASE ?= mistral
 # make effect ARGS=--quick runs one seed of it.
 ARGS ?=
 
-.PHONY: help quickstart effect venv check docs test test-full gpu-test slurm-demo clean
+.PHONY: help quickstart effect venv check docs test test-full soak gpu-test slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +51,9 @@ test: check ## lint, types and the tests that fit in 15 minutes
 
 test-full: check ## the long tests too
 	$(BIN)/python -m pytest $(WORKERS)
+
+soak: $(READY) ## FAULTS=300 seeded faults; every loss must be that of an undisturbed run
+	$(BIN)/python -m tests.soak.soak --faults $(or $(FAULTS),300) --seed $(or $(SEED),1)
 
 gpu-test: $(READY) ## CUDA against the CPU on a machine with a GPU, in 10 minutes
 	$(BIN)/python -m tests.gpu

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains FILM-7B on 16 nodes of 8 GPUs. The job requeues itself and resumes if it is ended early.
+# Trains FILM-7B on 16 nodes of 8 GPUs. After a fault the ranks start again inside the allocation,
+# or the job requeues itself; both resume.
 #
 #   sbatch slurm/film7b.sh
 #   IN2_DATA=/data/in2 IN2_BASE=/models/Mistral-7B-Instruct-v0.2 IN2_OUTPUT=/runs/film7b \
@@ -23,9 +24,11 @@ set -euo pipefail
 
 readonly REQUEUE=75    # exit code of tools/train.py: stopped by a signal, and saved
 readonly SICK_NODES=69 # of tools/cluster_check.py and train.py: it has listed nodes to avoid
+readonly END_SECONDS=5 # that other ranks get to say why one has ended
 readonly ALONE_TRIES=3 # nodes on which the plan is tried
 logs=""                # of this job, once its checkpoint.dir is known
 stopping=""            # the signal on which this job saves and ends
+attempt=0              # starts of the ranks in this allocation before the present one
 
 # --- where everything is -------------------------------------------------------------------------
 
@@ -35,12 +38,17 @@ cd "${IN2_ROOT:-$SLURM_SUBMIT_DIR}"
     exit 2
 }
 source slurm/common.sh
+source slurm/recovery.sh
 load_site
+((${IN2_NODES:-1} >= 1 && ${IN2_NODES:-1} <= SLURM_JOB_NUM_NODES)) ||
+    refuse "IN2_NODES=$IN2_NODES is not a part of the job's $SLURM_JOB_NUM_NODES nodes"
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 tasks_per_node=${SLURM_NTASKS_PER_NODE:-$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))}
-[[ "$(scontrol show node --oneliner "${nodes[0]}")" =~ NodeAddr=([^ ]+) ]] || true
-export MASTER_ADDR=${BASH_REMATCH[1]:-${nodes[0]}}
+node_count=${IN2_NODES:-$SLURM_JOB_NUM_NODES} # of them, for the ranks; the others are spare
+ranks=$((node_count * tasks_per_node))
+fit=("${nodes[@]}") # nodes that can be used
+again=()             # options of srun where an earlier step of this job may not have ended
 export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 
 options=(--config "${IN2_CONFIG:-configs/film7b.yaml}")
@@ -77,17 +85,18 @@ stop() {
 trap 'stop USR1' USR1
 trap 'stop TERM' TERM
 
-# Prints a port of this node, the first one of the job, on which nothing listens. Another start
+# Prints a port of this node, usually the ranks' first one, on which nothing listens. Another start
 # begins elsewhere, in case that something takes the port between this look and its use.
 free_port() {
-    local place=$((SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0}))
+    local place=$((SLURM_JOB_ID + 97 * ${SLURM_RESTART_COUNT:-0} + 31 * attempt))
     while (exec 3<>"/dev/tcp/127.0.0.1/$((20000 + place % 10000))") 2>/dev/null; do
         place=$((place + 1))
     done
     echo $((20000 + place % 10000))
 }
 
-# Runs a command in one process; a node may be broken, then another one is tried.
+# Runs a command in one process; a node may be broken, then another one is tried. Runs in the
+# background: bash handles a signal only when the command in the foreground has ended.
 run_alone() {
     local place code
     for ((place = 0; place < ALONE_TRIES && place < SLURM_JOB_NUM_NODES; place++)); do
@@ -101,183 +110,62 @@ run_alone() {
     return "$code"
 }
 
-# Waits for the end of a process, also when signals interrupt wait; returns its exit code.
+# Waits for the end of a process, also when signals interrupt wait; returns its exit code. bash's own
+# message about a process that was killed is left out.
 await() {
-    while kill -0 "$1" 2>/dev/null; do wait "$1" || true; done
-    wait "$1"
+    while kill -0 "$1" 2>/dev/null; do wait "$1" 2>/dev/null || true; done
+    wait "$1" 2>/dev/null
 }
 
-# Runs a command as the rank of every task, with a log for each node; the first rank that ends
-# fails ends the step. Rank 0's output also goes to the job's own log.
-run_ranks() {
-    local name=$1 code=0 step
-    shift
+# Runs a command as the rank of every task of some nodes, with a log for each node; the first rank
+# that fails ends the step. Rank 0's output also goes to the job's own log.
+run_ranks() { # NAME NODES COMMAND..., with commas between the nodes
+    local name=$1 on code=0 step output guard
+    IFS=, read -ra on <<<"$2"
+    MASTER_ADDR=$(address_of "${on[0]}")
     MASTER_PORT=$(free_port)
-    export MASTER_PORT IN2_ENDINGS="$logs/$name-endings" IN2_SICK_NODES="$logs/sick-nodes"
+    export MASTER_ADDR MASTER_PORT IN2_ENDINGS="$logs/$name-endings"
+    export IN2_SICK_NODES="$logs/sick-nodes" IN2_ATTEMPT=$attempt
     touch "$logs/$name-started"
     rm -rf "$IN2_ENDINGS"
     mkdir -p "$IN2_ENDINGS"
-    "${launch[@]}" --label --open-mode=append --output="$logs/$name-node-%n.log" \
-        slurm/rank.sh "$python" "$@" &
+    "${launch[@]}" "${again[@]}" --job-name="$name-$attempt" --nodelist="$2" \
+        --nodes="${#on[@]}" --ntasks="$((${#on[@]} * tasks_per_node))" \
+        --ntasks-per-node="$tasks_per_node" \
+        --label --open-mode=append --output="$logs/$name-node-%n.log" \
+        slurm/rank.sh "$python" "${@:3}" &
     step=$!
     (
         trap '' TERM USR1
         tail --follow=name --retry --lines=0 --pid="$step" "$logs/$name-node-0.log" 2>/dev/null |
             sed --unbuffered --quiet 's/^ *0*0: //p'
     ) &
+    output=$!
+    end_soon "$step" "$name-$attempt" &
+    guard=$!
     await "$step" || code=$?
-    await $! || true
+    kill "$guard" 2>/dev/null || true
+    await "$output" || true
     return "$code"
-}
-
-ended_with() { compgen -G "$IN2_ENDINGS/*@$1" >/dev/null; }
-
-newest_checkpoint() {
-    find "$checkpoint_dir" -path '*/iter_*/complete.json' 2>/dev/null | sort | tail -n 1
-}
-
-# --- when a step ends early ----------------------------------------------------------------------
-
-# Requeues or ends the job after a step that failed; does not return.
-settle() {
-    local name=$1 code=$2
-    if [ -n "$stopping" ] || ended_with "$REQUEUE"; then
-        log "$name: stopped${stopping:+ by SIG$stopping}; newest checkpoint: $(newest_checkpoint)"
-    else
-        name_the_failure "$name" "$code"
-    fi
-    if ended_with "$BAD_INPUT"; then
-        refuse "$name: bad input: fix it and submit again; not requeued"
-    fi
-    requeue
-}
-
-# Ends or requeues a job whose plan or import has failed; does not return.
-settle_alone() {
-    local name=$1 code=$2
-    if [ "$code" -eq "$BAD_INPUT" ]; then
-        refuse "the $name found bad input: nothing was started, nothing is requeued"
-    elif [ -n "$stopping" ]; then
-        log "the $name was stopped by SIG$stopping"
-    elif [ "${SLURM_RESTART_COUNT:-0}" -ge "${IN2_MAX_REQUEUES:-3}" ]; then
-        log "the $name failed again: giving up (IN2_MAX_REQUEUES)" >&2
-        exit "$code"
-    fi
-    requeue
-}
-
-# Names the rank that ended first, shows its last lines, and names nodes that Slurm has lost.
-name_the_failure() {
-    local name=$1 code=$2 file rank number node ending hang
-    log "$name failed with exit code $code" >&2
-    hang=$(find "$checkpoint_dir/hangs" -name verdict.txt -newer "$logs/$name-started" \
-        2>/dev/null | tail -n 1) || true
-    if [ -n "$hang" ]; then
-        log "$(<"$hang")" >&2
-        return
-    fi
-    for file in "$IN2_ENDINGS"/*; do
-        [ -f "$file" ] || break
-        IFS=@ read -r _ rank number node ending <<<"${file##*/}"
-        if [ "$ending" -gt 128 ]; then
-            log "rank $rank on $node was killed by SIG$(kill -l $((ending - 128)))" >&2
-        else
-            log "rank $rank on $node ended first, with exit code $ending" >&2
-        fi
-        # A rank that could not run the check makes its node unfit; otherwise rank 0 lists them.
-        if [ "$name" = check ] && [ "$rank $ending" != "0 $SICK_NODES" ]; then
-            echo "$node" >>"$logs/sick-nodes"
-        fi
-        if [ "$rank" -ne 0 ]; then # rank 0's output is already in this log
-            grep "^ *0*$rank: " "$logs/$name-node-$number.log" | tail -n 10 >&2 || true
-        fi
-        break
-    done
-    report_lost_nodes "$SLURM_JOB_NODELIST" >&2
-}
-
-report_lost_nodes() {
-    sinfo --noheader --Node --nodes="$1" --states=down,drain,fail,no_respond \
-        --format='%N is %T: %E' | sort --unique | while read -r line; do log "lost: $line"; done || true
-}
-
-# Puts this job back in the queue, unless Slurm is already ending it; does not return.
-requeue() {
-    local state idle=0
-    trap '' TERM USR1 # the requeue sends TERM to this script and to the commands it runs
-    state=$(patiently squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T) || state=unknown
-    if [ "$state" != RUNNING ] && [ "$state" != unknown ]; then
-        log "Slurm has ended this start itself (state $state)"
-        exit "$REQUEUE"
-    fi
-    if [ -n "$logs" ]; then
-        if [ "$(newest_checkpoint)" = "$first_checkpoint" ]; then
-            idle=$(cat "$logs/idle" 2>/dev/null || true)
-            # A start that was stopped from outside says nothing about the run.
-            idle=$((${idle:-0} + $([ -n "$stopping" ] && echo 0 || echo 1)))
-        fi
-        echo "$idle" 2>/dev/null >"$logs/idle" || log "$logs/idle cannot be written"
-    fi
-    if [ "$idle" -gt "${IN2_MAX_REQUEUES:-3}" ]; then
-        log "no new checkpoint in $idle starts: giving up (IN2_MAX_REQUEUES)" >&2
-        exit 1
-    fi
-    require_other_nodes
-    log "requeueing"
-    scontrol requeue "$SLURM_JOB_ID" || { sleep 10 && scontrol requeue "$SLURM_JOB_ID"; } ||
-        log "Slurm does not requeue this job: submit it again"
-    # The list of excluded nodes can only be changed while the job is pending, as it is from here
-    # on; it cannot start again before this script has ended.
-    if [ -n "$logs" ] && [ -s "$logs/sick-nodes" ]; then exclude "$(paste --serial --delimiters=, "$logs/sick-nodes")"; fi
-    exit "$REQUEUE"
-}
-
-# Runs a command of Slurm until it succeeds: the controller may be down for a while.
-patiently() {
-    local try
-    for ((try = 1; try <= ${IN2_CONTROLLER_TRIES:-60}; try++)); do
-        if "$@"; then return 0; fi
-        sleep 10
-    done
-    return 1
-}
-
-# Ends the job if it must run on nodes that are unfit: with them excluded it would wait for ever.
-require_other_nodes() {
-    local node
-    [[ "$(scontrol show job --oneliner "$SLURM_JOB_ID")" =~ ReqNodeList=([^ \(]+) ]] || return 0
-    while read -r node; do
-        if scontrol show hostnames "${BASH_REMATCH[1]}" | grep --quiet --line-regexp "$node"; then
-            log "$node is unfit and --nodelist demands it: repair it or leave it out" >&2
-            exit 1
-        fi
-    done < <(sort --unique "$logs/sick-nodes" 2>/dev/null)
-}
-
-exclude() {
-    local all=$1
-    if [[ "$(scontrol show job --oneliner "$SLURM_JOB_ID")" =~ ExcNodeList=([^ \(]+) ]]; then
-        all="${BASH_REMATCH[1]},$1"
-    fi
-    log "excluding $1"
-    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$all" || log "Slurm did not exclude $1"
 }
 
 # --- the job -------------------------------------------------------------------------------------
 
-log "start $((${SLURM_RESTART_COUNT:-0} + 1)): $SLURM_NTASKS ranks on $SLURM_JOB_NODELIST"
+log "start $((${SLURM_RESTART_COUNT:-0} + 1)): $ranks ranks on $SLURM_JOB_NODELIST"
 
 # A base in Hugging Face's form is imported once; the run and its restarts then start from that.
 if [ -n "${IN2_BASE:-}" ] && [ ! -e "$init" ]; then
     log "importing $IN2_BASE"
-    run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" ||
-        settle_alone import $?
+    run_alone tools/convert_checkpoint.py hf-to-megatron --input="$IN2_BASE" --output="$init" &
+    await $! || settle_alone import $?
 fi
 
 # One process checks configuration, data and checkpoint, and prints what is left to do.
-plan=$(run_alone tools/cluster_check.py plan --world-size="$SLURM_NTASKS" "${options[@]}") ||
-    settle_alone plan $?
-read -r done_steps total_steps checkpoint_dir <<<"$plan"
+plan=$(mktemp)
+trap 'rm -f "$plan"' EXIT
+run_alone tools/cluster_check.py plan --world-size="$ranks" "${options[@]}" >"$plan" &
+await $! || settle_alone plan $?
+read -r done_steps total_steps checkpoint_dir <"$plan"
 if [ "$done_steps" -ge "$total_steps" ]; then
     log "the run is finished: step $done_steps of $total_steps is in $checkpoint_dir"
     exit 0
@@ -285,16 +173,30 @@ fi
 
 logs="$checkpoint_dir/slurm/$SLURM_JOB_ID"
 mkdir -p "$logs"
-first_checkpoint=$(newest_checkpoint)
+first_checkpoint=$(newest_checkpoint) # when the present start of the ranks began
+idle_here=0                           # starts in a row in this allocation without a new one
 if [ -f "$logs/nodes" ]; then report_lost_nodes "$(<"$logs/nodes")"; fi
 echo "$SLURM_JOB_NODELIST" >"$logs/nodes"
 rm -f "$logs/sick-nodes"
 log "step $done_steps of $total_steps is done; logs by node in $logs"
 
-run_ranks check tools/cluster_check.py nodes --nodes="$(IFS=, && echo "${nodes[*]}")" \
-    --sick-nodes="$logs/sick-nodes" ${IN2_CHECK_TIMEOUT:+--timeout="$IN2_CHECK_TIMEOUT"} \
-    "${options[@]}" || settle check $?
-[ -z "$stopping" ] || settle check "$REQUEUE"
+joined() { local IFS=, && echo "$*"; }
 
-run_ranks train tools/train.py "${options[@]}" || settle train $?
+# Checks all nodes, spare ones too, unless this is done; then trains. Returns 1 if the ranks are to
+# be started again.
+start_ranks() {
+    if [ -z "$checked" ]; then
+        run_ranks check "$(joined "${fit[@]}")" tools/cluster_check.py nodes \
+            --nodes="$(joined "${fit[@]}")" --world-size="$ranks" \
+            --sick-nodes="$logs/sick-nodes" ${IN2_CHECK_TIMEOUT:+--timeout="$IN2_CHECK_TIMEOUT"} \
+            "${options[@]}" || { settle check $? && return 1; }
+        checked=yes
+    fi
+    [ -z "$stopping" ] || settle check "$REQUEUE"
+    run_ranks train "$(joined "${fit[@]:0:node_count}")" tools/train.py "${options[@]}" ||
+        { settle train $? && return 1; }
+}
+
+checked=""
+until start_ranks; do :; done
 log "done"

@@ -21,7 +21,11 @@ export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL=$base
 export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-$(tokenizer_of "$base")}
 export IN2_SEQ_LENGTH=${IN2_SEQ_LENGTH:-32768}
 export IN2_VALIDATION_FRACTION=${IN2_VALIDATION_FRACTION:-0.002}
-export IN2_PROBE_TOKENS=${IN2_PROBE_TOKENS:-32000} IN2_PROBE_POSITIONS=${IN2_PROBE_POSITIONS:-0}
+export IN2_MAX_COST=${IN2_MAX_COST:-} IN2_SEED=${IN2_SEED:-1234} IN2_DESIGN=${IN2_DESIGN:-answer}
+export IN2_PROBE_TOKENS=${IN2_PROBE_TOKENS:-32000} IN2_PROBE_POSITIONS=${IN2_PROBE_POSITIONS:-100}
+export IN2_PROBE_TASKS=${IN2_PROBE_TASKS:-document code database association}
+export IN2_PROBE_FILLS=${IN2_PROBE_FILLS-0.25 0.5 0.75} # of the window, beside the whole
+export IN2_PROBE_BINS=${IN2_PROBE_BINS:-15} IN2_PROBE_BATCH=${IN2_PROBE_BATCH:-8}
 read -ra data_options <<<"${IN2_SBATCH_DATA:-}"
 read -ra model_options <<<"${IN2_SBATCH_MODEL:-}"
 read -ra train_options <<<"${IN2_SBATCH_TRAIN:-}"
@@ -49,6 +53,14 @@ stage() { # NAME AFTER FUNCTION OPTIONS-OF-SBATCH...
     submit "$1" "$2" "${@:4}" slurm/stage.sh "$3"
 }
 
+if [ -n "${IN2_PILOT:-}" ]; then # some questions only, to be read before the rest is paid for
+    export IN2_PILOT
+    pilot=$(stage pilot "" pilot "${data_options[@]}")
+    echo "pilot      job $pilot"
+    echo "it prints to $logs/pilot-$pilot.out; then submit without IN2_PILOT: its answers are kept"
+    exit 0
+fi
+
 shards=(--array="0-$((IN2_SHARDS - 1))")
 synthesis=$(stage synthesis "" synthesis "${shards[@]}" "${data_options[@]}")
 dataset=$(stage preprocessing "$synthesis" preprocessing "${shards[@]}" "${data_options[@]}")
@@ -59,7 +71,8 @@ import=$(stage import "" import "${model_options[@]}")
 export IN2_DATA="$IN2_HOME/data/in2" IN2_VALIDATION="$IN2_HOME/data/in2_valid"
 export IN2_INIT="$IN2_HOME/init" IN2_OUTPUT="$IN2_HOME/checkpoints"
 if is_checkpoint "$base"; then IN2_INIT=$base; fi
-training=$(submit training "$dataset:$import" "${train_options[@]}" slurm/film7b.sh "$@")
+training=$(submit training "$dataset:$import" "${train_options[@]}" slurm/film7b.sh \
+    --runtime.seed "$IN2_SEED" "$@")
 export=$(stage export "$training" export_model "${model_options[@]}")
 probing=$(stage probing "$export" probing "${model_options[@]}")
 

@@ -21,16 +21,28 @@ is_done() {
     if [ -e "$1" ]; then log "$1 exists: skipped"; else return 1; fi
 }
 
-synthesis() {
-    if [ "$IN2_SHARDS" -eq 1 ]; then
-        is_done "$samples/in2.jsonl" ||
-            tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
-                --tokenizer_model "$IN2_TOKENIZER"
-    else
-        is_done "$samples/in2.$number.jsonl" ||
-            tool synthesize_in2 --config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl" \
-                --tokenizer_model "$IN2_TOKENIZER" --shard "$shard" --num-shards "$IN2_SHARDS"
+# Runs synthesis for this task's shard. The money is divided evenly: each shard has its own journal.
+synthesize() {
+    local options=(--config "$IN2_SYNTHESIS" --output "$samples/in2.jsonl"
+        --tokenizer_model "$IN2_TOKENIZER" --seed "$IN2_SEED")
+    if [ "$IN2_SHARDS" -gt 1 ]; then
+        options+=(--shard "$shard" --num-shards "$IN2_SHARDS")
     fi
+    if [ -n "$IN2_MAX_COST" ]; then
+        options+=(--max-cost "$(awk "BEGIN { print $IN2_MAX_COST / $IN2_SHARDS }")")
+    fi
+    tool synthesize_in2 "${options[@]}" "$@"
+}
+
+synthesis() {
+    local output="$samples/in2.jsonl"
+    if [ "$IN2_SHARDS" -gt 1 ]; then output="$samples/in2.$number.jsonl"; fi
+    is_done "$output" || synthesize
+}
+
+# Asks the first questions of the first shard, one by one: a batch answers hours later.
+pilot() {
+    synthesize --writer openai --pilot "$IN2_PILOT"
 }
 
 preprocessing() {
@@ -42,6 +54,7 @@ preprocessing() {
     is_done "$output.json" ||
         tool preprocess_in2 --input "${inputs[@]}" --output-prefix "$output" \
             --tokenizer-model "$IN2_TOKENIZER" --seq-length "$IN2_SEQ_LENGTH" \
+            --design "$IN2_DESIGN" --seed "$IN2_SEED" \
             --validation-fraction "$IN2_VALIDATION_FRACTION" "${part[@]}"
 }
 
@@ -65,18 +78,58 @@ export_model() {
             --output "$IN2_HOME/huggingface"
 }
 
+# Every task whose pieces there are, over several fills of the window: curves with error bars over
+# the sets, a table of all tasks, a map of fill by position for each task, and a page of all of it.
 probing() {
-    local labels="$probes/document.jsonl" answers="$IN2_HOME/predictions/document.jsonl"
-    local pieces=${IN2_PIECES:-$IN2_HOME/pieces} score="$IN2_HOME/scores/document.json"
+    local pieces=${IN2_PIECES:-$IN2_HOME/pieces} scores="$IN2_HOME/scores" task
+    local full=() every=() answers=()
     is_done "$pieces" ||
         tool probe pieces --config "$IN2_SYNTHESIS" --output "$pieces"
-    is_done "$labels" ||
-        tool probe build --pieces "$pieces" --output "$probes" --tokenizer-model "$IN2_TOKENIZER" \
-            --template "$IN2_HOME/huggingface" \
-            --context-tokens "$IN2_PROBE_TOKENS" --positions "$IN2_PROBE_POSITIONS"
-    tool probe generate --model "$IN2_HOME/huggingface" --probes "$labels" --output "$answers"
-    tool probe score --labels "$labels" --predictions "$answers" --output "$score"
-    tool probe plot --reports "$score" --output "${score%.json}.png"
+    for task in $IN2_PROBE_TASKS; do
+        if [ -e "$pieces/$(pieces_of "$task")" ]; then
+            probe_task "$task" "$pieces"
+        else
+            log "$task is not probed: $pieces lacks $(pieces_of "$task"); the published pieces" \
+                "have it (IN2_PIECES)"
+        fi
+    done
+    tool probe compare --reports "${every[@]}" --output "$scores/table.md"
+    tool probe plot --reports "${full[@]}" --output "$scores/curves.png" --paper-averages
+    tool evaluate report --html "$scores/report.html" --reports "${every[@]}" --answers "${answers[@]}"
+}
+
+pieces_of() {
+    case $1 in
+        document | association) echo document_sentences.jsonl ;;
+        code) echo code_functions.jsonl ;;
+        database) echo database_entities.jsonl ;;
+        facts) echo facts.jsonl ;;
+        *) refuse "IN2_PROBE_TASKS names $1: use document, code, database, association or facts" ;;
+    esac
+}
+
+# Probes one task; adds to the lists of probing().
+probe_task() {
+    local task=$1 pieces=$2 labels name fills reports=()
+    read -ra fills <<<"$IN2_PROBE_FILLS"
+    is_done "$probes/$task.jsonl" ||
+        tool probe build --task "$task" --pieces "$pieces" --output "$probes" \
+            --tokenizer-model "$IN2_TOKENIZER" --template "$IN2_HOME/huggingface" \
+            --context-tokens "$IN2_PROBE_TOKENS" --positions "$IN2_PROBE_POSITIONS" \
+            --fills "${fills[@]}" 1
+    for labels in "$probes/$task"-fill-*.jsonl "$probes/$task.jsonl"; do
+        [ -e "$labels" ] || continue
+        name=$(basename "$labels" .jsonl)
+        tool probe generate --model "$IN2_HOME/huggingface" --probes "$labels" \
+            --batch-size "$IN2_PROBE_BATCH" --output "$IN2_HOME/predictions/$name.jsonl"
+        tool probe score --labels "$labels" --predictions "$IN2_HOME/predictions/$name.jsonl" \
+            --output "$scores/$name.json" --bins "$IN2_PROBE_BINS" --name "$(basename "$IN2_HOME")"
+        reports+=("$scores/$name.json")
+    done
+    tool probe plot --heat-map --reports "${reports[@]}" --output "$scores/$task-fills.png" ||
+        log "$task has no map: its fills have other positions; raise IN2_PROBE_POSITIONS"
+    every+=("${reports[@]}") full+=("$scores/$task.json")
+    answers+=("$probes/$task.jsonl" "$IN2_HOME/predictions/$task.jsonl")
 }
 
 log "$1${SLURM_ARRAY_TASK_ID:+, shard $number}"

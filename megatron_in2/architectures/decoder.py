@@ -138,8 +138,8 @@ class Decoder(Architecture):
         return {"add_qkv_bias": self.has_qkv_bias, "qk_layernorm": self.has_qk_norm}
 
     def extra_activations(self, config: ModelConfig) -> int:
-        heads = config.num_attention_heads + config.num_query_groups
-        return heads * config.head_dim if self.has_qk_norm else 0
+        # The keys' norm keeps a view of what is kept anyway.
+        return config.num_attention_heads * config.head_dim if self.has_qk_norm else 0
 
     def _layer_tensors(self, config: ModelConfig, layer: int) -> list[TensorMapping]:
         hidden, feed_forward = config.hidden_size, config.ffn_hidden_size

@@ -31,6 +31,7 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # without a heartbeat
 WATCH_SECONDS = 3 * HEARTBEAT_SECONDS  # before a lease that looks old is taken over
 _START_SECONDS = 1.0  # by which two readings of a process's start may differ
+_STARTS = 10_000  # more than one start of a job has starts of its ranks
 _FILE = ".owner-{number:06d}.json"
 _PATTERN = re.compile(r"\.owner-(\d{6,})\.json")
 
@@ -47,7 +48,7 @@ class Owner:
         machine: identity of the running kernel and of its process ids (containers have their own);
             process ids can be compared only where it is equal.
         job: the scheduler's number of the job; empty without one.
-        start: which start of the job it is; a scheduler ends one before it begins the next.
+        start: which start of the job, and of the ranks in it; one ends before the next begins.
         token: unique.
         released: whether it has ended its use of the folder.
     """
@@ -74,7 +75,8 @@ def this_process(environment: Mapping[str, str] = os.environ) -> Owner:
         started=psutil.Process().create_time(),
         machine=_machine(),
         job=environment.get("SLURM_JOB_ID", ""),
-        start=int(environment.get("SLURM_RESTART_COUNT", 0)),
+        start=_STARTS * int(environment.get("SLURM_RESTART_COUNT", 0))
+        + int(environment.get("IN2_ATTEMPT", 0)),
         token=uuid.uuid4().hex,
     )
 

@@ -22,6 +22,7 @@ _KNOWN = {
     "No space left on device": _FULL,
     "PytorchStreamWriter failed": _FULL,
     "unexpected pos": _FULL,
+    "iostream error": _FULL,  # of torch.save, which writes what all ranks share
     "Disk quota exceeded": ("the disk quota is used up", _SPACE),
     "File too large": ("a file is larger than allowed here", "raise the limit (ulimit -f)"),
     "results_queue should not be empty": _KILLED,

@@ -78,6 +78,7 @@ def _nodes_parser() -> CommandParser:
     parser = CommandParser("Check all nodes together.", TrainConfig)
     add = parser.add_argument
     add("--nodes", required=True, help="the job's nodes, with commas between")
+    add("--world-size", type=int, help="ranks of the run, where some of the job's are spare")
     add("--sick-nodes", type=Path, help="write unfit nodes here, one a line")
     add("--megabytes", type=int, default=64, help="size of the all-reduce, MiB")
     add("--timeout", type=float, help="seconds for every rank to come; default 300 and 1 a rank")
@@ -100,8 +101,9 @@ def _nodes(options: Any) -> int:
         timeout_seconds=options.timeout or MIN_TIMEOUT_SECONDS + rank.world_size,
         job=os.environ.get("SLURM_JOB_ID", ""),
     )
+    world_size = options.world_size or rank.world_size
     try:
-        line = check_cluster(checks, rank, lambda: check_run(config, rank.world_size))
+        line = check_cluster(checks, rank, lambda: check_run(config, world_size))
     except NodeFaultError as error:
         print(f"{called_as()}: error: {error}", file=sys.stderr)
         if options.sick_nodes and error.nodes and rank.index == 0:

@@ -8,6 +8,7 @@ Examples:
     %(prog)s report --scores scores/FILM-7B.json --base scores/Mistral.json \
         --output scores/report.md --html scores/report.html \
         --reports scores/FILM-7B/*.json --answers probes/code.jsonl predictions/code.jsonl
+    %(prog)s texts --output data/evaluation_texts.jsonl
     %(prog)s reproduce --film-repo ../FILM --output scores/reproduction.md
 
 "run" goes through lm-evaluation-harness and takes its data from the Hugging Face hub or --data;
@@ -21,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.commands.parser import (
     CommandParser,
     Subcommand,
@@ -43,6 +45,8 @@ from megatron_in2.evaluation.benchmarks.report import (
     benchmark_table,
     read_model_scores,
 )
+from megatron_in2.evaluation.benchmarks.suites import SUITES
+from megatron_in2.evaluation.benchmarks.texts import write_evaluation_texts
 from megatron_in2.evaluation.reproduction import reproduce, reproduction_table
 from megatron_in2.files import atomic_file
 
@@ -56,9 +60,15 @@ def _run_parser() -> CommandParser:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="checkpoint directory")
     known = list(BENCHMARKS)
-    add("--tasks", nargs="+", metavar=shown_choices(known), default=known, help="which")
+    add(
+        "--tasks",
+        nargs="+",
+        metavar=shown_choices([*known, *SUITES]),
+        default=known,
+        help="which; suites only by name",
+    )
     add("--output", type=Path, required=True, help="scores, JSON")
-    names = ("data", "limit", "batch_size", "template", "wording", "max_length")
+    names = ("data", "limit", "batch_size", "template", "wording", "lengths", "max_length")
     parser.add_options(HarnessConfig, *names)
     return parser
 
@@ -170,10 +180,33 @@ def _reproduce(options: Any) -> None:
     print(reproduction_table(entries, "terminal" if sys.stdout.isatty() else "none"), end="")
 
 
+def _texts_parser() -> CommandParser:
+    parser = CommandParser("Write the benchmarks' texts, to keep them out of training data.")
+    add = parser.add_argument
+    names = list(BENCHMARKS)
+    add("--tasks", nargs="+", metavar=shown_choices(names), default=names, help="which")
+    add("--data", type=Path, help="folder with NAME.jsonl instead of the hub")
+    add("--output", type=Path, required=True, help="JSON lines, for decontamination.paths")
+    return parser
+
+
+def _texts(options: Any) -> None:
+    for name in options.tasks:
+        if name not in BENCHMARKS:
+            raise wrong_choice(as_option("tasks", name), tuple(BENCHMARKS))
+    counts, missing = write_evaluation_texts(options.tasks, options.data, options.output)
+    for name, reason in missing.items():
+        print(f"not written: {name}: {reason}")
+    for name, count in counts.items():
+        print(f"{name:>18} {count:>8,} rows")
+    print(f"{options.output} is complete: name it in decontamination.paths")
+
+
 SUBCOMMANDS = {
     "run": Subcommand("run benchmarks through lm-evaluation-harness", _run_parser, _run),
     "score": Subcommand("score a file of predictions", _score_parser, _score),
     "report": Subcommand("one table with the paper's columns", _report_parser, _report),
+    "texts": Subcommand("the benchmarks' texts, for decontamination", _texts_parser, _texts),
     "reproduce": Subcommand("score the paper's predictions", _reproduce_parser, _reproduce),
 }
 

@@ -27,6 +27,7 @@ from megatron_in2.commands.parser import (
 )
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
+from megatron_in2.evaluation.probing.fill import fill_table, fullest
 from megatron_in2.evaluation.probing.published import PUBLISHED_DATASET, write_published_probes
 from megatron_in2.evaluation.probing.report import (
     as_table,
@@ -178,7 +179,10 @@ def _compare_parser() -> CommandParser:
 
 
 def _compare(options: Any) -> None:
-    table = comparison_table([read_probe_report(path) for path in options.reports])
+    reports = [read_probe_report(path) for path in options.reports]
+    table = comparison_table(fullest(reports))
+    if by_fill := fill_table(reports):
+        table += f"\n{by_fill}"
     with atomic_file(options.output) as stream:
         stream.write(table)
     print(table, end="")

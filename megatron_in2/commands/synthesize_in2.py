@@ -85,7 +85,7 @@ def _warn_of_contamination(config: SynthesisConfig) -> None:
     if not config.decontamination.paths and config.corpus.source != "python":
         print(
             "warning: decontamination.paths is empty: texts of your evaluation sets may get into "
-            "the samples; name the files that hold them",
+            "the samples; write them with: in2 evaluate texts --output FILE",
             file=sys.stderr,
         )
 

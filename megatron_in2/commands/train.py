@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.commands.start import command_line
 from megatron_in2.errors import InputError
+from megatron_in2.evaluation.probing.run_probes import read_probe_set
 from megatron_in2.parallel.imports import without_unused_imports
 from megatron_in2.parallel.launch import run_local_ranks
 from megatron_in2.parallel.rank import rank_from_environment
@@ -60,13 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     rank = rank_from_environment()
     inputs = check_run_of_rank(config, rank) if rank else check_run(config, options.nproc)
+    probes = read_probe_set(config, inputs)
     if rank is None:
         return run_local_ranks(_rank_command(arguments), options.nproc)
     # Imported here so that checking and starting ranks do without torch's seconds.
     with without_unused_imports():
         from megatron_in2.training.run import run_training
 
-    return run_training(config, inputs, rank)
+    return run_training(config, inputs, rank, probes)
 
 
 def _rank_command(arguments: Sequence[str] | None) -> list[str]:

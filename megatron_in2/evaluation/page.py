@@ -10,7 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks.report import BenchmarkRow, ModelScores, benchmark_rows
+from megatron_in2.evaluation.benchmarks.report import (
+    BenchmarkRow,
+    ModelScores,
+    benchmark_rows,
+    published_beside,
+)
 from megatron_in2.evaluation.lines import Line, prediction_text, read_pairs
 from megatron_in2.evaluation.paper import PROBING
 from megatron_in2.evaluation.probing.plot import plot_curves
@@ -104,6 +109,7 @@ def write_page(
     if not reports and scores is None and not answers:
         raise InputError("nothing to show: give --reports, --scores or --answers")
     loaded = [read_probe_report(path) for path in reports]
+    rows = benchmark_rows(scores, base) if scores else list[BenchmarkRow]()
     pages = Environment(
         loader=PackageLoader("megatron_in2.evaluation", "page_template"),
         autoescape=True,
@@ -113,9 +119,10 @@ def write_page(
     page = pages.get_template("page.html.j2").render(
         title=scores.model if scores else loaded[0].name if loaded else answers[0].task,
         curves=_curves(reports),
-        probing=_probing_rows(loaded),
+        probing=_probing_rows(loaded, base.model if base else ""),
         columns=[scores.model, base.model if base else None] if scores else [],
-        benchmarks=benchmark_rows(scores, base) if scores else list[BenchmarkRow](),
+        benchmarks=rows,
+        published=published_beside(rows),
         not_run=scores.not_run if scores else {},
         files=[
             {"task": each.task, "shown": len(each.shown), "total": each.total} for each in answers
@@ -136,15 +143,28 @@ def _curves(reports: list[Path]) -> str | None:
         return "data:image/svg+xml;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
-def _probing_rows(reports: list[ProbeReport]) -> list[dict[str, Any]]:
-    """Return a row for each report, its intervals in percent, with the paper's figures for it."""
+def _probing_rows(reports: list[ProbeReport], base: str) -> list[dict[str, Any]]:
+    """Return a row for each report, its intervals in percent, with the paper's figures for it.
+
+    ``change`` is the average less that of the model named ``base`` on the same task and fill.
+    """
+    averages = {
+        (report.task, report.fill): report.average for report in reports if report.name == base
+    }
+
+    def change(report: ProbeReport) -> float | None:
+        before = averages.get((report.task, report.fill))
+        return None if before is None or report.name == base else report.average - before
+
     return [
         {
             "name": report.name,
             "task": report.task,
             "tokens": report.context_tokens,
+            "fill": report.fill,
             "probes": report.probes,
             "average": 100 * report.average,
+            "change": None if (changed := change(report)) is None else 100 * changed,
             "average_interval": [100 * value for value in report.average_interval],
             "gap": 100 * report.gap,
             "worst": min(report.depths, key=lambda depth: depth.accuracy),

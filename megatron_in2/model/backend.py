@@ -9,13 +9,16 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.transformer.spec_utils import ModuleSpec
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_block import (
+    LayerNormImpl,
+    TransformerBlockSubmodules,
+)
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from packaging.version import Version
 
 from megatron_in2.errors import InputError
 from megatron_in2.model.attention import HeadAttention, PackedAttention
-from megatron_in2.model.head_layer import HeadLayer
+from megatron_in2.model.head_layer import HeadLayer, with_outputs_at_answers
 from megatron_in2.model.lean_layer import LeanLayer
 from megatron_in2.model.rms_norm import RMSNorm
 from megatron_in2.model.swiglu import swiglu
@@ -100,24 +103,39 @@ def require_fp8(fp8: str, backend: str) -> None:
 
 def block_spec(
     backend: str, num_layers: int, ends_in_head: bool, has_qk_norm: bool, recompute: str
-) -> ModuleSpec | TransformerBlockSubmodules:
-    """Return the layer spec from which ``GPTModel`` builds its decoder.
+) -> TransformerBlockSubmodules:
+    """Return the layers from which ``GPTModel`` builds its decoder.
 
     Args:
         backend: ``torch`` or ``transformer_engine``, as :func:`choose_backend` resolved it.
         num_layers: layers of this pipeline stage.
-        ends_in_head: the LM head follows and runs at answer positions only, so the torch backend's
-            last layer does too. Transformer Engine's runs everywhere.
+        ends_in_head: the LM head follows and runs at answer positions only, so the last layer does
+            too.
         has_qk_norm: each head's queries and keys are normalised (RMSNorm).
         recompute: none | selective | full.
     """
     if backend == "transformer_engine":
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=has_qk_norm)
+        return _fused_block_spec(num_layers, ends_in_head, has_qk_norm)
     layer = LeanLayer if recompute == "selective" else TransformerLayer
     layers = [_layer_spec(layer, PackedAttention, has_qk_norm)] * num_layers
     if ends_in_head:
         layers[-1] = _layer_spec(HeadLayer, HeadAttention, has_qk_norm)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def _fused_block_spec(
+    num_layers: int, ends_in_head: bool, has_qk_norm: bool
+) -> TransformerBlockSubmodules:
+    """Return Transformer Engine's layers, with the final norm that ``GPTModel`` would take."""
+    spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=has_qk_norm)
+    layers = [spec] * num_layers
+    if ends_in_head:
+        head = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=has_qk_norm)
+        head.module = HeadLayer
+        modules = head.submodules.self_attention.submodules
+        modules.core_attention = with_outputs_at_answers(modules.core_attention)
+        layers[-1] = head
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=LayerNormImpl)
 
 
 def _layer_spec(

@@ -47,7 +47,8 @@ def build_model(
         transformer_layer_spec=block_spec(
             backend,
             model.num_layers // parallel.pipeline,
-            ends_in_head=world.is_last_stage and logits == "answers",
+            # FP8 products need a multiple of 16 tokens, which answers are not.
+            ends_in_head=world.is_last_stage and logits == "answers" and not fp8,
             has_qk_norm=config.qk_layernorm,
             recompute=recompute,
         ),

@@ -1,6 +1,6 @@
 """A Megatron-Core ``GPTModel`` whose LM head runs at answer positions only.
 
-On the torch backend the last layer does too, see :mod:`megatron_in2.model.head_layer`.
+The last layer does too, see :mod:`megatron_in2.model.head_layer`.
 
 Shapes: T tokens of this context rank, N of them trained on, V/TP vocabulary columns of this rank.
 """
@@ -8,6 +8,7 @@ Shapes: T tokens of this context rank, N of them trained on, V/TP vocabulary col
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import (
     gather_from_sequence_parallel_region,
@@ -24,8 +25,9 @@ class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
 
     ``forward(..., labels, loss_mask)`` returns the float32 cross entropy, [N], of the tokens
     where ``loss_mask`` is 1, in local order. If there is none, it returns one element of weight
-    zero, so that every rank takes part in every collective. Without labels it returns all logits,
-    [1, T, V/TP].
+    zero, so that every rank takes part in every collective. Where the packing record says that the
+    model chooses, it returns the most likely token instead of each loss, int64 [N]. Without labels
+    it returns all logits, [1, T, V/TP].
     """
 
     def __init__(self, true_vocab_size: int, logits: str, **gpt_arguments: Any) -> None:
@@ -86,12 +88,14 @@ class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
         weight = 1.0 if len(answers) else 0.0
         positions = answers if len(answers) else answers.new_zeros(1)
         targets = labels.view(-1, 1)
-        if not self.has_answer_only_head:
+        if not self.has_answer_only_head and not packed_seq_params.chooses:
             return weight * self._losses(hidden_states, targets).index_select(0, positions)
         if self.has_head_layer and packed_seq_params.head_positions is not None:
             hidden_states = hidden_states[: len(positions)]  # selected by the layer, then padded
         else:
             hidden_states = hidden_states.index_select(0, positions)
+        if packed_seq_params.chooses:
+            return self._choices(hidden_states)
         return weight * self._losses(hidden_states, targets.index_select(0, positions))
 
     def _losses(self, hidden_states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -99,6 +103,21 @@ class AnswerGPTModel(GPTModel):  # type: ignore[misc] # upstream is untyped
         logits = self._logits(hidden_states).float()
         losses: torch.Tensor = vocab_parallel_cross_entropy(logits, targets)
         return losses.view(-1)
+
+    def _choices(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return the most likely token, the first of equal ones: [N, 1, hidden] -> int64 [N]."""
+        group = self.pg_collection.tp
+        tokens: torch.Tensor
+        values, tokens = self._logits(hidden_states).float().squeeze(1).max(dim=-1)
+        tokens = tokens + group.rank() * self.output_layer.output_size_per_partition
+        if group.size() == 1:
+            return tokens
+        of_ranks = [torch.empty_like(values) for _ in range(group.size())]
+        dist.all_gather(of_ranks, values, group=group)
+        best = torch.stack(of_ranks).max(dim=0).indices  # the first rank has the first tokens
+        chosen: torch.Tensor = tokens.where(best == group.rank(), tokens.new_zeros(()))
+        dist.all_reduce(chosen, group=group)
+        return chosen
 
     def _logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Apply the LM head: [N, 1, hidden] -> [N, 1, V/TP], padded columns at minus infinity."""

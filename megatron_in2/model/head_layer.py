@@ -1,8 +1,10 @@
-"""The torch backend's last layer: all of it but keys and values runs at answer positions only.
+"""The last layer: all of it but queries, keys and values runs at answer positions only.
 
 No later layer reads the last layer's outputs. At positions that predict no answer token, nothing
 needs the attention of its queries, its output projection or its feed-forward layer, which are 88 %
-of its matrices.
+of its matrices. On the torch backend the core attention takes the answers' queries alone
+(``HeadAttention``). Transformer Engine's kernels want whole samples, so there the attention runs
+everywhere and its outputs are selected (:func:`with_outputs_at_answers`).
 """
 
 from typing import Any
@@ -15,6 +17,27 @@ from megatron.core.tensor_parallel import (
 from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from megatron_in2.model.packed_row import PackedRow
+
+
+def with_outputs_at_answers(attention: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """Return a class of core attention that returns outputs at ``PackedRow.head_positions`` only.
+
+    Args:
+        attention: a core attention of Megatron-Core; the first dimension of its output is tokens.
+    """
+    return type(f"{attention.__name__}AtAnswers", (_OutputsAtAnswers, attention), {})
+
+
+class _OutputsAtAnswers:
+    def forward(
+        self, *inputs: Any, packed_seq_params: PackedRow | None = None, **options: Any
+    ) -> torch.Tensor:
+        output: torch.Tensor = super().forward(  # type: ignore[misc] # of the class beside it
+            *inputs, packed_seq_params=packed_seq_params, **options
+        )
+        if packed_seq_params is None or packed_seq_params.head_positions is None:
+            return output
+        return output.index_select(0, packed_seq_params.head_positions)
 
 
 class HeadLayer(TransformerLayer):  # type: ignore[misc] # upstream is untyped

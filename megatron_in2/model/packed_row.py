@@ -37,6 +37,7 @@ class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
         head_spans: the queries at these positions.
         rotation: of every token's queries and keys; None where Megatron-Core rotates them.
         query_rotation: of the queries, where they are fewer than the keys.
+        chooses: whether the model returns its choices at the answers instead of their losses.
     """
 
     spans: list[Span] = field(default_factory=list)
@@ -45,6 +46,7 @@ class PackedRow(PackedSeqParams):  # type: ignore[misc] # upstream is untyped
     head_spans: list[Span] = field(default_factory=list)
     rotation: Rotation | None = None
     query_rotation: Rotation | None = None
+    chooses: bool = False
 
     def of_head(self) -> "PackedRow":
         """Return the record for the LM head's queries only; ``cu_seqlens`` cannot describe them."""

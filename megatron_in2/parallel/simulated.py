@@ -31,9 +31,15 @@ StandIns = Mapping[Callable[..., Any], Callable[..., Any]]
 
 @dataclass
 class Placement:
-    """Where tensors are allocated right now: on the GPU, or in the host's memory."""
+    """Where tensors are allocated right now, and where existing ones are: GPU or host.
+
+    Args:
+        is_host: what is allocated now is the host's.
+        holds: whether a tensor on the meta device is the host's.
+    """
 
     is_host: bool = False
+    holds: Callable[[torch.Tensor], bool] = lambda tensor: False
 
     @contextlib.contextmanager
     def on_host(self) -> Iterator[None]:
@@ -57,8 +63,9 @@ class _CudaMeansMeta(TorchFunctionMode):
         super().__init__()
         self._placement = placement
         self._known: dict[Any, Callable[..., Any]] = {
-            torch.Tensor.is_cuda.__get__: lambda tensor: True,  # type: ignore[attr-defined]
-            torch.Tensor.device.__get__: _device,  # type: ignore[attr-defined]
+            torch.Tensor.is_cuda.__get__: self._is_cuda,  # type: ignore[attr-defined]
+            torch.Tensor.device.__get__: self._device,  # type: ignore[attr-defined]
+            torch.empty: self._empty,
             torch.Tensor.type: _type,
             torch.Tensor.cuda: _to_gpu,
             torch.Tensor.cpu: self._to_host,
@@ -103,6 +110,25 @@ class _CudaMeansMeta(TorchFunctionMode):
                 outputs, gradients, False, False, (), allow_unreachable=True, accumulate_grad=True
             )
 
+    def _is_cuda(self, tensor: torch.Tensor) -> bool:
+        return not self._placement.holds(tensor)
+
+    def _device(self, tensor: torch.Tensor) -> torch.device:
+        if tensor.device != META:
+            return tensor.device
+        return torch.device("cpu") if self._placement.holds(tensor) else CUDA
+
+    def _empty(self, *size: Any, device: Any = None, **options: Any) -> torch.Tensor:
+        """Give the host no memory either: an offloaded optimizer's buffers are large."""
+        dtype = options.get("dtype") or torch.get_default_dtype()
+        if is_cuda(device):
+            device = "cpu" if _is_index(options.get("dtype")) else META
+        elif str(device) == "cpu" and dtype.is_floating_point:
+            options.pop("pin_memory", None)
+            with self._placement.on_host():
+                return torch.empty(*size, device=META, **options)
+        return torch.empty(*size, device=device, **options)
+
     def _to_host(self, tensor: torch.Tensor, *unused: Any, **options: Any) -> torch.Tensor:
         if tensor.device != META:
             return tensor
@@ -125,10 +151,6 @@ class _CudaMeansMeta(TorchFunctionMode):
 
 def _is_index(dtype: torch.dtype | None) -> bool:
     return dtype is not None and not dtype.is_floating_point
-
-
-def _device(tensor: torch.Tensor) -> torch.device:
-    return CUDA if tensor.device == META else tensor.device
 
 
 def _type(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

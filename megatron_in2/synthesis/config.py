@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from megatron_in2.choices import require_choices
 from megatron_in2.errors import InputError
+from megatron_in2.synthesis.quality.config import CheckerConfig, QuestionConfig
 from megatron_in2.templates.load import BASE
 from megatron_in2.templates.wordings import WordingName
 from megatron_in2.tokenizers.load import MISTRAL_V1
@@ -18,7 +19,9 @@ CorpusText = Literal["prose", "code"]
 WriterName = Literal["extractive", "openai", "openai-batch"]
 Fillers = Literal["random", "hard"]
 InstructionWording = Literal["film", "chat"]
-LONG_KINDS = ("fine_grained", "integration")
+ClosedBookJudge = Literal["model", "f1"]
+PAPER_KINDS = ("fine_grained", "integration")  # of questions; ``short`` samples are of these, too
+LONG_KINDS = (*PAPER_KINDS, "multi_document")
 KINDS = (*LONG_KINDS, "short", "instruction")
 
 
@@ -120,13 +123,17 @@ class MixtureConfig:
         total: 0: the fields below are counts; else they are shares of this many samples.
         fine_grained: one segment is the evidence of a long context (paper: 1.1 M).
         integration: all segments of one document are the evidence (paper: 300 K).
-        short: questions of both types whose context is their original text (paper: 150 K).
+        multi_document: segments of two or three documents that mention the same name are the
+            evidence (paper: none).
+        short: questions of the paper's two types whose context is their original text (paper:
+            150 K).
         instruction: general chat data, see ``instructions`` (paper: 200 K of OpenOrca).
     """
 
     total: int = 0
     fine_grained: float = 1_100_000
     integration: float = 300_000
+    multi_document: float = 0
     short: float = 150_000
     instruction: float = 0
 
@@ -159,10 +166,10 @@ class MixtureConfig:
 
 
 def short_questions(counts: dict[str, int]) -> dict[str, int]:
-    """Divide the ``short`` samples among the long kinds, in proportion to their own counts."""
-    short, long = counts["short"], sum(counts[kind] for kind in LONG_KINDS)
+    """Divide the ``short`` samples among the paper's kinds, in proportion to their own counts."""
+    short, long = counts["short"], sum(counts[kind] for kind in PAPER_KINDS)
     integration = round(short * counts["integration"] / long) if long else 0
-    return {"fine_grained": short - integration, "integration": integration}
+    return {"fine_grained": short - integration, "integration": integration, "multi_document": 0}
 
 
 @dataclass(frozen=True)
@@ -207,8 +214,10 @@ class FilterConfig:
         citations: drop integration answers whose quotes are not in the cited pieces, or that
             cite fewer than two pieces; off where the prompt asks for no quotes.
         closed_book: ask the writer without the context; drop what it answers rightly.
-        closed_book_f1: token F1 with the answer from which on closed-book counts as right.
-        verify: ask the writer whether the evidence supports the answer; drop what it does not.
+        closed_book_judge: model (the checker says whether the reply is right) | f1 (free, and
+            mostly wrong: docs/synthesis.md has the measurement).
+        closed_book_f1: for f1: token F1 with the answer from which on a reply counts as right.
+        verify: ask the checker whether the evidence supports the answer; drop what it does not.
         stop_share: end a paid run when more than this share of the last 200 replies is dropped:
             the prompt is wrong then; 1 never ends it.
     """
@@ -218,6 +227,7 @@ class FilterConfig:
     duplicate_questions: bool = True
     citations: bool = True
     closed_book: bool = False
+    closed_book_judge: ClosedBookJudge = "model"
     closed_book_f1: float = 0.6
     verify: bool = False
     stop_share: float = 0.6
@@ -302,7 +312,9 @@ class SynthesisConfig:
     composition: CompositionConfig = field(default_factory=CompositionConfig)
     mixture: MixtureConfig = field(default_factory=MixtureConfig)
     instructions: InstructionsConfig = field(default_factory=InstructionsConfig)
+    questions: QuestionConfig = field(default_factory=QuestionConfig)
     filters: FilterConfig = field(default_factory=FilterConfig)
+    checker: CheckerConfig = field(default_factory=CheckerConfig)
     openai: OpenAIConfig = field(default_factory=OpenAIConfig)
     writer: WriterName = "extractive"
     tokenizer_model: str = MISTRAL_V1
@@ -323,6 +335,11 @@ class SynthesisConfig:
             raise InputError("mixture: all kinds are 0, nothing is made: ask for a sample")
         if self.corpus.source == "files" and not self.corpus.paths:
             raise InputError("corpus.paths is empty: name at least one file")
+        if self.questions.low_overlap and self.writer == "extractive":
+            raise InputError(
+                f"questions.low_overlap={self.questions.low_overlap:g}: writer=extractive cannot "
+                "reword questions: use openai or openai-batch"
+            )
         instructions = self.instructions
         if self.mixture.instruction and instructions.source == "files" and not instructions.paths:
             raise InputError("instructions.paths is empty: name at least one file")
@@ -346,6 +363,8 @@ class SynthesisConfig:
             ("openai.batch_requests", openai.batch_requests),
             ("openai.batch_bytes", openai.batch_bytes),
             ("openai.batches_at_once", openai.batches_at_once),
+            ("questions.low_overlap_tries", self.questions.low_overlap_tries),
+            ("checker.max_answer_tokens", self.checker.max_answer_tokens),
         ):
             if value < 1:
                 raise InputError(f"{name}={value}: must be 1 or more")
@@ -360,6 +379,7 @@ class SynthesisConfig:
             ("near_duplicates.threshold", self.near_duplicates.threshold),
             ("filters.closed_book_f1", self.filters.closed_book_f1),
             ("filters.stop_share", self.filters.stop_share),
+            ("questions.low_overlap", self.questions.low_overlap),
         ):
             if not 0 <= share <= 1:
                 raise InputError(f"{name}={share:g}: must be from 0 to 1")
@@ -373,6 +393,7 @@ class SynthesisConfig:
             ("filters.max_copied_words", self.filters.max_copied_words),
             ("openai.first_backoff_seconds", openai.first_backoff_seconds),
             ("openai.temperature", openai.temperature or 0.0),
+            ("checker.temperature", self.checker.temperature or 0.0),
             ("composition.shared_run", composition.shared_run),
         ):
             if amount < 0:

@@ -11,7 +11,7 @@ from megatron_in2.synthesis.llm.journal.journal import Journal, JournalSummary
 from megatron_in2.synthesis.llm.prompts import load_prompts
 from megatron_in2.synthesis.llm.requests import RequestMaker
 from megatron_in2.synthesis.llm.spending import Price, Usage, load_price
-from megatron_in2.synthesis.llm.writer import evidence_text, question_request
+from megatron_in2.synthesis.llm.writer import checking_config, evidence_text, question_request
 from megatron_in2.synthesis.pipeline import RunOptions, journal_path, only_run, prepare
 from megatron_in2.synthesis.questions.evidence import EvidenceWalk
 from megatron_in2.synthesis.questions.writer import Evidence
@@ -47,6 +47,10 @@ def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> 
     batch = config.writer == "openai-batch"
     openai = config.openai
     price = load_price(openai.model, openai.prices, batch, openai.base_url)
+    checking = checking_config(openai, config.checker)
+    check_price = price
+    if checking is not None:
+        check_price = load_price(checking.model, checking.prices, False, checking.base_url)
     with only_run(output):
         store = build_store(config, options.shard, tokenizer, output, options.workers)
         so_far = _so_far(journal_path(output))
@@ -55,7 +59,7 @@ def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> 
             answer_tokens = round(so_far.completion_tokens / so_far.answers)
         requests_of = RequestMaker(config.openai, load_prompts(config.openai.prompts), tokenizer)
         walk = EvidenceWalk(store, config.composition.max_tokens, config.seed)
-        requests, prompt_tokens = 0, 0
+        written, checks = _Calls(), _Calls()
         parts = {
             kind: options.shard.part_of(count) for kind, count in config.mixture.counts().items()
         }
@@ -64,25 +68,66 @@ def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> 
             usable = (each for each in walk.candidates(kind) if isinstance(each, Evidence))
             sampled = list(itertools.islice(usable, min(wanted, SAMPLED_PROMPTS)))
             if sampled:
-                counts = [_prompt_tokens(config, requests_of, evidence) for evidence in sampled]
-                prompt_tokens += round(sum(map(sum, counts)) * wanted / len(sampled))
-                requests += len(counts[0]) * wanted
-    total_answers = requests * answer_tokens
-    cost = price.cost(Usage(prompt_tokens, total_answers))
-    return Estimate(requests, prompt_tokens, total_answers, cost, price, so_far)
+                weight = wanted / len(sampled)
+                for evidence in sampled:
+                    _count_writing(config, requests_of, evidence, weight, written)
+                    _count_checks(config, requests_of, evidence, weight, checks)
+    cost = price.cost(written.usage(answer_tokens)) + check_price.cost(checks.usage(answer_tokens))
+    requests = written.requests + checks.requests
+    usage = _Calls(requests, written.prompt_tokens + checks.prompt_tokens).usage(answer_tokens)
+    return Estimate(
+        round(requests), usage.prompt_tokens, usage.completion_tokens, cost, price, so_far
+    )
 
 
-def _prompt_tokens(
-    config: SynthesisConfig, requests: RequestMaker, evidence: Evidence
-) -> list[int]:
-    """Return the prompt tokens of each request that one piece of evidence takes."""
-    counts = [question_request(requests, evidence).count_tokens()]
+@dataclass
+class _Calls:
+    """Requests to one model, and the tokens of their prompts."""
+
+    requests: float = 0.0
+    prompt_tokens: float = 0.0
+
+    def add(self, weight: float, tokens: int) -> None:
+        self.requests += weight
+        self.prompt_tokens += weight * tokens
+
+    def usage(self, answer_tokens: int) -> Usage:
+        return Usage(round(self.prompt_tokens), round(self.requests) * answer_tokens)
+
+
+def _count_writing(
+    config: SynthesisConfig,
+    requests: RequestMaker,
+    evidence: Evidence,
+    weight: float,
+    calls: _Calls,
+) -> None:
+    """Count what one piece of evidence, ``weight`` times, takes of the model that writes."""
+    calls.add(weight, question_request(requests, evidence).count_tokens())
+    if share := config.questions.low_overlap:
+        text = evidence_text(evidence)
+        request = requests.make("reword", context=text, question="", answer="", words="")
+        calls.add(weight * share, request.count_tokens() + QUESTION_TOKENS)
     if config.filters.closed_book:
-        counts.append(requests.make("closed_book", question="").count_tokens() + QUESTION_TOKENS)
-    if config.filters.verify:
-        checked = requests.make("verify", context=evidence_text(evidence), question="", answer="")
-        counts.append(checked.count_tokens() + config.openai.expected_answer_tokens)
-    return counts
+        tokens = requests.make("closed_book", question="").count_tokens() + QUESTION_TOKENS
+        calls.add(weight, tokens)
+
+
+def _count_checks(
+    config: SynthesisConfig,
+    requests: RequestMaker,
+    evidence: Evidence,
+    weight: float,
+    calls: _Calls,
+) -> None:
+    """Count what one piece of evidence, ``weight`` times, takes of the model that checks."""
+    filters, answer_tokens = config.filters, config.openai.expected_answer_tokens
+    if filters.closed_book and filters.closed_book_judge == "model":
+        request = requests.make("judge", question="", answer="", guess="")
+        calls.add(weight, request.count_tokens() + QUESTION_TOKENS + 2 * answer_tokens)
+    if filters.verify:
+        request = requests.make("verify", context=evidence_text(evidence), question="", answer="")
+        calls.add(weight, request.count_tokens() + answer_tokens)
 
 
 def _so_far(path: Path) -> JournalSummary | None:

@@ -35,7 +35,7 @@ class PilotKind:
     """What became of the questions of one kind.
 
     Args:
-        kind: fine_grained | integration.
+        kind: fine_grained | integration | multi_document.
         asked: questions asked.
         accepted: those that passed all filters.
         dropped: the others by reason.
@@ -85,7 +85,10 @@ def run_pilot(config: SynthesisConfig, output: Path, options: RunOptions, count:
     filters = replace(config.filters, stop_share=1.0)  # a pilot shows what is dropped, to its end
     with only_run(output):
         writer = build_writer(config, tokenizer, output, options.max_cost)
-        with QuestionStage(writer, filters) as stage, listed_rejects(output) as rejects:
+        with (
+            QuestionStage(writer, filters, config.questions) as stage,
+            listed_rejects(output) as rejects,
+        ):
             store = build_store(config, options.shard, tokenizer, output, options.workers)
             kinds, spent = [], writer.used_cost()
             for kind, wanted in shares.items():

@@ -88,7 +88,7 @@ def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None
     with only_run(output):
         # Made first: a missing key or price is known before the corpus is read.
         writer = build_writer(config, tokenizer, output, options.max_cost)
-        with QuestionStage(writer, config.filters) as questions:
+        with QuestionStage(writer, config.filters, config.questions) as questions:
             store = build_store(config, options.shard, tokenizer, output, options.workers)
             report = SynthesisReport(config.composition)
             with atomic_file(output) as stream, listed_rejects(output) as rejects:
@@ -129,7 +129,9 @@ def build_writer(
         return ExtractiveWriter(config.seed)
     batch = config.writer == "openai-batch"
     journal = journal_path(output)
-    return build_language_model_writer(config.openai, batch, tokenizer, journal, max_cost)
+    return build_language_model_writer(
+        config.openai, batch, tokenizer, journal, max_cost, config.checker
+    )
 
 
 def journal_path(output: Path) -> Path:
@@ -225,7 +227,8 @@ class _SynthesisRun:
             InputError: the corpus or the instruction data is too small for the number asked for.
         """
         for kind in LONG_KINDS:  # known before the first question is paid for
-            self._require_all(kind, self._walk.count(kind))
+            if self._questions(kind):
+                self._require_all(kind, self._walk.count(kind))
         composition = self._config.composition
         prefix = f".{self._store.path.name}.hard.partial-"  # cleared by the next run, too
         with TemporaryDirectory(prefix=prefix, dir=self._store.path.parent) as folder:

@@ -134,6 +134,10 @@ class LoggingConfig:
             interval; ``metrics.jsonl`` has every step.
         validation_interval_steps: validate at this interval, at step 0 and at the end.
         validation_rows: rows of one validation; 0 takes all.
+        probe: probes that in2 probe build wrote, JSON lines; empty for none. The model generates
+            answers to them during the run: accuracy by evidence position.
+        probe_interval_steps: answer them at this interval, at step 0 and at the end.
+        probe_new_tokens: longest generated answer in tokens.
         tensorboard: write TensorBoard events to the checkpoint folder.
         wandb_project: also log to this Weights & Biases project; empty for none. Needs the package
             wandb.
@@ -146,6 +150,9 @@ class LoggingConfig:
     interval_steps: int = 10
     validation_interval_steps: int = 100
     validation_rows: int = 0
+    probe: str = ""
+    probe_interval_steps: int = 100
+    probe_new_tokens: int = 32
     tensorboard: bool = True
     wandb_project: str = ""
     straggler_threshold: float = 0.1
@@ -161,8 +168,8 @@ class RuntimeConfig:
         dtype: float32, or bfloat16 with float32 master weights and gradient reduction.
         backend: implementation of the layers: auto | torch | transformer_engine. auto takes
             transformer_engine where it can run.
-        logits: answers (the LM head, and the torch backend's last layer, run at answer positions
-            only) | all (at every position, for comparison).
+        logits: answers (the LM head and the last layer run at answer positions only; with fp8 the
+            head alone) | all (at every position, for comparison).
         seed: of random initial weights and of the order of rows.
         init_std: standard deviation of randomly initialised matrices.
         fp8: matrix products of the layers in FP8, with the transformer_engine backend: hybrid
@@ -347,6 +354,12 @@ _RANGES: dict[tuple[str, str], tuple[Callable[[float], bool], str]] = {
 _COUNTS = {
     "schedule": {"epochs": 1, "steps": 0, "exit_after_steps": 0},
     "checkpoint": {"interval_steps": 1, "keep_last": 0, "keep_every_steps": 0},
-    "logging": {"interval_steps": 1, "validation_interval_steps": 1, "validation_rows": 0},
+    "logging": {
+        "interval_steps": 1,
+        "validation_interval_steps": 1,
+        "validation_rows": 0,
+        "probe_interval_steps": 1,
+        "probe_new_tokens": 1,
+    },
     "runtime": {"stop_after_skipped": 1},
 }

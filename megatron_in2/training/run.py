@@ -22,6 +22,7 @@ from megatron_in2.training.callbacks.checkpointing import Checkpointing
 from megatron_in2.training.callbacks.loss_watch import LossWatch
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
 from megatron_in2.training.callbacks.mixture import LumpyDataWarning
+from megatron_in2.training.callbacks.probe_accuracy import ProbeAccuracy
 from megatron_in2.training.callbacks.profiler import Profiler
 from megatron_in2.training.callbacks.rehearsal import Rehearsal, is_rehearsed
 from megatron_in2.training.callbacks.step_report import StepReport
@@ -35,6 +36,7 @@ from megatron_in2.training.checks.preflight import RunInputs
 from megatron_in2.training.checks.rank_errors import failures_in_one_line, said_by_one_rank
 from megatron_in2.training.checks.start_step import start_from_sound_step
 from megatron_in2.training.config import TrainConfig, parse_range
+from megatron_in2.training.generation.probe_set import ProbeSet
 from megatron_in2.training.pulse import Pulse
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.fullest_row import most_trained_tokens
@@ -43,8 +45,16 @@ from megatron_in2.training.trainer import fit
 MIN_TIMEOUT_MINUTES = 30.0
 
 
-def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
+def run_training(
+    config: TrainConfig, inputs: RunInputs, rank: Rank, probes: ProbeSet | None = None
+) -> int:
     """Train as one rank of the world.
+
+    Args:
+        config: of the run.
+        inputs: checked.
+        rank: this process.
+        probes: answered during the run, the same on every rank.
 
     Returns:
         The exit code: 0; 75 where a signal ended the run early and it is saved.
@@ -72,7 +82,7 @@ def run_training(config: TrainConfig, inputs: RunInputs, rank: Rank) -> int:
                     print(f"NOTE {note}", flush=True)
             state = build_training_state(config, inputs, world, pulse)
             with _saver(config, inputs, pulse) as saver:
-                fit(state, _callbacks(state, inputs, log, stop, saver))
+                fit(state, _callbacks(state, inputs, log, stop, saver, probes))
         ignore_stop_signals()  # everything is saved
         if log is not None:
             log.close()
@@ -105,6 +115,7 @@ def _callbacks(
     log: MetricsLog | None,
     stop: StopOnSignal,
     saver: CheckpointSaver,
+    probes: ProbeSet | None,
 ) -> list[Callback]:
     """Return the run's callbacks, in the order in which their hooks are called."""
     config, world = state.config, state.world
@@ -128,6 +139,8 @@ def _callbacks(
         callbacks.append(Profiler(folder, steps))
     callbacks.append(StepReport(log, logging, _peak_flops(config, world)))
     callbacks += [Validation(name, data, log, logging) for name, data in held_out.items()]
+    if probes is not None:
+        callbacks.append(ProbeAccuracy(probes, log, logging, folder))
     return [*callbacks, Checkpointing(saver, inputs.tokenizer)]
 
 

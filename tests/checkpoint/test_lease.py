@@ -91,6 +91,16 @@ def test_a_requeued_job_takes_over_from_its_former_start_only(tmp_path: Path) ->
     held.release()
 
 
+def test_each_start_of_the_ranks_in_a_job_comes_after_the_one_before() -> None:
+    starts = [
+        this_process({"SLURM_RESTART_COUNT": restarts, "IN2_ATTEMPT": attempt}).start
+        for restarts in ("0", "1")
+        for attempt in ("0", "1", "12")
+    ]
+    assert starts == sorted(set(starts))
+    assert this_process({}).start == starts[0]
+
+
 def test_a_live_owner_keeps_its_lease_when_the_clock_jumps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from megatron_in2.checkpoint.folder import complete_steps
 from megatron_in2.checkpoint.save_errors import explained
@@ -49,6 +51,20 @@ def test_what_was_written_goes_and_whole_steps_stay(tmp_path: Path) -> None:
     gone = r"the disk is full: free some, .*; none exists yet"
     with pytest.raises(InputError, match=gone), explained(step):
         raise OSError(errno.ENOSPC, "No space left on device")
+    assert not step.exists()
+
+
+@pytest.mark.parametrize("limit", [0, 200, 4096])
+def test_a_file_of_torch_that_cannot_grow_is_a_full_disk(limit: int, tmp_path: Path) -> None:
+    step = tmp_path / "iter_0000003"
+    step.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with pytest.raises(InputError, match="iter_0000003 could not be saved: "), explained(step):
+            torch.save({"weights": torch.zeros(10_000 if limit else 1)}, step / "common.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not step.exists()
 
 

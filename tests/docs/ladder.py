@@ -87,6 +87,7 @@ def rung(name: str) -> Rung:
     counts, prompts = config.mixture.counts(), load_prompts(config.openai.prompts)
     tokenizer, composition = load_tokenizer("mistral-v1"), config.composition
     asked = {kind: counts[kind] + n for kind, n in short_questions(counts).items()}
+    asked = {kind: n for kind, n in asked.items() if n}
     evidence = {"fine_grained": SEGMENT_TOKENS, "integration": DOCUMENT_TOKENS}
     instructions = sum(n * len(tokenizer.encode(prompts.text(kind))) for kind, n in asked.items())
     prompt_tokens = instructions + sum(

@@ -26,7 +26,7 @@ SOURCE_FILE = re.compile(r"\.(py|yaml|txt|sh)$")
 # Options of sbatch, cp, pip, apptainer, lm_eval and torchfrtrace, which the pages name too.
 FOREIGN_OPTIONS = {
     "--dependency", "--distribution", "--gpus-per-node", "--metadata", "--no-build-isolation",
-    "--no-requeue", "--nodelist", "--nodes",
+    "--no-kill", "--no-requeue", "--nodelist", "--nodes",
     "--ntasks-per-node", "--nv", "--prefix", "--reflink", "--signal", "--tasks", "--time",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BenchmarkScore
 from megatron_in2.evaluation.benchmarks.report import ModelScores
 from megatron_in2.evaluation.page import MOST_ANSWERS, read_answers, write_page
-from megatron_in2.evaluation.probing.report import write_probe_report
+from megatron_in2.evaluation.probing.report import read_probe_report, write_probe_report
 from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 
 HOSTILE = "</script><script>document.title = 'broken'</script> & <b>bold</b>"
@@ -35,6 +36,7 @@ def probes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             "units": UNITS,
             "task": "code",
             "context_tokens": 900,
+            "fill": 0.5,
         }
         for place in range(UNITS)
     ]
@@ -54,7 +56,10 @@ def page(probes: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
     write_probe_report(score_predictions(*probes, Grouping(span=20)), report)
     mine = ModelScores("mine", {"csqa": BenchmarkScore(70, 9)}, {"mmlu": HOSTILE})
     base = ModelScores("base", {"csqa": BenchmarkScore(75, 9)})
-    write_page(folder / "page.html", [report], mine, base, [read_answers(*probes)])
+    of_base = replace(read_probe_report(report), name="base", average=0.9)
+    write_probe_report(of_base, folder / "base.json")
+    reports = [report, folder / "base.json"]
+    write_page(folder / "page.html", reports, mine, base, [read_answers(*probes)])
     return folder / "page.html"
 
 
@@ -63,6 +68,8 @@ def test_tables_and_escaping(page: Path) -> None:
     assert "<title>mine: evaluation</title>" in text
     assert '<span class="drop">-5.0</span>' in text
     assert "<span >+5.3</span>" in text  # the paper's change
+    assert '<span class="drop">-23.9</span>' in text  # probing: 66.1 beside the base's 90
+    assert "900 (50 % full)" in text
     assert "FILM-7B 83.3" in text
     assert HOSTILE not in text
     assert text.count("<script") == 2  # ours: the answers, and what shows them

@@ -1,10 +1,16 @@
 """The model against itself: answers only, no influence between samples, no padded logits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_layer import TransformerLayer
 
 from megatron_in2.architectures.registry import parameter_count
+from megatron_in2.model import backend, build
+from megatron_in2.model.attention import PackedAttention
 from megatron_in2.model.build import build_model
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.model.initialisation import initialise_weights
@@ -70,10 +76,24 @@ def test_answer_only_losses_are_those_of_full_logits(
         assert_close_gradients(name, gradients[name], parameter.grad, 1e-5)
 
 
-@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def _on_torch_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build the transformer_engine backend's block, with the torch backend's modules in it."""
+
+    def layer(qk_layernorm: bool) -> ModuleSpec:
+        return backend._layer_spec(TransformerLayer, PackedAttention, qk_layernorm)
+
+    monkeypatch.setattr(backend, "get_gpt_layer_with_transformer_engine_spec", layer)
+    fused = partial(backend.block_spec, "transformer_engine")
+    monkeypatch.setattr(build, "block_spec", lambda name, *others, **named: fused(*others, **named))
+
+
+@pytest.mark.parametrize("recompute", ["none", "selective", "full", "fused"])
 def test_the_last_layer_runs_at_answers_only(
-    world: World, generator: torch.Generator, recompute: str
+    world: World, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch, recompute: str
 ) -> None:
+    if recompute == "fused":
+        _on_torch_modules(monkeypatch)
+        recompute = "none"
     model = build_model(TINY, ParallelConfig(), world, torch.float32, recompute)
     initialise_weights(model, TINY, seed=3, init_std=0.02)
     tokens, labels, mask = _random_row(generator)

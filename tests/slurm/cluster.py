@@ -4,6 +4,7 @@ Controller, node daemons and munge are the distribution's own. Every virtual nod
 of its own; all share this machine's host name, so nodes are told apart by ``SLURMD_NODENAME``.
 """
 
+import contextlib
 import os
 import pwd
 import random
@@ -113,6 +114,11 @@ class SlurmCluster:
     def node_names(self) -> list[str]:
         return [f"node{number:02d}" for number in range(1, self.nodes + 1)]
 
+    @property
+    def lost_nodes(self) -> list[str]:
+        """Nodes that were killed and not started again."""
+        return [node for node in self.node_names if node not in self._daemons]
+
     def start_controller(self) -> None:
         """Start the controller; it remembers the jobs of the one before."""
         self._start("slurmctld", "-D", "-f", str(self.config))
@@ -129,13 +135,18 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """Take a node away as a power cut does: its daemon, its step managers, its ranks."""
-        doomed = [
+        ranks = [
             process
             for process in self.processes()
-            if node in (process.environ().get("SLURMD_NODENAME"), _step_manager_node(process))
+            if process.environ().get("SLURMD_NODENAME") == node
         ]
-        for process in [*doomed, psutil.Process(self._daemons[node].pid)]:
-            process.kill()
+        doomed = {
+            parent for rank in ranks if (parent := rank.parent()) and parent.name() == "slurmstepd"
+        }
+        # Those first that would report the end of the others.
+        for process in [psutil.Process(self._daemons[node].pid), *doomed, *ranks]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._daemons.pop(node).wait()
 
     def run(self, *command: str, check: bool = True, **environment: str) -> str:
@@ -218,15 +229,6 @@ class SlurmCluster:
             except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
         return [process for process in found if process.pid not in daemons]
-
-
-def _step_manager_node(process: psutil.Process) -> str | None:
-    """The node whose ``slurmd`` started this ``slurmstepd``."""
-    if process.name() != "slurmstepd":
-        return None
-    parent = process.parent()
-    words = parent.cmdline() if parent else []
-    return words[words.index("-N") + 1] if "-N" in words else None
 
 
 def _path() -> str:

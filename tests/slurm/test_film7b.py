@@ -218,9 +218,10 @@ def test_a_killed_rank_is_named_and_the_run_continues(
     _wait_for_step(job, folder, 11)
     (rank,) = _ranks(job, "node03")
     rank.kill()
-    job.cluster.wait_for(lambda: job.restarts == 1, f"the requeue\n{job.log}", seconds=60)
-    assert "rank 2 on node03 was killed by SIGKILL" in job.log
     assert job.finish() == "COMPLETED 0:0", job.log
+    assert "rank 2 on node03 was killed by SIGKILL" in job.log
+    assert "the ranks start again in this allocation, on node01 node02 node03 node04" in job.log
+    assert job.restarts == 0
     assert_same_losses(folder, uninterrupted)
 
 
@@ -246,6 +247,33 @@ def test_a_lost_node_is_replaced(
         assert_same_losses(folder, uninterrupted)
     finally:
         cluster.start_node(lost)
+
+
+@pytest.mark.slow
+def test_a_spare_node_takes_the_place_of_a_lost_one(
+    cluster: SlurmCluster,
+    submit: Submit,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    uninterrupted: dict[int, dict],
+) -> None:
+    folder = tmp_path / "run"
+    # Otherwise Slurm requeues the job as soon as it takes the node for lost (here after 20 s).
+    options = {"sbatch": ("--no-kill",), "IN2_NODES": 4}
+    job = submit(5, *LONG, IN2_CONFIG=write_config(folder), **options)
+    _wait_for_step(job, folder, 11)
+    nodes = cluster.run("scontrol", "show", "hostnames", job.fields["NodeList"]).split()
+    try:
+        cluster.kill_node(nodes[2])
+        assert job.finish() == "COMPLETED 0:0", job.log
+        assert "5 nodes, 5 ranks, all alike" in job.log  # the spare one is checked too
+        assert f"lost: {nodes[2]} does not answer" in job.log
+        left = " ".join(node for node in nodes if node != nodes[2])
+        assert f"the ranks start again in this allocation, on {left}" in job.log
+        assert job.restarts == 0
+        assert_same_losses(folder, uninterrupted)
+    finally:
+        cluster.start_node(nodes[2])
 
 
 @pytest.mark.slow
@@ -279,11 +307,13 @@ def test_a_crash_loop_ends(submit: Submit, tmp_path: Path, write_config: WriteCo
     broken.write_text(f'#!/bin/bash\n[[ $1 = *train.py ]] && exit 9\nexec {sys.executable} "$@"\n')
     broken.chmod(0o755)
     config = write_config(tmp_path / "run")
-    job = submit(1, "--data.validation=", IN2_CONFIG=config, IN2_PYTHON=broken, IN2_MAX_REQUEUES=1)
+    job = submit(1, "--data.validation=", IN2_CONFIG=config, IN2_PYTHON=broken, IN2_MAX_REQUEUES=2)
     assert job.finish() == "FAILED 1:0", job.log
+    # Once more in the same allocation, then in another one.
+    assert job.log.count("the ranks start again in this allocation, on node") == 1
     assert job.restarts == 1
     assert "rank 0 on node01 ended first, with exit code 9" in job.log
-    assert "no new checkpoint in 2 starts: giving up" in job.log
+    assert "no new checkpoint in 3 starts: giving up" in job.log
 
 
 @pytest.mark.slow
@@ -305,7 +335,7 @@ def test_a_hung_rank_is_named_and_its_node_left_out(
 
 
 @pytest.mark.slow
-def test_a_controller_that_is_down_only_delays_the_requeue(
+def test_a_controller_that_is_down_only_delays_the_restart(
     cluster: SlurmCluster,
     submit: Submit,
     tmp_path: Path,
@@ -325,7 +355,7 @@ def test_a_controller_that_is_down_only_delays_the_requeue(
     finally:
         cluster.start_controller()
     assert job.finish() == "COMPLETED 0:0", job.log
-    assert job.restarts == 1
+    assert job.restarts <= 1  # a requeue where the controller has not found its nodes again yet
     assert_same_losses(folder, uninterrupted)
 
 

@@ -63,6 +63,8 @@ def variables(
         "IN2_VALIDATION_FRACTION": "0.1",
         "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 192),
         "IN2_PROBE_POSITIONS": "2",
+        "IN2_PROBE_BINS": "2",
+        "IN2_PROBE_FILLS": "0.9",
         "IN2_SBATCH_TRAIN": "--nodes=2 --ntasks-per-node=1 --gpus-per-node=0",
     }
 
@@ -114,9 +116,14 @@ def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     assert f"{home}/init exists: skipped" in logs
     assert f"starting from {home}/init/iter_" in logs
     assert [step.name for step in complete_steps(home / "checkpoints")] == [f"iter_{STEPS:07d}"]
-    score = json.loads((home / "scores" / "document.json").read_text())
-    assert sum(depth["probes"] for depth in score["depths"]) > 0
-    assert (home / "scores" / "document.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("document", "document-fill-90", "association", "association-fill-90"):
+        score = json.loads((home / "scores" / f"{name}.json").read_text())
+        assert sum(depth["probes"] for depth in score["depths"]) > 0
+    assert "code is not probed: " in logs
+    for name in ("curves", "document-fills", "association-fills"):
+        assert (home / "scores" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| document | 90 % |" in (home / "scores" / "table.md").read_text()
+    assert 'id="answers"' in (home / "scores" / "report.html").read_text()
     assert (home / "huggingface" / "config.json").read_bytes() != b""
     assert model.exists()
 
@@ -172,4 +179,79 @@ def test_a_chain_is_not_submitted_twice(tmp_path: Path) -> None:
     )
     assert len(queue.read_text().split()) == 3
     queue.write_text("99\n")
+    known["IN2_PILOT"] = "20"  # a job of its own, and nothing behind it
+    pilot = submit()
+    assert pilot.returncode == 0
+    assert re.fullmatch(r"pilot +job \d+", pilot.stdout.splitlines()[0])
+    assert len(queue.read_text().split()) == 2
+    del known["IN2_PILOT"]
+    queue.write_text("99\n")
     assert submit().returncode == 0
+
+
+def _commands(tmp_path: Path, stage: str, **variables: str) -> list[list[str]]:
+    """Run a stage with a recorder in place of Python; return the commands that it starts."""
+    programs, record = tmp_path / "bin", tmp_path / "record"
+    programs.mkdir(exist_ok=True)
+    record.unlink(missing_ok=True)
+    scripts = {
+        "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
+        "recorder": f'printf "%s\\t" "$@" >>{record}\necho >>{record}\n',
+    }
+    for name, lines in scripts.items():
+        (programs / name).write_text(f"#!/bin/bash\n{lines}")
+        (programs / name).chmod(0o755)
+    known = {
+        "PATH": f"{programs}:/usr/bin:/bin",
+        "IN2_ROOT": str(ROOT),
+        "IN2_PYTHON": "recorder",
+        "IN2_HOME": str(tmp_path / "home"),
+        "IN2_SYNTHESIS": "synthesis.yaml",
+        "IN2_TOKENIZER": "tokenizer",
+        "IN2_SEED": "7",
+        "IN2_MAX_COST": "",
+        "IN2_DESIGN": "prompt-erasing",
+        "IN2_SEQ_LENGTH": "64",
+        "IN2_VALIDATION_FRACTION": "0.1",
+        "IN2_PROBE_TOKENS": "60",
+        "IN2_PROBE_POSITIONS": "2",
+        "IN2_SHARDS": "4",
+        **variables,
+    }
+    command = ["bash", str(ROOT / "slurm" / "stage.sh"), stage]
+    subprocess.run(command, env=known, capture_output=True, text=True, check=True)
+    return [line.rstrip("\t").split("\t") for line in record.read_text().splitlines()]
+
+
+def _option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+def test_seeds_design_and_money_are_passed(tmp_path: Path) -> None:
+    (plain,) = _commands(tmp_path, "synthesis")
+    assert "--max-cost" not in plain
+    assert _option(plain, "--seed") == "7"
+    (limited,) = _commands(tmp_path, "synthesis", IN2_MAX_COST="50", SLURM_ARRAY_TASK_ID="2")
+    assert float(_option(limited, "--max-cost")) == 12.5  # a quarter for each of four shards
+    assert _option(limited, "--shard") == "2"
+    (pilot,) = _commands(tmp_path, "pilot", IN2_PILOT="200", IN2_SHARDS="1", IN2_MAX_COST="5")
+    assert _option(pilot, "--pilot") == "200"
+    assert float(_option(pilot, "--max-cost")) == 5
+    assert "--shard" not in pilot
+    (packing,) = _commands(tmp_path, "preprocessing", IN2_SHARDS="1")
+    assert _option(packing, "--design") == "prompt-erasing"
+    assert _option(packing, "--seed") == "7"
+
+
+def test_all_tasks_with_pieces_are_probed(tmp_path: Path) -> None:
+    folder = tmp_path / "pieces"
+    folder.mkdir()
+    for name in ("document_sentences", "code_functions", "database_entities"):
+        (folder / f"{name}.jsonl").touch()
+    commands = _commands(tmp_path, "probing", IN2_PIECES=str(folder))
+    built = [_option(command, "--task") for command in commands if command[1] == "build"]
+    assert built == ["document", "code", "database"]
+    assert [command[1] for command in commands] == ["build", "generate", "score", "plot"] * 3
+    (folder / "code_functions.jsonl").unlink()
+    commands = _commands(tmp_path, "probing", IN2_PIECES=str(folder))
+    assert sum(command[1] == "build" for command in commands) == 2

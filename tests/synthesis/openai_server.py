@@ -90,6 +90,11 @@ def answer_to(payload: dict[str, Any], options: dict[str, Any]) -> dict[str, Any
         return {"content": "I would rather talk about the weather."}
     if prompt.startswith("Answer from what you already know"):
         return {"content": "UNKNOWN" if kind < 0.9 else "It is told of " + _opening(prompt) + "."}
+    if prompt.startswith("Someone answered a question"):
+        return {"content": json.dumps({"correct": kind < 0.5})}
+    if prompt.startswith("Put the question below"):
+        new = f"What is number {int(kind * 10**9)}?" if kind < 0.8 else "Put it how?"
+        return {"content": json.dumps({"question": new})}
     if prompt.startswith("Check an answer"):
         return {"content": json.dumps({"supported": kind < 0.9})}
     if kind < 0.02:

@@ -39,12 +39,14 @@ def test_the_paper_s_mixture() -> None:
     assert counts == {
         "fine_grained": 1_100_000,
         "integration": 300_000,
+        "multi_document": 0,
         "short": 150_000,
         "instruction": 200_000,
     }
     assert sum(counts.values()) == 1_750_000
     assert (options.segments.min_tokens, options.segments.max_tokens) == (128, 0)
-    assert short_questions(counts) == {"fine_grained": 117_857, "integration": 32_143}
+    short = {"fine_grained": 117_857, "integration": 32_143, "multi_document": 0}
+    assert short_questions(counts) == short
     assert (options.composition.min_tokens, options.composition.max_tokens) == (4096, 32768)
     assert load_price(options.openai.model, None, batch=True).input == 5.0
 

@@ -126,7 +126,7 @@ def test_film7b_is_the_7b_on_128_gpus() -> None:
     config = _load(ROOT / "configs" / "film7b.yaml")
     text = describe_run(config, 128)
     assert "7,241,732,096" in text
-    assert "TP4 x PP1 x CP1 x DP32" in text
+    assert "TP2 x PP1 x CP2 x DP32" in text
     assert "2 micro-batches" in text
     assert memory_per_rank(config, 128).total < 72 * GIB  # fits 80 GB with a margin
     assert checkpoint_bytes(config) == pytest.approx(101e9, rel=0.01)

@@ -13,9 +13,9 @@ case begins after --minutes, so that the command ends within ten.
 
 MFU is of the card's dense bfloat16 peak in gpus.yaml, by two conventions: causal (what the
 loss needs: each sample's own causal attention, LM head and last layer's outputs at answers) and
-dense (Megatron-LM's: every row is one causal sample, a logit at every token). Transformer Engine's
-last layer runs everywhere; causal MFU does not count that work. The target is 50 % causal, without
-recompute, for one sample a row. "x32" is the rate of all 32 layers, by FLOPs.
+dense (Megatron-LM's: every row is one causal sample, a logit at every token). In the last layer,
+Transformer Engine's attention runs everywhere; causal MFU does not count that work. The target is
+50 % causal, without recompute, for one sample a row. "x32" is the rate of all 32 layers, by FLOPs.
 
 Without a GPU it prints one line and exits with 0. --device cpu runs the same code at sizes that a
 CPU can handle:

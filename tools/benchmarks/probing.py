@@ -1,25 +1,30 @@
 #!/usr/bin/env python3
-r"""Cost of probing: shared prefixes compared with none, building, scoring.
+r"""Cost of probing: shared prefixes compared with ``generate``, requests, building, scoring.
 
 Example:
     python tools/benchmarks/probing.py --pieces PIECES
 
-Everything is measured in one run. The prefix comparison uses a tiny Mistral with random weights and
-probes of the given length; greedy answers and likelihoods are the same in both cases.
+Everything is measured in one run. The prefix comparison uses a tiny random model of every family,
+and probes of the given length; the greedy answers are the same in both cases. Requests are answered
+by a local server, in a process of its own, each after 50 ms.
 """
 
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from megatron_in2.commands.parser import CommandParser, run_command
 from megatron_in2.evaluation.probing.build import BuildConfig, build_probes
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
+from megatron_in2.evaluation.probing.encoding import ProbeEncoder
+from megatron_in2.evaluation.probing.endpoint_answers import EndpointAnswerer, EndpointConfig
 from megatron_in2.evaluation.probing.score import Grouping, score_predictions
 from megatron_in2.files import read_json_lines
 from megatron_in2.templates.film import FILM
@@ -27,6 +32,29 @@ from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import MISTRAL_V1, load_tokenizer
 
 ANSWER_TOKENS = 8
+CONCURRENCY = 128
+SIZES: dict[str, Any] = {
+    "hidden_size": 128,
+    "intermediate_size": 448,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 1024,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {"model_type": "mistral", "sliding_window": None},
+    "llama 3.1": {"model_type": "llama", "rope_parameters": _LLAMA3},
+    "llama 3.2": {"model_type": "llama", "rope_parameters": _LLAMA3, "tie_word_embeddings": True},
+    "qwen 2.5": {"model_type": "qwen2"},
+    "qwen 3": {"model_type": "qwen3", "head_dim": 32},
+}
 Result = TypeVar("Result")
 
 
@@ -36,12 +64,14 @@ def main() -> None:
     add("--pieces", type=Path, required=True, help="folder with the published piece files")
     add("--context-tokens", type=int, default=4_000, help="of the prefix comparison")
     add("--probes", type=int, default=12, help="questions asked about that context")
+    add("--requests", type=int, default=5_000, help="to a local endpoint")
     options = parser.read()
     torch.set_num_threads(1)  # less noise on a shared machine
     tokenizer = load_tokenizer(MISTRAL_V1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _compare_prefixes(options.pieces, folder, options.context_tokens, options.probes, tokenizer)
+        _time_requests(folder, options.requests)
         _time_building(options.pieces, folder, tokenizer)
         _time_scoring(folder)
 
@@ -49,20 +79,69 @@ def main() -> None:
 def _compare_prefixes(
     pieces: Path, folder: Path, tokens: int, probes: int, tokenizer: Tokenizer
 ) -> None:
+    """Print, for every family, transformers' ``generate`` beside the answers with a shared prefix.
+
+    Ours also compute the likelihood of each true answer.
+    """
     config = BuildConfig(context_tokens=tokens, positions=probes, sets=1)
     build_probes(pieces, folder, config, tokenizer, FILM)
     lines = list(read_json_lines(folder / "document.jsonl"))
-    model = _tiny_model(folder / "model", tokens + 1000, tokenizer)
-    seconds, answers = {}, {}
-    for share in (False, True):
-        answerer = CheckpointAnswerer(model, ANSWER_TOKENS, share_prefix=share)
-        started = time.perf_counter()
-        answers[share] = [one["samples"] for one in answerer.answer(lines)]
-        seconds[share] = time.perf_counter() - started
-    assert answers[True] == answers[False]
+    for family, settings in FAMILIES.items():
+        model = _tiny_model(folder / family, tokens + 1000, tokenizer, settings)
+        # Loading is not part of either time; the answerer loads the model for both.
+        answerer = CheckpointAnswerer(model, ANSWER_TOKENS, batch_size=len(lines))
+        encoder = ProbeEncoder(tokenizer, None, str(model))
+        wall, cpu = time.perf_counter(), time.process_time()
+        theirs = [_generated(answerer.model, encoder.ids(line)[0], encoder) for line in lines]
+        wall_ours, cpu_ours = time.perf_counter(), time.process_time()
+        ours = [one["samples"][0] for one in answerer.answer(lines)]
+        wall, cpu = wall_ours - wall, cpu_ours - cpu
+        wall_ours, cpu_ours = time.perf_counter() - wall_ours, time.process_time() - cpu_ours
+        assert ours == theirs
+        print(
+            f"{family}: {len(lines)} questions about {tokens:,} tokens: generate {wall:.1f} s, "
+            f"context shared {wall_ours:.1f} s: {wall / wall_ours:.1f} x "
+            f"(by CPU time {cpu / cpu_ours:.1f} x)",
+            flush=True,
+        )
+
+
+@torch.no_grad()
+def _generated(model: Any, prompt: list[int], encoder: ProbeEncoder) -> str:
+    ids = torch.tensor([prompt])
+    output = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=ANSWER_TOKENS,
+        eos_token_id=encoder.end_id,
+        pad_token_id=encoder.end_id,
+    )
+    return encoder.tokenizer.decode(output[0, len(prompt) :].tolist())
+
+
+def _time_requests(folder: Path, count: int) -> None:
+    port = folder / "port"
+    server = Path(__file__).parent / "contenders" / "chat_server.py"
+    settings = json.dumps({"delay": 0.05, "slow": 0.01, "slow_delay": 0.5})
+    process = subprocess.Popen([sys.executable, str(server), str(port), settings])
+    try:
+        while not port.exists():
+            time.sleep(0.05)
+        url = f"http://127.0.0.1:{port.read_text()}/v1"
+        config = EndpointConfig(url, "fake", api="chat", concurrency=CONCURRENCY)
+        answerer = EndpointAnswerer(config, ANSWER_TOKENS)
+        probes = [(f"p:{n}", {"prompt": f"question {n}", "user": [0, 9]}) for n in range(count)]
+        cpu = time.process_time()
+        seconds, answers = _timed(lambda: sum(1 for _ in answerer.answer(probes)))
+        cpu = time.process_time() - cpu
+    finally:
+        process.terminate()
+        process.wait()
+    assert answers == count
     print(
-        f"{len(lines)} questions about {tokens:,} tokens: each by itself {seconds[False]:.1f} s, "
-        f"context shared {seconds[True]:.1f} s: {seconds[False] / seconds[True]:.1f} x"
+        f"{count:,} requests, {CONCURRENCY} at once: {count / seconds:,.0f} a second; the client "
+        f"takes {1000 * cpu / count:.2f} ms of CPU time for one"
     )
 
 
@@ -99,21 +178,13 @@ def _time_scoring(folder: Path, count: int = 10_000) -> None:
     )
 
 
-def _tiny_model(folder: Path, longest: int, tokenizer: Tokenizer) -> Path:
-    from transformers import MistralConfig, MistralForCausalLM
+def _tiny_model(folder: Path, longest: int, tokenizer: Tokenizer, settings: dict[str, Any]) -> Path:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=128,
-        intermediate_size=448,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=longest,
-        sliding_window=None,
-    )
-    MistralForCausalLM(config).save_pretrained(folder)
+    values = {**SIZES, "vocab_size": tokenizer.vocab_size, "max_position_embeddings": longest}
+    config = AutoConfig.for_model(**values, **settings)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     (folder / "tokenizer.model").write_bytes(tokenizer.path.read_bytes())
     return folder
 

@@ -23,6 +23,7 @@ def write_random_rows(
     sample_lengths: list[int],
     learnt_share: float,
     seed: int = 0,
+    framed: bool = False,
 ) -> Manifest:
     """Write rows that are all cut alike, their tokens drawn from the whole vocabulary.
 
@@ -33,6 +34,8 @@ def write_random_rows(
         sample_lengths: tokens of each row's samples; they fill the row.
         learnt_share: of each sample's tokens, at its end: its answer; at least one token.
         seed: of the draws.
+        framed: begin and end each sample with the tokenizer's BOS and EOS ids, as real samples do,
+            so that ``in2 inspect --verify`` finds nothing.
     """
     seq_length, samples = sum(sample_lengths), len(sample_lengths)
     trained = [max(int(length * learnt_share), 1) for length in sample_lengths]
@@ -45,6 +48,10 @@ def write_random_rows(
     for first in range(0, rows, ROWS_AT_ONCE):
         count = min(ROWS_AT_ONCE, rows - first)
         ids = chance.integers(0, tokenizer.vocab_size, count * seq_length, dtype)
+        if framed:
+            starts = np.cumsum([0, *sample_lengths])
+            ids.reshape(count, -1)[:, starts[:-1]] = tokenizer.bos_id
+            ids.reshape(count, -1)[:, starts[1:] - 1] = tokenizer.eos_id
         files.append(ids.tobytes(), mask.tobytes() * count)
     records = np.zeros(rows * samples, SAMPLE_RECORD)
     records["row"] = np.repeat(np.arange(rows), samples)

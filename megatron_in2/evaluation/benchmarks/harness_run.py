@@ -1,6 +1,8 @@
 """Runs benchmarks on a checkpoint through lm-evaluation-harness, with task files of ours."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from megatron_in2.choices import as_option, require_choices, wrong_choice
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, Benchmark, BenchmarkScore
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
+from megatron_in2.evaluation.benchmarks.suites import RULER_LENGTHS, SUITES, Suite, run_name
 from megatron_in2.evaluation.benchmarks.truncation import Window
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.film import FILM
@@ -40,6 +43,7 @@ class HarnessConfig:
             directory, or base: the model's own chat template; empty takes the one that the model
             was trained with, else its own, or FILM's where it has none.
         wording: of a user's message inside a base's own chat template.
+        lengths: of RULER's and BABILong's prompts, in tokens.
         max_length: most tokens of a prompt and its answer together; 0 takes the model's window.
             LongBench's longer inputs lose their middle.
     """
@@ -51,6 +55,7 @@ class HarnessConfig:
     batch_size: int = 1
     template: str = ""
     wording: WordingName = "film"
+    lengths: list[int] = field(default_factory=lambda: [32768])
     max_length: int = 0
 
     def __post_init__(self) -> None:
@@ -59,8 +64,11 @@ class HarnessConfig:
             if getattr(self, name) < 0:
                 raise InputError(f"{as_option(name, getattr(self, name))}: give 0 or more")
         for name in self.tasks:
-            if name not in BENCHMARKS:
-                raise wrong_choice(as_option("tasks", name), tuple(BENCHMARKS))
+            if name not in BENCHMARKS and name not in SUITES:
+                raise wrong_choice(as_option("tasks", name), (*BENCHMARKS, *SUITES))
+        for length in self.lengths:
+            if length not in RULER_LENGTHS:
+                raise InputError(f"--lengths {length}: use {', '.join(map(str, RULER_LENGTHS))}")
 
 
 def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], dict[str, str]]:
@@ -72,17 +80,45 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
     Raises:
         InputError: the harness is not installed, or the model cannot be loaded.
     """
+    model = _load_model(config)
+    from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+
+    asked = [BENCHMARKS[name].harness_task for name in config.tasks if name in BENCHMARKS]
+    own_only = all(name in BENCHMARKS for name in config.tasks)
+    # To read the harness' own thousands of task files takes seconds.
+    tasks = TaskManager(
+        include_path=str(TASK_FILES),
+        include_defaults=not (own_only and all(name.startswith(OURS) for name in asked)),
+    )
+    scores: dict[str, BenchmarkScore] = {}
+    not_run: dict[str, str] = {}
+    template = model_template(config)
+    for name in config.tasks:
+        if name in SUITES:
+            for length in config.lengths if SUITES[name].length else [None]:
+                _run_suite(name, length, config, model, scores, not_run)
+            continue
+        benchmark = BENCHMARKS[name]
+        with prompting_with(template):  # loading a task writes prompts of its own accord
+            loaded = _loaded(tasks, partial(harness_task, benchmark, config.data), name, not_run)
+        if loaded:
+            with prompting_with(template, _window(model, loaded[0])):
+                scores[name] = _run(benchmark, config, model, loaded, tasks)
+    return scores, not_run
+
+
+def _load_model(config: HarnessConfig) -> Any:
     try:
         import torch
-        from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
-        from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+
+        from megatron_in2.evaluation.benchmarks.harness_model import BothEndsLM
     except ImportError as error:
         raise InputError(
             f"{error.name} is missing: pip install 'megatron_in2[evaluation]'"
         ) from error
     if not (config.model / "config.json").is_file():
         raise InputError(f"{config.model} is no Hugging Face checkpoint (no config.json)")
-    model = HFLM(
+    return BothEndsLM(
         pretrained=str(config.model),
         batch_size=config.batch_size,
         add_bos_token=True,
@@ -90,27 +126,61 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
         dtype="auto",
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    asked = [BENCHMARKS[name].harness_task for name in config.tasks]
-    # To read the harness' own thousands of task files takes seconds.
-    tasks = TaskManager(
-        include_path=str(TASK_FILES),
-        include_defaults=not all(name.startswith(OURS) for name in asked),
+
+
+def _loaded(manager: Any, task: Callable[[], Any], name: str, not_run: dict[str, str]) -> list[Any]:
+    """Load a task; where its data cannot be had, note why and return nothing."""
+    try:
+        return list(manager.load([task()])["tasks"].values())
+    except (OSError, ValueError, RuntimeError, LookupError, ImportError) as error:
+        # What datasets, the hub, and the packages that some tasks need raise.
+        reason = " ".join(str(error).split())
+        not_run[name] = f"{type(error).__name__}: {reason:.200}"
+        return []
+
+
+def _run_suite(
+    name: str,
+    length: int | None,
+    config: HarnessConfig,
+    model: Any,
+    scores: dict[str, BenchmarkScore],
+    not_run: dict[str, str],
+) -> None:
+    """Run each task of a suite that can be had; the suite has a score only if all of them can."""
+    from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
+
+    suite, parts = SUITES[name], []
+    metadata: dict[str, Any] = {"pretrained": str(config.model)}
+    if suite.length is not None and length is not None:
+        metadata["max_seq_lengths"] = suite.length(length)
+    manager = TaskManager(metadata=metadata)
+    for task in suite.tasks:
+        part = run_name(name, length, task if len(suite.tasks) > 1 else None)
+        if loaded := _loaded(manager, partial(str, task), part, not_run):
+            scores[part] = _run_part(suite, length or 0, config, model, loaded, manager)
+            parts.append(scores[part])
+    if len(parts) == len(suite.tasks) > 1:
+        mean = float(np.mean([part.score for part in parts]))
+        scores[run_name(name, length)] = BenchmarkScore(mean, sum(part.samples for part in parts))
+
+
+def _run_part(
+    suite: Suite, length: int, config: HarnessConfig, model: Any, tasks: list[Any], manager: Any
+) -> BenchmarkScore:
+    import lm_eval  # type: ignore[import-untyped]
+
+    outcome = lm_eval.simple_evaluate(
+        model=model,
+        tasks=tasks,
+        task_manager=manager,
+        limit=config.limit or None,
+        log_samples=False,
+        bootstrap_iters=0,
+        apply_chat_template=suite.is_chat and model.tokenizer.chat_template is not None,
+        gen_kwargs=f"max_gen_toks={suite.answer_tokens}" if suite.answer_tokens else None,
     )
-    scores: dict[str, BenchmarkScore] = {}
-    not_run: dict[str, str] = {}
-    template = model_template(config)
-    for name in config.tasks:
-        benchmark = BENCHMARKS[name]
-        try:
-            with prompting_with(template):  # loading a task writes prompts of its own accord
-                loaded = list(tasks.load([_task(benchmark, config.data)])["tasks"].values())
-        except (OSError, ValueError, RuntimeError) as error:  # what datasets and the hub raise
-            reason = " ".join(str(error).split())
-            not_run[name] = f"{type(error).__name__}: {reason:.200}"
-            continue
-        with prompting_with(template, _window(model, loaded[0])):
-            scores[name] = _run(benchmark, config, model, loaded, tasks)
-    return scores, not_run
+    return _mean_score(outcome, suite.metric_at(length))
 
 
 def _window(model: Any, task: Any) -> Window | None:
@@ -140,7 +210,8 @@ def model_template(config: HarnessConfig) -> Template:
     return found
 
 
-def _task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
+def harness_task(benchmark: Benchmark, data: Path | None) -> str | dict[str, Any]:
+    """Return a benchmark's task as the harness loads it; ``data`` as in HarnessConfig."""
     if data is None:
         return benchmark.harness_task
     # The harness takes changes to a task by name only inside a group.
@@ -162,11 +233,13 @@ def _run(
         log_samples=False,
         bootstrap_iters=0,
     )
+    return _mean_score(outcome, benchmark.harness_metric)
+
+
+def _mean_score(outcome: Any, metric: str) -> BenchmarkScore:
+    """Return the score of an outcome's tasks, each weighted by its samples."""
     counts = [count["effective"] for count in outcome["n-samples"].values()]
-    values = [
-        outcome["results"][name][f"{benchmark.harness_metric},none"]
-        for name in outcome["n-samples"]
-    ]
+    values = [outcome["results"][name][f"{metric},none"] for name in outcome["n-samples"]]
     return BenchmarkScore(100 * float(np.average(values, weights=counts)), sum(counts))
 
 

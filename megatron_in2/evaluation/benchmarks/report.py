@@ -7,6 +7,7 @@ from statistics import fmean
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import LONG, BenchmarkScore
 from megatron_in2.evaluation.paper import BENCHMARKS as PAPER
+from megatron_in2.evaluation.paper import RULER_32K, RULER_32K_NAME
 from megatron_in2.files import read_json, write_json
 
 
@@ -91,10 +92,20 @@ def benchmark_table(model: ModelScores, base: ModelScores | None) -> str:
         cells += [_number(row.paper_base), _number(row.paper_film)]
         cells.append(_change(row.paper_film, row.paper_base))
         lines.append(f"| {' | '.join(cells)} |")
+    if published := published_beside(benchmark_rows(model, base)):
+        lines += ["", published]
     missing = [f"- {name}: {reason}" for name, reason in model.not_run.items()]
     if missing:
         lines += ["", "Not run:", "", *missing]
     return "\n".join(lines) + "\n"
+
+
+def published_beside(rows: list[BenchmarkRow]) -> str:
+    """Return other models' RULER scores at 32K, where a row is of that; else nothing."""
+    if all(row.name != RULER_32K_NAME for row in rows):
+        return ""
+    models = ", ".join(f"{name} {score}" for name, score in RULER_32K.items())
+    return f"Published RULER scores at 32K: {models}."
 
 
 def _values(scores: ModelScores) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from megatron_in2.choices import as_option, require_choices
@@ -23,7 +23,10 @@ class BuildConfig:
 
     Args:
         task: what is retrieved from the context.
-        context_tokens: longest probe, in tokens of the whole prompt.
+        context_tokens: longest probe, in tokens of the whole prompt: the model's window, less its
+            answer.
+        fills: shares of context_tokens; each makes a file of shorter probes. A model's bias changes
+            with them (arXiv 2508.07479).
         units: units in each context (published: 800 sentences or functions, 750 entities); 0
             takes as many as fit.
         positions: positions asked for in each set, evenly spread; 0 asks for every one.
@@ -33,6 +36,7 @@ class BuildConfig:
 
     task: TaskName = "document"
     context_tokens: int = 32_000
+    fills: list[float] = field(default_factory=list)
     units: int = 0
     positions: int = 0
     sets: int = 4
@@ -44,6 +48,13 @@ class BuildConfig:
             if getattr(self, name) < least:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} {getattr(self, name)}: give {least} or more")
+        for fill in self.fills:
+            if not 0 < fill <= 1:
+                raise InputError(f"--fills {fill}: give shares above 0, at most 1")
+        if len(set(self.fills)) < len(self.fills):
+            raise InputError("--fills names a share twice")
+        if self.fills and self.units:
+            raise InputError("--fills fills contexts by tokens: leave --units out")
 
 
 @dataclass(frozen=True)
@@ -65,12 +76,13 @@ def build_probes(
     tokenizer: Tokenizer,
     template: Template,
 ) -> tuple[int, int]:
-    """Write ``output/TASK.jsonl``, one probe a line in the published form.
+    """Write ``output/TASK.jsonl``, one probe a line in the published form; or a file for each fill.
 
     A line has ``prompt``, ``completion``, ``position_id``, ``set_id``, ``units`` (in its context),
     ``task``, ``context_tokens`` (as asked for), ``template`` (its name) and ``user``: the [start,
-    end) characters of the prompt that are the user's message, which is what a chat API is sent. A
-    position whose piece occurs twice in its context is skipped.
+    end) characters of the prompt that are the user's message, which is what a chat API is sent; and
+    ``fill``, where fills are asked for. A position whose piece occurs twice in its context is
+    skipped. Contexts of smaller fills are the starts of those of larger ones.
 
     Args:
         pieces: folder with the piece files.
@@ -85,10 +97,41 @@ def build_probes(
     Raises:
         InputError: too few pieces, or a context too short for the units or positions asked for.
     """
+    units = read_units(pieces, find_task(config.task))
+    if not config.fills:
+        path = output / f"{config.task}.jsonl"
+        return _write_probes(units, path, config, tokenizer, template)
+    counts = [
+        _write_probes(
+            units,
+            output / f"{fill_name(config.task, fill)}.jsonl",
+            replace(config, context_tokens=int(fill * config.context_tokens)),
+            tokenizer,
+            template,
+            {"fill": fill},
+        )
+        for fill in config.fills
+    ]
+    return sum(written for written, _ in counts), sum(skipped for _, skipped in counts)
+
+
+def fill_name(task: str, fill: float) -> str:
+    """Return the name of a task's probes that fill a share of the window; the whole adds none."""
+    return task if fill == 1 else f"{task}-fill-{100 * fill:g}"
+
+
+def _write_probes(
+    units: list[Unit],
+    path: Path,
+    config: BuildConfig,
+    tokenizer: Tokenizer,
+    template: Template,
+    described: dict[str, float] | None = None,
+) -> tuple[int, int]:
+    """Write one file of probes; ``described`` is added to each line."""
     task = find_task(config.task)
-    units = read_units(pieces, task)
     written = skipped = 0
-    with atomic_file(output / f"{task.name}.jsonl") as stream:
+    with atomic_file(path) as stream:
         for set_id in progress_bar(range(config.sets), desc="build", unit=" sets"):
             chance = random.Random(f"{config.seed}/{task.name}/{set_id}")
             sampled = chance.sample(units, len(units))
@@ -111,6 +154,7 @@ def build_probes(
                     "context_tokens": config.context_tokens,
                     "template": template.name,
                     "user": template.user_span(prompt),
+                    **(described or {}),
                 }
                 stream.write(json.dumps(probe, ensure_ascii=False) + "\n")
                 written += 1

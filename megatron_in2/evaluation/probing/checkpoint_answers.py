@@ -1,7 +1,7 @@
 """Answers with a Hugging Face checkpoint: greedy text, and the true answer's likelihood.
 
 Neighbouring probes that ask about one context share its keys and values: the common prefix is
-computed once. Shape letters: B probes of a batch, P prefix tokens, S suffix tokens (padded).
+computed once. Shape letters: B probes of a batch, T tokens of a prompt (padded), A of an answer.
 """
 
 import copy
@@ -17,9 +17,7 @@ import torch
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.lines import Line
-from megatron_in2.templates.base import Turn
-from megatron_in2.templates.film import FILM
-from megatron_in2.templates.ids import end_id, part_ids
+from megatron_in2.evaluation.probing.encoding import ProbeEncoder
 from megatron_in2.templates.load import read_template_beside
 from megatron_in2.templates.own import OwnTemplate, own_template
 from megatron_in2.templates.wordings import WORDINGS
@@ -28,7 +26,6 @@ from megatron_in2.tokenizers.load import load_tokenizer
 
 _LARGEST_GROUP = 64  # probes encoded ahead; by then the prefix's price is spread thin
 _WORTH_SHARING = 0.5  # of a prompt
-_NO_ANSWER = "?"  # in the place of an answer that a probe does not have
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,8 @@ class CheckpointAnswerer:
         self.batch_size = batch_size
         self.share_prefix = share_prefix
         self.model, self.tokenizer = _load(folder)
-        self.template = read_template_beside(folder) or _own_template(self.tokenizer)
-        self.end_id = end_id(self.template or FILM, self.tokenizer)
+        template = read_template_beside(folder) or _own_template(self.tokenizer)
+        self._encoder = ProbeEncoder(self.tokenizer, template, str(folder))
         self.identity = {"weights": _fingerprint(folder), "max_new_tokens": max_new_tokens}
 
     def answer(self, probes: list[Line]) -> Iterator[dict[str, Any]]:
@@ -82,14 +79,16 @@ class CheckpointAnswerer:
             cache = self._prefill(group[0].prompt[:prefix])
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                likelihoods = self._log_likelihoods(batch, prefix, cache)
-                texts = self._greedy(batch, prefix, cache)
+                ids, mask = self._padded(batch, prefix)
+                questions = self._continued(cache, ids, mask, prefix)
+                likelihoods = self._log_likelihoods(batch, ids, mask, questions)
+                texts = self._greedy(ids, mask, questions)
                 for one, text, likelihood in zip(batch, texts, likelihoods, strict=True):
                     yield _prediction(one, text, likelihood)
 
     def _encode(self, probe: Line) -> _Encoded:
-        where, record = probe
-        prompt, answer = self._ids(where, record)
+        where, _ = probe
+        prompt, answer = self._encoder.ids(probe)
         longest = self.model.config.max_position_embeddings
         needed = len(prompt) + max(len(answer), self.max_new_tokens)
         if needed > longest:
@@ -98,35 +97,6 @@ class CheckpointAnswerer:
                 "build shorter probes"
             )
         return _Encoded(np.array(prompt), np.array(answer, dtype=np.int64))
-
-    def _ids(self, where: str, record: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Return the ids of prompt and answer, as training has them.
-
-        Raises:
-            InputError: the prompt has control tokens that this model's template does not write.
-        """
-        completion, user = record.get("completion"), record.get("user")
-        prompt: str = record["prompt"]
-        start, end = user if isinstance(user, list) else (0, len(prompt))
-        if isinstance(self.template, OwnTemplate):
-            if self.template.prompt_text(prompt[start:end]) == prompt:
-                answer = completion if isinstance(completion, str) else _NO_ANSWER
-                *asked, said, stop = self.template.parts(None, [Turn(prompt[start:end], answer)])
-                answer_ids = part_ids((said, stop), self.tokenizer)
-                has_answer = isinstance(completion, str)
-                return part_ids(asked, self.tokenizer), answer_ids if has_answer else []
-            marks = prompt[:start] + prompt[end:]
-            if token := next((each for each in self.tokenizer.control_ids if each in marks), None):
-                raise InputError(
-                    f"{where}: the prompt has the control token {token}, but is not written as the "
-                    f"template of {self.folder} does: build the probes with --template "
-                    f"{self.folder}"
-                )
-        begin = [] if self.tokenizer.bos_id is None else [self.tokenizer.bos_id]
-        answer_ids = []
-        if isinstance(completion, str):
-            answer_ids = [*self.tokenizer.encode(completion), self.tokenizer.eos_id]
-        return [*begin, *self.tokenizer.encode(prompt)], answer_ids
 
     def _groups(self, encoded: Iterator[_Encoded]) -> Iterator[tuple[int, list[_Encoded]]]:
         """Gather neighbours that share a prefix worth it.
@@ -155,45 +125,84 @@ class CheckpointAnswerer:
         self.model(self._tensor(prefix[None]), past_key_values=cache, logits_to_keep=1)
         return cache
 
+    def _padded(
+        self, batch: list[_Encoded], prefix: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Pad prompts between prefix and suffix, so that all end together.
+
+        Returns:
+            (prompts; attention mask), [B, T] each.
+        """
+        width = max(len(one.prompt) for one in batch)
+        ids_BT = np.full((len(batch), width), self.tokenizer.eos_id)
+        mask_BT = np.zeros_like(ids_BT)
+        mask_BT[:, :prefix] = 1
+        for ids_T, mask_T, one in zip(ids_BT, mask_BT, batch, strict=True):
+            suffix = len(one.prompt) - prefix
+            ids_T[:prefix] = one.prompt[:prefix]
+            ids_T[width - suffix :] = one.prompt[prefix:]
+            mask_T[width - suffix :] = 1
+        return ids_BT, mask_BT
+
     @torch.inference_mode()
-    def _log_likelihoods(self, batch: list[_Encoded], prefix: int, cache: Any) -> list[float]:
-        rows = [np.concatenate([one.prompt[prefix:], one.answer]) for one in batch]
-        ids_BS = np.full((len(batch), max(map(len, rows))), self.tokenizer.eos_id)
-        for ids_S, row in zip(ids_BS, rows, strict=True):
-            ids_S[: len(row)] = row  # padded behind, where a causal model does not look
-        logits_BSV = self.model(
-            self._tensor(ids_BS), past_key_values=_copied(cache, len(batch))
+    def _continued(
+        self, cache: Any, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], prefix: int
+    ) -> Any:
+        """Return the prefix's cache for a batch, with all of the prompts but the last token."""
+        continued = copy.deepcopy(cache)
+        continued.batch_repeat_interleave(len(ids))
+        if ids.shape[1] - 1 > prefix:
+            self.model(
+                self._tensor(ids[:, prefix:-1]),
+                attention_mask=self._tensor(mask[:, :-1]),
+                position_ids=self._tensor(mask.cumsum(axis=1)[:, prefix:-1] - 1),
+                past_key_values=continued,
+                logits_to_keep=1,
+            )
+        return continued
+
+    @torch.inference_mode()
+    def _log_likelihoods(
+        self,
+        batch: list[_Encoded],
+        ids: npt.NDArray[np.int64],
+        mask: npt.NDArray[np.int64],
+        cache: Any,
+    ) -> list[float]:
+        longest = max(len(one.answer) for one in batch)
+        if not longest:
+            return [0.0] * len(batch)
+        answers_BA = np.full((len(batch), longest), self.tokenizer.eos_id)
+        for answer_A, one in zip(answers_BA, batch, strict=True):
+            answer_A[: len(one.answer)] = one.answer  # padded behind, where none before looks
+        mask = np.concatenate([mask, np.ones_like(answers_BA)], axis=1)
+        logits_BAV = self.model(
+            self._tensor(np.concatenate([ids[:, -1:], answers_BA[:, :-1]], axis=1)),
+            attention_mask=self._tensor(mask[:, :-1]),
+            position_ids=self._tensor(mask.cumsum(axis=1)[:, -longest - 1 : -1] - 1),
+            past_key_values=copy.deepcopy(cache),
         ).logits
         likelihoods = []
-        for one, logits_SV in zip(batch, logits_BSV, strict=True):
-            first = len(one.prompt) - prefix - 1  # the prompt's last token predicts the answer
-            logits = logits_SV[first : first + len(one.answer)].float()
-            targets = self._tensor(one.answer)
+        for one, logits_AV in zip(batch, logits_BAV, strict=True):
+            logits, targets = logits_AV[: len(one.answer)].float(), self._tensor(one.answer)
             loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
             likelihoods.append(-float(loss))
         return likelihoods
 
     @torch.inference_mode()
-    def _greedy(self, batch: list[_Encoded], prefix: int, cache: Any) -> list[str]:
-        width = max(len(one.prompt) for one in batch)
-        ids_BS = np.full((len(batch), width), self.tokenizer.eos_id)
-        mask_BS = np.zeros_like(ids_BS)
-        mask_BS[:, :prefix] = 1
-        for ids_S, mask_S, one in zip(ids_BS, mask_BS, batch, strict=True):
-            suffix = len(one.prompt) - prefix
-            ids_S[:prefix] = one.prompt[:prefix]
-            ids_S[width - suffix :] = one.prompt[prefix:]  # padded between prefix and suffix
-            mask_S[width - suffix :] = 1
+    def _greedy(
+        self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], cache: Any
+    ) -> list[str]:
         output = self.model.generate(
-            self._tensor(ids_BS),
-            attention_mask=self._tensor(mask_BS),
-            past_key_values=_copied(cache, len(batch)),
+            self._tensor(ids),
+            attention_mask=self._tensor(mask),
+            past_key_values=cache,
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
-            eos_token_id=self.end_id,
+            eos_token_id=self._encoder.end_id,
             pad_token_id=self.tokenizer.eos_id,
         )
-        return [self.tokenizer.decode(row) for row in output[:, width:].tolist()]
+        return [self.tokenizer.decode(row) for row in output[:, ids.shape[1] :].tolist()]
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.model.device)
@@ -212,13 +221,6 @@ def _common_prefix(first: npt.NDArray[np.int64], second: npt.NDArray[np.int64], 
     limit = min(limit, len(first), len(second) - 1)
     differ = np.flatnonzero(first[:limit] != second[:limit])
     return int(differ[0]) if len(differ) else limit
-
-
-def _copied(cache: Any, batch: int) -> Any:
-    """Return the prefix's keys and values for a batch; what follows is added to the copy."""
-    copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(batch)
-    return copied
 
 
 def _fingerprint(folder: Path) -> dict[str, list[int]]:

@@ -46,7 +46,7 @@ def plot_curves(reports: list[Path], output: Path, paper_averages: bool) -> None
         InputError: a report is missing or is none, or the ending is no picture's.
     """
     loaded = [read_probe_report(path) for path in reports]
-    styles = _styles([report.name for report in loaded])
+    styles = _styles([_label(report) for report in loaded])
     tasks = [name for name in TASKS if any(report.task == name for report in loaded)]
     likely = any(depth.log_likelihood is not None for report in loaded for depth in report.depths)
     rows = 1 + likely
@@ -93,7 +93,7 @@ def plot_heat_map(reports: list[Path], output: Path) -> None:
             colour = "white" if value < 60 else "black"
             axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(depths)), [f"{50 * (start + end):.0f}" for start, end in depths])
-    axes.set_yticks(range(len(loaded)), [f"{length:,}" for length in lengths])
+    axes.set_yticks(range(len(loaded)), [_length_label(report) for report in loaded])
     axes.set_xlabel("evidence position in the context (%)")
     axes.set_ylabel("context (tokens)")
     axes.set_title(f"{loaded[0].name}: {TASKS[loaded[0].task].title}")
@@ -101,11 +101,22 @@ def plot_heat_map(reports: list[Path], output: Path) -> None:
     save_figure(figure, output)
 
 
+def _label(report: ProbeReport) -> str:
+    """Return a curve's name: the model's, with the fill of a window that is not full."""
+    partly = report.fill is not None and report.fill < 1
+    return f"{report.name}, {100 * (report.fill or 0):g} % full" if partly else report.name
+
+
+def _length_label(report: ProbeReport) -> str:
+    filled = "" if report.fill is None else f" ({100 * report.fill:g} % full)"
+    return f"{report.context_tokens:,}{filled}"
+
+
 def _draw_accuracy(axes: Any, reports: list[ProbeReport], styles: dict[str, Style]) -> None:
     task = TASKS[reports[0].task]
     place = _place(axes, reports)
     for report in reports:
-        colour, line = styles[report.name]
+        colour, line = styles[_label(report)]
         axes.errorbar(
             place(report),
             [100 * depth.accuracy for depth in report.depths],
@@ -136,7 +147,7 @@ def _draw_likelihood(axes: Any, reports: list[ProbeReport], styles: dict[str, St
             float("nan") if depth.log_likelihood is None else depth.log_likelihood
             for depth in report.depths
         ]
-        colour, line = styles[report.name]
+        colour, line = styles[_label(report)]
         axes.plot(place(report), values, color=colour, linestyle=line, marker="o", markersize=4)
     axes.grid(alpha=0.25)
 

@@ -82,6 +82,7 @@ class ProbeReport:
     Attributes:
         name: the model's, for tables and legends.
         context_tokens: longest prompt in tokens; None where the labels do not tell.
+        fill: share of the model's window that the prompts fill; None where the labels do not tell.
         units: units in a context (the most, where sets differ).
         probes: scored ones; ``skipped`` were ambiguous, ``nulls`` had no prediction.
         grouping: how positions were grouped, as text.
@@ -104,6 +105,7 @@ class ProbeReport:
     gap: float
     gap_interval: tuple[float, float]
     depths: list[DepthScore]
+    fill: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,12 @@ def score_predictions(
         gap=max(accuracies) - min(accuracies),
         gap_interval=interval(resampled.max(axis=0) - resampled.min(axis=0)),
         depths=depths,
+        fill=_fill_of_label(pairs[0][0]),
     )
+
+
+def _fill_of_label(label: Line) -> float | None:
+    return float(field(label, "fill", float)) if "fill" in label[1] else None
 
 
 def _depth(

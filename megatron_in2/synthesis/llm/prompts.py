@@ -11,7 +11,10 @@ SETS = ("strict", "paper")
 FIELDS = {  # what each file must hold
     "fine_grained": ("{context}",),
     "integration": ("{pieces}",),
+    "multi_document": ("{pieces}",),
+    "reword": ("{context}", "{question}", "{answer}", "{words}"),
     "closed_book": ("{question}",),
+    "judge": ("{question}", "{answer}", "{guess}"),
     "verify": ("{context}", "{question}", "{answer}"),
 }
 
@@ -22,7 +25,10 @@ class Prompts:
 
     fine_grained: str
     integration: str
+    multi_document: str
+    reword: str
     closed_book: str
+    judge: str
     verify: str
 
     def text(self, name: str) -> str:

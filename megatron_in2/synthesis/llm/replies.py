@@ -58,6 +58,21 @@ def read_draft(text: str) -> Draft:
     return _draft(question, answer, citations)
 
 
+def read_question(text: str) -> Draft:
+    """Read a reworded question, as JSON or as plain text; its draft has no answer."""
+    value = read_object(text) if len(text) <= MAX_CHARACTERS else {}
+    question = text if value is None else value.get("question")
+    if not isinstance(question, str):
+        return _bad("malformed reply", text)
+    if (label := _QUESTION_LABEL.match(question)) is not None:
+        question = question[label.end() :]
+    if not (question := _undressed(question)):
+        return Draft(problem="empty question or answer")
+    if _UNREADABLE.search(question):
+        return Draft(problem="unreadable characters")
+    return Draft(question)
+
+
 def read_object(text: str) -> dict[str, Any] | None:
     """Return the JSON object in a reply, ignoring text around it, or None."""
     start, end = text.find("{"), text.rfind("}")

@@ -29,6 +29,9 @@ _QUOTED_PAIR = _object({**_PAIR, "quotes": {"type": "array", "items": _object(_Q
 _SCHEMAS = {
     "fine_grained": _object(_PAIR),
     "integration": _object(_PAIR),
+    "multi_document": _object(_PAIR),
+    "reword": _object({"question": _STRING}),
+    "judge": _object({"correct": {"type": "boolean"}}),
     "verify": _object({"supported": {"type": "boolean"}}),
 }
 
@@ -92,7 +95,7 @@ class RequestMaker:
         return {**payload, **config.extra_body}
 
     def _form(self, name: str) -> Mapping[str, Any]:
-        quoted = name in ("fine_grained", "integration") and self.prompts.asks_for_quotes(name)
+        quoted = _SCHEMAS[name] == _object(_PAIR) and self.prompts.asks_for_quotes(name)
         schema = _QUOTED_PAIR if quoted else _SCHEMAS[name]
         form = {"name": name, "strict": True, "schema": schema}
         return {"type": "json_schema", "json_schema": form}

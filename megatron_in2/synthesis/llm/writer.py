@@ -1,7 +1,7 @@
 """The question writer behind the OpenAI protocol: prompts out, drafts and verdicts in."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,56 +21,95 @@ from megatron_in2.synthesis.llm.journal.upgrade import FROM_VERSION_1
 from megatron_in2.synthesis.llm.online.endpoint import ChatEndpoint
 from megatron_in2.synthesis.llm.online.transport import OnlineTransport
 from megatron_in2.synthesis.llm.prompts import load_prompts, version_1_prompts
-from megatron_in2.synthesis.llm.replies import SHOWN_CHARACTERS, read_draft, read_object
+from megatron_in2.synthesis.llm.replies import (
+    SHOWN_CHARACTERS,
+    read_draft,
+    read_object,
+    read_question,
+)
 from megatron_in2.synthesis.llm.requests import RequestMaker
 from megatron_in2.synthesis.llm.spending import is_own_server, load_price
 from megatron_in2.synthesis.llm.transport import Request, Transport
+from megatron_in2.synthesis.quality.config import CheckerConfig
 from megatron_in2.synthesis.questions.writer import Draft, Evidence
 from megatron_in2.tokenizers.base import Tokenizer
 
 
+@dataclass(frozen=True)
+class LanguageModel:
+    """One model: what makes requests to it, and what has them answered."""
+
+    requests: RequestMaker
+    calls: JournalledCalls
+
+
 class LanguageModelWriter:
-    """Asks a language model.
+    """Asks a language model, and another one to check it.
 
     Args:
-        requests: makes requests.
-        calls: has them answered.
+        model: writes and rewords questions, and answers them from memory.
+        checker: says what is right and what is supported; None: the same model.
         ledger: keeps what was paid for; closed with the writer.
     """
 
     is_paid = True
 
-    def __init__(self, requests: RequestMaker, calls: JournalledCalls, ledger: Ledger) -> None:
-        self.window = calls.window
-        self.gives_quotes = requests.prompts.asks_for_quotes("integration")
-        self._requests = requests
-        self._calls = calls
+    def __init__(self, model: LanguageModel, checker: LanguageModel | None, ledger: Ledger) -> None:
+        self.window = model.calls.window
+        self.gives_quotes = model.requests.prompts.asks_for_quotes("integration")
+        self._model = model
+        self._checker = checker or model
+        self._all_calls = [model.calls] if checker is None else [model.calls, checker.calls]
         self._ledger = ledger
         self._used_cost = 0.0
 
     async def write(self, evidence: Evidence) -> Draft:
-        reply = await self._ask(question_request(self._requests, evidence))
+        reply = await self._ask(question_request(self._model.requests, evidence), self._model)
         if reply.problem:
             return Draft(problem=reply.problem, reply=reply.text[:SHOWN_CHARACTERS])
         return read_draft(reply.text)
 
     async def answer_from_memory(self, question: str) -> str | None:
-        reply = await self._ask(self._requests.make("closed_book", question=question))
+        request = self._model.requests.make("closed_book", question=question)
+        reply = await self._ask(request, self._model)
         text = reply.text.strip()
         return None if reply.problem or text.strip(".").upper() == "UNKNOWN" else text
 
+    async def reword(self, evidence: Evidence, draft: Draft, avoided: tuple[str, ...]) -> Draft:
+        request = self._model.requests.make(
+            "reword",
+            context=evidence_text(evidence),
+            question=draft.question,
+            answer=draft.answer,
+            words=", ".join(avoided),
+        )
+        reply = await self._ask(request, self._model)
+        if reply.problem:
+            return Draft(problem=reply.problem, reply=reply.text[:SHOWN_CHARACTERS])
+        return read_question(reply.text)
+
+    async def is_right(self, draft: Draft, guess: str) -> bool:
+        request = self._checker.requests.make(
+            "judge", question=draft.question, answer=draft.answer, guess=guess
+        )
+        return await self._says(request, "correct")
+
     async def supports(self, evidence: Evidence, draft: Draft) -> bool:
-        request = self._requests.make(
+        request = self._checker.requests.make(
             "verify",
             context=evidence_text(evidence),
             question=draft.question,
             answer=draft.answer,
         )
-        reply = await self._ask(request)
-        return (read_object(reply.text) or {}).get("supported") is True
+        return await self._says(request, "supported")
 
-    async def _ask(self, request: Request) -> Reply:
-        reply = await self._calls.ask(request)
+    async def _says(self, request: Request, field: str) -> bool:
+        """Whether the checker's reply has a field that is true; an unreadable one has not."""
+        reply = await self._ask(request, self._checker)
+        return (read_object(reply.text) or {}).get(field) is True
+
+    async def _ask(self, request: Request, model: LanguageModel) -> Reply:
+        reply = await model.calls.ask(request)
         self._used_cost += reply.cost
         return reply
 
@@ -84,23 +123,25 @@ class LanguageModelWriter:
         return asdict(self._ledger.journal.summary())
 
     def stop(self) -> None:
-        self._calls.stop()
+        for calls in self._all_calls:
+            calls.stop()
 
     async def close(self) -> None:
-        await self._calls.close()
+        for calls in self._all_calls:
+            await calls.close()
         await self._ledger.close()
 
 
 def question_request(requests: RequestMaker, evidence: Evidence) -> Request:
     """Return the request for a question about evidence."""
-    if evidence.kind == "integration":
-        return requests.make("integration", pieces=evidence_text(evidence))
+    if evidence.has_pieces:
+        return requests.make(evidence.kind, pieces=evidence_text(evidence))
     return requests.make("fine_grained", context=evidence.texts[0])
 
 
 def evidence_text(evidence: Evidence) -> str:
     """Return evidence as a prompt shows it: one text, or numbered pieces."""
-    if len(evidence.texts) == 1 and evidence.kind != "integration":
+    if len(evidence.texts) == 1 and not evidence.has_pieces:
         return evidence.texts[0]
     pieces = enumerate(evidence.texts, start=1)
     return "\n\n".join(f"Piece {number}:\n{text}" for number, text in pieces)
@@ -112,6 +153,7 @@ def build_language_model_writer(
     tokenizer: Tokenizer,
     journal_path: Path,
     max_cost: float | None,
+    checker: CheckerConfig | None = None,
 ) -> LanguageModelWriter:
     """Open the journal and the connection.
 
@@ -121,11 +163,16 @@ def build_language_model_writer(
         tokenizer: counts prompt tokens.
         journal_path: the run's journal.
         max_cost: US dollars that all runs with this journal may spend; None is no limit.
+        checker: the model that checks; None: the one that writes.
 
     Raises:
         InputError: no key, no price, a bad prompt, or a journal in use.
     """
     key = api_key(config)
+    checking = checking_config(config, checker)
+    check_key = "" if checking is None else api_key(checking)
+    if checking is not None:  # a missing price is known before the journal is made
+        load_price(checking.model, checking.prices, False, checking.base_url)
     prompts = load_prompts(config.prompts)
     price = load_price(config.model, config.prices, batch, config.base_url)
     journal = Journal(journal_path, prompts.joined())
@@ -147,7 +194,38 @@ def build_language_model_writer(
     else:
         endpoint = ChatEndpoint(config.base_url, key, config.timeout_seconds, redact)
         transport = OnlineTransport(config, endpoint, ledger, price, dialect)
-    return LanguageModelWriter(requests, JournalledCalls(journal, transport, price), ledger)
+    model = LanguageModel(requests, JournalledCalls(journal, transport, price))
+    if checking is None:
+        return LanguageModelWriter(model, None, ledger)
+    requests = RequestMaker(checking, prompts, tokenizer)
+    return LanguageModelWriter(model, _online_model(checking, check_key, requests, ledger), ledger)
+
+
+def _online_model(
+    config: OpenAIConfig, key: str, requests: RequestMaker, ledger: Ledger
+) -> LanguageModel:
+    """Return a second model, asked one by one, that shares the first one's journal and budget."""
+    price = load_price(config.model, config.prices, False, config.base_url)
+    endpoint = ChatEndpoint(config.base_url, key, config.timeout_seconds, Redactor(key))
+    dialect = Dialect(ledger.journal, ledger.commits, f"{config.base_url} {config.model}")
+    transport = OnlineTransport(config, endpoint, ledger, price, dialect)
+    return LanguageModel(requests, JournalledCalls(ledger.journal, transport, price))
+
+
+def checking_config(config: OpenAIConfig, checker: CheckerConfig | None) -> OpenAIConfig | None:
+    """Return the settings of the model that checks; None where it is the one that writes."""
+    if checker is None or not checker.model:
+        return None
+    return replace(
+        config,
+        model=checker.model,
+        base_url=checker.base_url,
+        api_key_variable=checker.api_key_variable,
+        temperature=checker.temperature,
+        max_answer_tokens=checker.max_answer_tokens,
+        reasoning_effort=checker.reasoning_effort,
+        extra_body=checker.extra_body,
+    )
 
 
 def api_key(config: OpenAIConfig) -> str:

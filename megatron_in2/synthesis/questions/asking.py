@@ -15,9 +15,12 @@ from dataclasses import dataclass, field, replace
 from megatron_in2.progress import progress_bar
 from megatron_in2.records import id_hash
 from megatron_in2.synthesis.config import FilterConfig
+from megatron_in2.synthesis.quality.config import QuestionConfig
 from megatron_in2.synthesis.questions import eager
 from megatron_in2.synthesis.questions.filters import first_paid_problem, first_problem, question_key
 from megatron_in2.synthesis.questions.reject_watch import RejectWatch
+from megatron_in2.synthesis.questions.restate import restated
+from megatron_in2.synthesis.questions.rewording import is_reworded, reworded
 from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter, Unusable
 from megatron_in2.synthesis.rejects import Rejects
 
@@ -114,6 +117,7 @@ class Asker:
         rejects: takes what is dropped.
         hand_on: takes what is accepted, in order.
         has_space: whether more may be handed on just now; ``wake`` says when to look again.
+        changes: how questions and answers are changed.
     """
 
     def __init__(
@@ -124,9 +128,11 @@ class Asker:
         rejects: Rejects,
         hand_on: HandOn,
         has_space: Callable[[], bool],
+        changes: QuestionConfig | None = None,
     ) -> None:
         self._writer = writer
         self._config = config if writer.gives_quotes else replace(config, citations=False)
+        self._changes = changes or QuestionConfig()
         self._admit = admit
         self._rejects = rejects
         self._hand_on = hand_on
@@ -228,11 +234,19 @@ class Asker:
     async def _question(self, evidence: Evidence) -> Outcome:
         draft = await self._writer.write(evidence)
         reason, frame_tokens = first_problem(draft, evidence, self._config), 0
+        changes = self._changes
+        if reason is None and is_reworded(evidence.id, changes.low_overlap):
+            draft, reason = await reworded(
+                draft, evidence, changes.low_overlap_tries, self._config, self._writer
+            )
+        key, final = id_hash(question_key(draft.question)), draft
         if reason is None:
-            frame_tokens, reason = self._admit(evidence, draft)
+            if changes.restate_evidence:
+                final = restated(draft, evidence.texts)
+            frame_tokens, reason = self._admit(evidence, final)
         if reason is None:
             reason = await first_paid_problem(draft, evidence, self._config, self._writer)
-        return Outcome(draft, reason, id_hash(question_key(draft.question)), frame_tokens)
+        return Outcome(final, reason, key, frame_tokens)
 
     def _hand_on_ready(self, states: deque[_LaneState]) -> bool:
         """Hand on what is settled behind nothing unsettled; return whether there was any."""

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_in2.segment_store import SegmentStore
+from megatron_in2.synthesis.questions.shared_names import SharedNames
 from megatron_in2.synthesis.questions.writer import Evidence, Unusable
 
 MAX_EVIDENCE_SHARE = 0.5  # of the longest context, for all segments of an integration document
@@ -27,6 +28,7 @@ class EvidenceWalk:
     """
 
     def __init__(self, store: SegmentStore, max_tokens: int, seed: int) -> None:
+        self._names: SharedNames | None = None  # read when they are needed
         self._store = store
         self._max_tokens = max_tokens
         self._seed = seed
@@ -36,21 +38,33 @@ class EvidenceWalk:
 
     def count(self, kind: str) -> int:
         """Return the number of units: no more samples of a kind can be made."""
+        if kind == "multi_document":
+            return len(self._shared_names())
         return len(self._store) if kind == "fine_grained" else len(self._first) - 1
 
     def candidates(self, kind: str) -> Iterator[Evidence | Unusable]:
-        """Yield evidence of a kind: one segment, or all segments of one document.
+        """Yield evidence of a kind.
 
-        Each unit comes once; those too long, or of too few segments, are unusable.
+        It is one segment, all segments of one document, or segments of several documents. Each
+        unit comes once; those too long, or of too few segments, are unusable.
         """
-        for unit in self._order(kind):
-            segments = self._segments(kind, int(unit))
+        for segments in self._units(kind):
             identity = self._identity(kind, segments)
             if (reason := self._problem(kind, segments)) is not None:
                 yield Unusable(identity, kind, reason)
                 continue
             texts = tuple(self._store.text(segment) for segment in segments)
             yield Evidence(identity, kind, segments, texts)
+
+    def _units(self, kind: str) -> Iterator[tuple[int, ...]]:
+        if kind == "multi_document":
+            return self._shared_names().groups(generator_for(self._seed, kind, "order"))
+        return (self._segments(kind, int(unit)) for unit in self._order(kind))
+
+    def _shared_names(self) -> SharedNames:
+        if self._names is None:
+            self._names = SharedNames(self._store)
+        return self._names
 
     def _order(self, kind: str) -> npt.NDArray[np.int64]:
         """Return all units in random order.
@@ -74,15 +88,19 @@ class EvidenceWalk:
 
     def _identity(self, kind: str, segments: tuple[int, ...]) -> str:
         """Name a sample by kind and document: unique over shards, since documents are."""
-        document = self._store.document_id(segments[0])
-        if kind != "fine_grained":
-            return f"{kind}/{document}"
-        place = segments[0] - int(self._first[self._store.documents[segments[0]]])
-        return f"{kind}/{document}/{place}"
+        if kind == "multi_document":
+            return f"{kind}/{'+'.join(map(self._place, segments))}"
+        if kind == "fine_grained":
+            return f"{kind}/{self._place(segments[0])}"
+        return f"{kind}/{self._store.document_id(segments[0])}"
+
+    def _place(self, segment: int) -> str:
+        place = segment - int(self._first[self._store.documents[segment]])
+        return f"{self._store.document_id(segment)}/{place}"
 
     def _problem(self, kind: str, segments: tuple[int, ...]) -> str | None:
         tokens = sum(int(self._store.lengths[segment]) for segment in segments)
-        if kind == "integration":
+        if kind != "fine_grained":
             if len(segments) < 2:
                 return "document has one segment"
             if tokens > self._max_tokens * MAX_EVIDENCE_SHARE:

@@ -30,7 +30,7 @@ class ExtractiveWriter:
         self._seed = seed
 
     async def write(self, evidence: Evidence) -> Draft:
-        if evidence.kind == "integration":
+        if evidence.has_pieces:
             draft = self.integration(list(evidence.texts), evidence.id)
         else:
             draft = self.fine_grained(evidence.texts[0], evidence.id)
@@ -39,6 +39,13 @@ class ExtractiveWriter:
     async def answer_from_memory(self, question: str) -> str | None:
         """Know nothing: this writer has only the text before it."""
         return None
+
+    async def reword(self, evidence: Evidence, draft: Draft, avoided: tuple[str, ...]) -> Draft:
+        """Leave the question as it is: this writer knows no other words."""
+        return draft
+
+    async def is_right(self, draft: Draft, guess: str) -> bool:
+        return guess == draft.answer
 
     async def supports(self, evidence: Evidence, draft: Draft) -> bool:
         """Whether the answer, or everything it quotes, occurs in the evidence word for word."""

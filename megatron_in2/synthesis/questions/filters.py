@@ -37,7 +37,7 @@ def first_problem(draft: Draft, evidence: Evidence, config: FilterConfig) -> str
     most = config.max_copied_words
     if most and copies_more(draft.answer, evidence.texts, most):
         return "answer copied from the evidence"
-    if config.citations and evidence.kind == "integration" and not cites_rightly(draft, evidence):
+    if config.citations and evidence.has_pieces and not cites_rightly(draft, evidence):
         return "evidence lacks what the answer cites"
     return None
 
@@ -48,11 +48,17 @@ async def first_paid_problem(
     """Return why a draft is dropped by the checks that ask the writer again, or None."""
     if config.closed_book:
         guess = await writer.answer_from_memory(draft.question)
-        if guess is not None and token_f1(guess, draft.answer) >= config.closed_book_f1:
+        if guess is not None and await _is_right(draft, guess, config, writer):
             return "answerable without the evidence"
     if config.verify and not await writer.supports(evidence, draft):
         return "evidence does not support the answer"
     return None
+
+
+async def _is_right(draft: Draft, guess: str, config: FilterConfig, writer: QuestionWriter) -> bool:
+    if config.closed_book_judge == "f1":
+        return token_f1(guess, draft.answer) >= config.closed_book_f1
+    return await writer.is_right(draft, guess)
 
 
 def speaks_of_context(draft: Draft) -> bool:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 from megatron_in2.synthesis.config import FilterConfig
+from megatron_in2.synthesis.quality.config import QuestionConfig
 from megatron_in2.synthesis.questions.asking import Accepted, Admit, Asker, Lane, LaneEnd
 from megatron_in2.synthesis.questions.writer import QuestionWriter
 from megatron_in2.synthesis.rejects import Rejects
@@ -19,9 +20,13 @@ class QuestionStage:
     Args:
         writer: who writes; closed with the stage.
         config: the filters.
+        changes: how questions and answers are changed.
     """
 
-    def __init__(self, writer: QuestionWriter, config: FilterConfig) -> None:
+    def __init__(
+        self, writer: QuestionWriter, config: FilterConfig, changes: QuestionConfig | None = None
+    ) -> None:
+        self._changes = changes
         self._writer = writer
         self._config = config
         self._loop = asyncio.new_event_loop()
@@ -79,6 +84,7 @@ class QuestionStage:
             rejects,
             self._handed_on.put,
             lambda: self._handed_on.qsize() < MAX_UNTAKEN,
+            self._changes,
         )
         self._asking = asyncio.current_task()
         try:

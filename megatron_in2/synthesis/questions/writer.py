@@ -10,15 +10,20 @@ class Evidence:
 
     Args:
         id: names the sample: kind, document and, for a segment, its place; the same in all runs.
-        kind: fine_grained | integration | short.
+        kind: fine_grained | integration | multi_document.
         segments: in the store, in the document's order.
-        texts: what the writer reads: one text, or for integration all pieces.
+        texts: what the writer reads: one text, or all pieces.
     """
 
     id: str
     kind: str
     segments: tuple[int, ...]
     texts: tuple[str, ...]
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether a question must need two or more of the texts."""
+        return self.kind != "fine_grained"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,16 @@ class QuestionWriter(Protocol):
     gives_quotes: bool  # whether integration questions come with quotes of their evidence
 
     async def write(self, evidence: Evidence) -> Draft:
-        """Ask one question; for integration one that needs two or more of the texts."""
+        """Ask one question; where there are pieces, one that needs two or more of them."""
+
+    async def reword(self, evidence: Evidence, draft: Draft, avoided: tuple[str, ...]) -> Draft:
+        """Put the question in other words than the ``avoided`` ones; its answer stays."""
 
     async def answer_from_memory(self, question: str) -> str | None:
         """Answer without the evidence; None where the writer does not know."""
+
+    async def is_right(self, draft: Draft, guess: str) -> bool:
+        """Whether a guess says what the answer says."""
 
     async def supports(self, evidence: Evidence, draft: Draft) -> bool:
         """Whether the evidence supports the answer."""

@@ -18,7 +18,7 @@ from megatron_in2.errors import InputError
 
 SECONDS_A_DAY = 86_400
 REQUEUE_SECONDS = 480.0  # four nodes, Slurm's default limits: docs/cluster.md
-RESTART_SECONDS = 45.0  # of a restart inside the job: a target, not measured here
+RESTART_SECONDS = 45.0  # of a restart inside the job: an upper limit, docs/resilience.md
 HARDWARE_SHARE = 0.78  # of Llama 3's unexpected stops: without a spare node they need a requeue
 
 
@@ -152,6 +152,6 @@ def _ways() -> dict[str, float]:
     without_spare = HARDWARE_SHARE * REQUEUE_SECONDS + (1 - HARDWARE_SHARE) * RESTART_SECONDS
     return {
         "requeue": REQUEUE_SECONDS,
-        "restart inside the job (target)": without_spare,
-        "restart with spare nodes (target)": RESTART_SECONDS,
+        "restart inside the job": without_spare,
+        "restart with spare nodes": RESTART_SECONDS,
     }

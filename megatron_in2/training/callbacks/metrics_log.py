@@ -7,6 +7,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from megatron_in2.checkpoint.folder import METRICS
+from megatron_in2.errors import InputError
 from megatron_in2.files import atomic_file
 from megatron_in2.training.callbacks.wandb_run import WandbRun
 from megatron_in2.training.config import TrainConfig
@@ -25,7 +26,7 @@ class MetricsLog:
     def __init__(self, config: TrainConfig, resumed_step: int) -> None:
         folder = Path(config.checkpoint.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / METRICS
+        self._path = path = folder / METRICS
         kept = _lines_up_to(path, resumed_step) if path.exists() else []
         with atomic_file(path) as stream:
             stream.writelines(kept)
@@ -43,9 +44,19 @@ class MetricsLog:
         )
 
     def write(self, step: int, **values: float) -> None:
-        """Append the values of one step."""
-        self._stream.write(json.dumps({"step": step, **values}) + "\n")
-        self._stream.flush()
+        """Append the values of one step.
+
+        Raises:
+            InputError: the file cannot be written; the message has its path.
+        """
+        try:
+            self._stream.write(json.dumps({"step": step, **values}) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise InputError(
+                f"{self._path} could not be written: {error.strerror}: free some space or name "
+                "another checkpoint.dir, and start again: the newest complete step is resumed from"
+            ) from error
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from megatron.core.tensor_parallel import CheckpointWithoutOutput
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
@@ -54,9 +55,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         self._ends_of_forward: list[int] = []
         self._ends_of_micro_batches: list[int] = []
         self._placement = placement
+        placement.holds = self._is_of_host
         self._clock = 0
         self._held: dict[int, tuple[Allocation, Any]] = {}  # by the storage's address
         self._was_recomputing = False
+        self._is_repeating = False  # a part of the forward pass that is no module
         self._works: list[Any] = []
         self._names: dict[int, str] = {}  # of modules, by their id
         self._modules: list[str] = [""]
@@ -74,18 +77,30 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
             for name, module in model.named_modules()
         }
         resize = torch.UntypedStorage.resize_
+        recompute = CheckpointWithoutOutput._recompute
 
         def noted_resize(storage: torch.UntypedStorage, size: int) -> Any:
             result = resize(storage, size)  # type: ignore[no-untyped-call]
             self._resize(storage, size)
             return result
 
+        def noted_recompute(checkpoint: CheckpointWithoutOutput, gradient: torch.Tensor) -> None:
+            self._is_repeating = True
+            try:
+                recompute(checkpoint, gradient)
+            finally:
+                self._is_repeating = False
+
+        names: dict[Any, dict[str, Any]] = {
+            torch.UntypedStorage: {"resize_": noted_resize},
+            CheckpointWithoutOutput: {"_recompute": noted_recompute},
+        }
         hooks = (
             register_module_forward_pre_hook(self._enter_module),
             register_module_forward_hook(self._leave_module, always_call=True),
         )
         try:
-            with replaced({torch.UntypedStorage: {"resize_": noted_resize}}):
+            with replaced(names):
                 yield
         finally:
             for hook in hooks:
@@ -139,11 +154,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
             return self.phase, self._modules[-1], False
         if self._modules[-1] or torch.is_grad_enabled():  # in the backward pass: a repeated forward
             return "backward", self._modules[-1], True
+        return "backward", self._owner_of_node(), self._is_repeating
+
+    def _owner_of_node(self) -> str:
+        """Return the module whose forward pass created the node that runs backward."""
         node = torch._C._current_autograd_node()
         if node is None:
-            return "backward", "", False
-        place = bisect_right(self._sequence_numbers, node._sequence_nr())
-        return "backward", self._owners[place - 1], False
+            return ""
+        return self._owners[bisect_right(self._sequence_numbers, node._sequence_nr()) - 1]
 
     # --- operations ----------------------------------------------------------------------------
 
@@ -168,7 +186,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         is_host = self._placement.is_host or self._is_host_work(args)
         for tensor in made:
             self._allocate(tensor, phase, module, func, keeps_graph, is_host)
-        if made or func._schema.is_mutable:
+        if not is_host and (made or func._schema.is_mutable):
             self._work(func, args, kwargs, output, phase, module, is_recomputed)
         return output
 
@@ -212,6 +230,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         return result
 
     # --- memory --------------------------------------------------------------------------------
+
+    def _is_of_host(self, tensor: torch.Tensor) -> bool:
+        held = self._held.get(tensor.untyped_storage()._cdata)
+        return held is not None and held[0].kind == "host"
 
     def _is_host_work(self, args: tuple[Any, ...]) -> bool:
         """Return whether all known inputs are in the host's memory; then the outputs are too."""

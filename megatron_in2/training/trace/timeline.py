@@ -32,7 +32,7 @@ LINK_SHARE = 0.8
 (github.com/stas00/ml-engineering, network/benchmarks)."""
 KERNEL_SECONDS = 5e-6
 COLLECTIVE_SECONDS = 20e-6
-_ALLOCATIONS = ("empty", "new_empty")  # take memory, and no kernel
+_NO_KERNEL = ("empty", "new_empty", "set_")
 _ATTENTION = ("attn", "attention")  # in the names of its kernels
 _MESSAGES = ("send", "receive")
 
@@ -100,7 +100,7 @@ def play(events: Sequence[Event], gpu: Gpu) -> Timeline:
 
 def operation_seconds(operation: Operation, gpu: Gpu) -> float:
     """Return the roofline of one kernel."""
-    if operation.name.startswith(_ALLOCATIONS):
+    if operation.name.startswith(_NO_KERNEL):
         return 0.0
     is_attention = any(part in operation.name for part in _ATTENTION)
     attained = gpu.attention_attained if is_attention else gpu.matrix_attained

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoTokenizer
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks import harness_run
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, BenchmarkScore
+from megatron_in2.evaluation.benchmarks.harness_model import BothEndsLM
 from megatron_in2.evaluation.benchmarks.harness_run import (
     TASK_FILES,
     HarnessConfig,
@@ -22,6 +24,7 @@ from megatron_in2.evaluation.benchmarks.harness_run import (
 )
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.report import ModelScores, benchmark_table
+from megatron_in2.evaluation.benchmarks.suites import SUITES
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
 from megatron_in2.templates.load import BASE, TEMPLATE_FILE
@@ -77,10 +80,10 @@ def test_our_tasks_and_the_harness_own(tiny_model: Path, data: Path) -> None:
 def _prompt(name: str, data: Path) -> str:
     from lm_eval.tasks import TaskManager
 
-    from megatron_in2.evaluation.benchmarks.harness_run import _task
+    from megatron_in2.evaluation.benchmarks.harness_run import harness_task
 
     tasks = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
-    (task,) = tasks.load([_task(BENCHMARKS[name], data)])["tasks"].values()
+    (task,) = tasks.load([harness_task(BENCHMARKS[name], data)])["tasks"].values()
     task.set_fewshot_seed(0)
     document = next(iter(task.eval_docs))
     return task.fewshot_context(document, task.config.num_fewshot or 0)
@@ -126,8 +129,6 @@ def _received(
     config: HarnessConfig, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[int], dict[str, BenchmarkScore]]:
     """Return the ids that the model receives for the first prompt, and the scores."""
-    from lm_eval.models.huggingface import HFLM
-
     received: list[list[int]] = []
     generate = HFLM._model_generate
 
@@ -135,9 +136,9 @@ def _received(
         received.append(context[0].tolist())
         return generate(self, context, *rest, **named)
 
-    monkeypatch.setattr(HFLM, "_model_generate", recorded)
-    scores, _ = run_benchmarks(config)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(HFLM, "_model_generate", recorded)
+        scores, _ = run_benchmarks(config)
     return received[0], scores
 
 
@@ -177,6 +178,7 @@ def test_a_long_input_loses_its_middle_before_the_template_is_applied(
 
     # The control: without a window the harness cuts on the left, and the begin is gone.
     monkeypatch.setattr(harness_run, "_window", lambda model, task: None)
+    monkeypatch.setattr(BothEndsLM, "tok_batch_encode", HFLM.tok_batch_encode)
     cut_left, _ = _received(config, monkeypatch)
     assert len(cut_left) == LONGEST - 64
     assert cut_left[: len(head) - 3] != head[:-3]
@@ -212,6 +214,7 @@ def test_every_benchmark_has_its_task() -> None:
     known = TaskManager(include_path=str(TASK_FILES)).all_tasks
     for benchmark in BENCHMARKS.values():
         assert benchmark.harness_task in known
+    assert {task for suite in SUITES.values() for task in suite.tasks} <= set(known)
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

@@ -93,6 +93,27 @@ def test_asked_positions_are_spread_from_end_to_end(tmp_path: Path, tokenizer: T
         assert positions == pytest.approx(expected, abs=0.51)
 
 
+def test_fills_of_the_window(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    _write_sentences(tmp_path, 200)
+    config = BuildConfig(context_tokens=1000, fills=[0.25, 0.5, 1.0], positions=3, sets=2)
+    assert build_probes(tmp_path, tmp_path, config, tokenizer, FILM) == (18, 0)
+    contexts = []
+    for name, fill in (("document-fill-25", 0.25), ("document-fill-50", 0.5), ("document", 1.0)):
+        probes = _probes(tmp_path, name)
+        assert {probe["fill"] for probe in probes} == {fill}
+        assert {probe["context_tokens"] for probe in probes} == {int(1000 * fill)}
+        longest = max(1 + len(tokenizer.encode(probe["prompt"])) for probe in probes)
+        assert 0.85 * 1000 * fill < longest <= 1000 * fill
+        contexts.append(probes[0]["prompt"].split("### Context:\n")[1].split("\n\n###")[0])
+    assert contexts[2].startswith(contexts[1])
+    assert contexts[1].startswith(contexts[0])
+    for fills, message in (([0.0], "--fills 0.0: give"), ([1.5], "--fills 1.5"), ([1, 1], "twice")):
+        with pytest.raises(InputError, match=message):
+            BuildConfig(fills=fills)
+    with pytest.raises(InputError, match="leave --units out"):
+        BuildConfig(fills=[0.5], units=3)
+
+
 def test_ambiguous_pieces_are_skipped(tmp_path: Path, tokenizer: Tokenizer) -> None:
     _write_sentences(tmp_path, 100, piece="piece {n}")  # "piece 1" occurs in "piece 10" too
     written, skipped = build_probes(

@@ -18,6 +18,8 @@ from megatron_in2.templates.ids import end_id, part_ids
 from megatron_in2.templates.load import load_template
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
+from tests.evaluation.conftest import LONGEST
+from tests.families import ONE_GROUP, save_model
 
 SENTENCES = [f"Entry {n} tells of matter {n % 7}." for n in range(40)]
 
@@ -73,6 +75,30 @@ def test_shared_prefixes_and_batches_give_the_same_answers(
         assert one["answer_log_likelihood"] == pytest.approx(
             other["answer_log_likelihood"], rel=1e-5
         )
+
+
+@pytest.mark.parametrize("family", ONE_GROUP)
+def test_every_family_answers_as_generate_does(
+    family: str, small_tokenizer: Tokenizer, lines: list[Line], tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": small_tokenizer.vocab_size, "max_position_embeddings": LONGEST}
+    folder = save_model(family, tmp_path / "model", small_tokenizer.path, **sizes)
+    answerer = CheckpointAnswerer(folder, max_new_tokens=6, batch_size=5)
+    asked = [*lines[:5], lines[-1]]
+    expected = []
+    for _, probe in asked:
+        prompt = [small_tokenizer.bos_id, *small_tokenizer.encode(probe["prompt"])]
+        with torch.no_grad():
+            output = answerer.model.generate(
+                torch.tensor([prompt]),
+                max_new_tokens=6,
+                do_sample=False,
+                eos_token_id=small_tokenizer.eos_id,
+                pad_token_id=0,
+            )
+        expected.append(small_tokenizer.decode(output[0, len(prompt) :].tolist()))
+    assert [one["samples"][0] for one in answerer.answer(asked)] == expected
+    assert len(set(expected)) > 1  # not one text for all
 
 
 def test_a_shared_prefix_is_computed_once(

@@ -1,24 +1,32 @@
 """Answers through a real HTTP server: an oracle, a fake lost in the middle, and failures."""
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from megatron_in2.errors import InputError
+from megatron_in2.evaluation.lines import Line
 from megatron_in2.evaluation.probing.endpoint_answers import (
     EndpointAnswerer,
     EndpointConfig,
+    _text_of,
     user_message,
 )
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_predictions
+from megatron_in2.synthesis.llm.failures import FailedCallError
 from tests.conftest import RunTool, assert_refused
 from tests.evaluation.conftest import Serve
 
 
-def _answerer(url: str, api: str = "completions") -> EndpointAnswerer:
-    return EndpointAnswerer(EndpointConfig(url, "fake", api=api, retries=0), max_new_tokens=128)
+def _answerer(url: str, api: str = "completions", concurrency: int = 8) -> EndpointAnswerer:
+    config = EndpointConfig(url, "fake", api=api, concurrency=concurrency, retries=0)
+    return EndpointAnswerer(config, max_new_tokens=128)
 
 
 def _report(url: str, probes: Path, output: Path, api: str) -> ProbeReport:
@@ -51,11 +59,12 @@ def test_answers_continue_after_an_endpoint_has_failed(
     probes: Path, tmp_path: Path, serve: Serve
 ) -> None:
     asked, output = probes / "document.jsonl", tmp_path / "x.jsonl"
-    failing = _answerer(serve(0.5, fail_after=50))
+    # One at a time: otherwise an early request may come late, and those behind it are not kept.
+    failing = _answerer(serve(0.5, fail_after=50), concurrency=1)
     with pytest.raises(InputError, match=r"document\.jsonl:\d+: http.* failed: .*out of order"):
         generate_predictions(failing, asked, output)
     kept = output.read_text().splitlines()
-    assert 40 <= len(kept) <= 50
+    assert len(kept) == 50
     resumed = _answerer(serve(0.5))
     resumed.identity = failing.identity  # the same endpoint, at another port
     assert generate_predictions(resumed, asked, output) == 120
@@ -75,6 +84,68 @@ def test_a_refused_answer_is_a_null_prediction(probes: Path, tmp_path: Path, ser
     assert predictions[1] == [None]
     report = score_predictions(asked, output, Grouping())
     assert (report.probes, report.nulls, report.average) == (3, 1, 1.0)
+
+
+class _Gate(BaseHTTPRequestHandler):
+    """Answers only to a client that keeps the server full, also while the first answer is late."""
+
+    protocol_version = "HTTP/1.1"
+    SIZE = 4
+
+    def do_POST(self) -> None:
+        name = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
+        server: Any = self.server
+        with server.lock:
+            server.inside += 1
+            server.most = max(server.most, server.inside)
+        if int(name) < self.SIZE:
+            server.full.wait(60)
+        if name == "0":
+            server.others_done.wait(60)
+        with server.lock:
+            server.inside -= 1
+            server.done += 1
+            if server.done == 3 * self.SIZE:
+                server.others_done.set()
+        body = json.dumps({"choices": [{"text": f"answer {name}"}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def gate() -> Iterator[Any]:
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Gate)
+    server.lock, server.inside, server.most, server.done = threading.Lock(), 0, 0, 0
+    server.full, server.others_done = threading.Barrier(_Gate.SIZE), threading.Event()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_server_is_kept_full_and_no_fuller(gate: Any) -> None:
+    url = f"http://127.0.0.1:{gate.server_address[1]}/v1"
+    config = EndpointConfig(url, "fake", concurrency=_Gate.SIZE, retries=0)
+    probes: list[Line] = [(f"p:{name}", {"prompt": str(name)}) for name in range(20)]
+    answers = EndpointAnswerer(config, max_new_tokens=8).answer(probes)
+    assert [each["samples"] for each in answers] == [[f"answer {name}"] for name in range(20)]
+    assert gate.most == _Gate.SIZE
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [("[]", "the reply is no completion"), ('{"choices": [{"text": 3}]}', "the reply's text is 3")],
+)
+def test_replies_that_are_none(body: str, message: str) -> None:
+    with pytest.raises(FailedCallError, match=message):
+        _text_of(body)
 
 
 @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"retries": -1}])

@@ -20,6 +20,7 @@ from megatron_in2.synthesis.llm.journal.journal import Journal, JournalSummary
 from megatron_in2.synthesis.llm.online.endpoint import ChatEndpoint
 from megatron_in2.synthesis.llm.transport import StoppedError
 from megatron_in2.synthesis.llm.writer import LanguageModelWriter, build_language_model_writer
+from megatron_in2.synthesis.quality.config import CheckerConfig
 from megatron_in2.synthesis.questions.writer import Draft, Evidence
 from megatron_in2.tokenizers.base import Tokenizer
 from tests.synthesis.conftest import ServerProcess
@@ -369,3 +370,37 @@ def test_the_cost_limit_is_never_passed(tmp_path: Path, start_server, tokenizer:
     drafts = _write(_config(server), tokenizer, journal, range(150), max_cost=1.0)
     assert len(drafts) == 150
     assert server.stats()["distinct"] == server.stats()["billed"] == 150
+
+
+def test_another_model_checks_at_its_own_server(
+    tmp_path: Path, start_server, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, other = start_server(), start_server()
+    monkeypatch.setenv("CHECK_KEY", "another")
+    checker = CheckerConfig("gpt-4.1", other.url, "CHECK_KEY", temperature=None)
+    draft = Draft("What is told of it?", "It is told of much.")
+
+    async def work() -> tuple[list[bool], float | None]:
+        writer = build_language_model_writer(
+            _config(server), False, tokenizer, tmp_path / "x.sqlite", 1.0, checker
+        )
+        evidence = [_evidence(number) for number in range(12)]
+        await writer.write(evidence[0])
+        new = await writer.reword(evidence[0], draft, ("told",))
+        assert new.question
+        supported = [await writer.supports(each, draft) for each in evidence]
+        right = [await writer.is_right(draft, f"guess {number}") for number in range(12)]
+        writer.stop()
+        await writer.close()
+        assert {True, False} == set(right)
+        return supported, writer.used_cost()
+
+    supported, cost = asyncio.run(work())
+    assert sum(supported) > 6
+    assert server.stats()["billed"] == 2
+    assert other.stats()["billed"] == 24
+    # 300 prompt tokens and 50 of the reply each, by each model's own price.
+    assert cost == pytest.approx(2 * (300 * 0.15 + 50 * 0.6) / 1e6 + 24 * (300 * 2 + 50 * 8) / 1e6)
+    summary = _summary(tmp_path / "x.sqlite")
+    assert summary.answers == 26
+    assert summary.cost == pytest.approx(cost)

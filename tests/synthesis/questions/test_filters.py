@@ -101,6 +101,9 @@ class _Oracle:
     async def answer_from_memory(self, question: str) -> str | None:
         return "In the town of Verden they meet." if "Aller" in question else None
 
+    async def is_right(self, draft: Draft, guess: str) -> bool:
+        return guess.startswith("In the town") and draft.answer == GOOD.answer
+
     async def supports(self, evidence: Evidence, draft: Draft) -> bool:
         return "Verden" in draft.answer
 
@@ -109,12 +112,14 @@ def _paid_problem(draft: Draft, **config: object) -> str | None:
     return asyncio.run(first_paid_problem(draft, ONE, FilterConfig(**config), _Oracle()))
 
 
-def test_questions_answered_without_evidence_are_dropped() -> None:
-    assert _paid_problem(GOOD, closed_book=True) == "answerable without the evidence"
+@pytest.mark.parametrize("judge", ["model", "f1"])
+def test_questions_answered_without_evidence_are_dropped(judge: str) -> None:
+    options = {"closed_book": True, "closed_book_judge": judge}
+    assert _paid_problem(GOOD, **options) == "answerable without the evidence"
     assert _paid_problem(GOOD) is None
-    assert _paid_problem(Draft("Where?", "Verden"), closed_book=True) is None
+    assert _paid_problem(Draft("Where?", "Verden"), **options) is None
     other = Draft(GOOD.question, "Nobody has ever been able to find out.")
-    assert _paid_problem(other, closed_book=True) is None
+    assert _paid_problem(other, **options) is None
 
 
 def test_unsupported_answers_are_dropped() -> None:
