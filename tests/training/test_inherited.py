@@ -44,7 +44,7 @@ def test_model_and_tokenizer_come_from_the_checkpoint(tmp_path: Path) -> None:
         config = read(f"--checkpoint.init_from={start}")
         assert config.model == QWEN
         assert config.data.tokenizer_model == str(step / "tokenizer.model")
-        assert config.parallel.tensor == 4  # the rest is the file's
+        assert config.parallel.tensor == 2  # the rest is the file's
 
 
 def test_without_a_checkpoint_the_model_is_film7bs() -> None:
