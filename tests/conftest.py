@@ -21,10 +21,12 @@ from tests import bases
 ROOT = Path(__file__).resolve().parent.parent
 RunTool = Callable[..., subprocess.CompletedProcess[str]]
 
-# A shell lets its background jobs ignore Ctrl-C, and whatever they start ignores it too. Tests
-# that interrupt a process must not hang where the test run itself is such a job.
+# A shell lets its background jobs ignore Ctrl-C, and nohup its program SIGHUP; whatever they start
+# ignores it too. Tests that send a signal must not hang where the test run itself is such a job.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
