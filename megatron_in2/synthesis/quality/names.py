@@ -1,7 +1,7 @@
 """Names in a text: persons, places, organisations, titles.
 
 Found by their capitals, so in languages that write names with them; of Chinese and Japanese, what
-stands between 《》 only.
+is between 《》 only.
 """
 
 import regex  # type: ignore[import-untyped]

@@ -12,7 +12,7 @@ from megatron_in2.files import atomic_file
 from megatron_in2.training.callbacks.base import Callback
 from megatron_in2.training.callbacks.metrics_log import MetricsLog
 from megatron_in2.training.config import LoggingConfig
-from megatron_in2.training.generation.drafts import Draft, first_guess
+from megatron_in2.training.generation.drafts import AnswerDraft, first_guess
 from megatron_in2.training.generation.greedy import answer_greedily
 from megatron_in2.training.generation.probe_set import ProbeSet
 from megatron_in2.training.state import TrainingState
@@ -65,7 +65,7 @@ class ProbeAccuracy(Callback):
         before = time.perf_counter()
         size, end_id = self._logging.probe_new_tokens, self._set.end_id
         drafts = [
-            Draft(probe.prompt, first_guess(probe.answer, size, end_id), end_id)
+            AnswerDraft(probe.prompt, first_guess(probe.answer, size, end_id), end_id)
             for probe in self._set.probes
         ]
         passes = answer_greedily(state, drafts, self._set.pad_id)

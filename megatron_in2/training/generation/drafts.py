@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 
 @dataclass
-class Draft:
+class AnswerDraft:
     """A prompt, and what is known of the model's answer to it.
 
     Args:

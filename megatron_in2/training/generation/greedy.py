@@ -7,7 +7,7 @@ import torch
 
 from megatron_in2.data.packed.dataset import Row
 from megatron_in2.data.packed.manifest import SAMPLE_RECORD
-from megatron_in2.training.generation.drafts import Draft
+from megatron_in2.training.generation.drafts import AnswerDraft
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.batch import Batch, make_batch
 from megatron_in2.training.step.loss import ForwardStep, LossResult, ReportFunction, global_sums
@@ -16,7 +16,7 @@ _FILLING = -1  # in the place of a draft's number
 
 
 @torch.no_grad()
-def answer_greedily(state: TrainingState, drafts: list[Draft], pad_id: int) -> int:
+def answer_greedily(state: TrainingState, drafts: list[AnswerDraft], pad_id: int) -> int:
     """Find the model's answers to all drafts; every rank must call it, with the same drafts.
 
     Weights, gradients, the optimizer and random generators stay as they are.
@@ -41,7 +41,7 @@ def answer_greedily(state: TrainingState, drafts: list[Draft], pad_id: int) -> i
 
 
 def _choices(
-    state: TrainingState, drafts: list[Draft], numbers: list[int], pad_id: int
+    state: TrainingState, drafts: list[AnswerDraft], numbers: list[int], pad_id: int
 ) -> torch.Tensor:
     """Return the model's choice at each place of the answers: int64 [drafts, answer length]."""
     world, config = state.world, state.config
@@ -98,7 +98,7 @@ def _choice_step(report: ReportFunction) -> ForwardStep:
 
 
 def draft_rows(
-    drafts: list[Draft], numbers: Sequence[int], seq_length: int, multiple: int, pad_id: int
+    drafts: list[AnswerDraft], numbers: Sequence[int], seq_length: int, multiple: int, pad_id: int
 ) -> list[Row]:
     """Pack drafts into rows, each into the first row with enough space.
 
@@ -126,13 +126,13 @@ def draft_rows(
     return [_row(drafts, row, seq_length, multiple, pad_id) for row in rows]
 
 
-def padded_tokens(draft: Draft, multiple: int) -> int:
+def padded_tokens(draft: AnswerDraft, multiple: int) -> int:
     """Return the tokens that a draft takes of a row."""
     return -(-(len(draft.prompt) + len(draft.guess)) // multiple) * multiple
 
 
 def _row(
-    drafts: list[Draft], numbers: list[int], seq_length: int, multiple: int, pad_id: int
+    drafts: list[AnswerDraft], numbers: list[int], seq_length: int, multiple: int, pad_id: int
 ) -> Row:
     tokens = np.full(seq_length, pad_id, np.int64)
     mask = np.zeros(seq_length, np.uint8)

@@ -129,7 +129,7 @@ def step_seconds(stages: Sequence[Timeline], micro_batches: int, pipeline: int) 
     """Return the seconds of a step from the timelines of its pipeline stages.
 
     Args:
-        stages: of every stage, or one that stands for those which do the same.
+        stages: of every stage, or one for all that do the same.
         micro_batches: of the step; the traced ones may be fewer.
         pipeline: number of stages.
     """

@@ -82,8 +82,8 @@ def test_changed_input_or_settings_start_anew(
     with pytest.raises(InputError, match="not a sample"):
         pack(path, block=128)
     assert (tmp_path / ".packed.partial" / "journal.json").exists()
-    mended = write_samples(_many(mixed_records, 2)[5:])
-    data = pack(mended, block=128)
+    repaired = write_samples(_many(mixed_records, 2)[5:])
+    data = pack(repaired, block=128)
     assert data.manifest.samples == 2 * len(mixed_records) - 5
     assert not (tmp_path / ".packed.partial").exists()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_in2.training.generation.drafts import Draft, first_guess
+from megatron_in2.training.generation.drafts import AnswerDraft, first_guess
 
 END = 0
 PROMPT = np.array([5, 6])
@@ -28,7 +28,7 @@ def _step_by_step(model: Model, size: int) -> list[int]:
 
 
 def _by_drafts(model: Model, guess: list[int]) -> tuple[list[int], int]:
-    draft, passes = Draft(PROMPT, guess, END), 0
+    draft, passes = AnswerDraft(PROMPT, guess, END), 0
     while not draft.is_done:
         before = [[*PROMPT, *draft.guess[:place]] for place in range(len(draft.guess))]
         draft.check([model(ids) for ids in before])

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_in2.training.generation.drafts import Draft
+from megatron_in2.training.generation.drafts import AnswerDraft
 from megatron_in2.training.generation.greedy import draft_rows
 
 PAD, END, LENGTH = 9, 0, 32
@@ -16,7 +16,7 @@ PAD, END, LENGTH = 9, 0, 32
     multiple=st.sampled_from([1, 2, 4, 8]),
 )
 def test_rows_hold_each_draft_once(prompts: list[int], size: int, multiple: int) -> None:
-    drafts = [Draft(np.full(count, 1), [2] * size, END) for count in prompts]
+    drafts = [AnswerDraft(np.full(count, 1), [2] * size, END) for count in prompts]
     asked = list(range(0, len(drafts), 2))
     found = []
     for row in draft_rows(drafts, asked, LENGTH, multiple, PAD):
