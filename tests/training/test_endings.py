@@ -46,11 +46,20 @@ def _freeze_a_writer(run: subprocess.Popen[str], folder: Path) -> psutil.Process
             for rank in launcher.children():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     for writer in rank.children():
-                        writer.suspend()
-                        if writer.status() == psutil.STATUS_STOPPED:
+                        if _is_frozen(writer):
                             return writer
         time.sleep(0.001)
     raise AssertionError("no checkpoint was written")
+
+
+def _is_frozen(process: psutil.Process) -> bool:
+    """Stop a process; return False if it ended before it stopped, which takes a moment."""
+    process.suspend()
+    while (status := process.status()) != psutil.STATUS_STOPPED:
+        if status == psutil.STATUS_ZOMBIE:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def test_sigterm_during_a_save_reaches_all_and_everything_is_saved(
