@@ -278,6 +278,7 @@ def test_too_small_a_disk_is_refused_before_starting(tmp_path: Path, make_model:
     assert {path.name for path in tmp_path.iterdir()} == {"small", "hf"}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_then_run_again(
     tmp_path: Path, make_model: MakeModel, run_tool: RunTool
 ) -> None:

@@ -129,6 +129,7 @@ def test_a_bad_configuration_is_not_requeued(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_data_missing_on_one_node_are_named(
     submit: Submit, tmp_path: Path, write_config: WriteConfig, dataset: Path
 ) -> None:

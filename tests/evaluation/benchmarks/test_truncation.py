@@ -22,8 +22,9 @@ def tokenizer(tiny_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
+# A window of 20 tokens may be too small: a character can take 4 ids, and is kept or left out whole.
 @settings(max_examples=60, deadline=None)
-@given(text=st.text(_CHARACTERS, min_size=1, max_size=200), tokens=st.integers(20, 200))
+@given(text=st.text(_CHARACTERS, min_size=1, max_size=200), tokens=st.integers(40, 200))
 def test_it_fits_and_the_ends_are_kept(tokenizer: Any, text: str, tokens: int) -> None:
     window = Window(tokenizer, tokenizer.encode, tokens)
     whole = len(tokenizer.encode(_WRITE(text)))

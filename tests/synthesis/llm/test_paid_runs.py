@@ -141,6 +141,7 @@ def _survives_kills(
     return {**stats, "unanswered": unanswered, "excess": excess}
 
 
+@pytest.mark.slow
 def test_a_run_survives_faults_and_kills(tmp_path: Path, small_corpus: Path, start_server) -> None:
     mixture = {"fine_grained": 200, "integration": 30, "short": 10}
     _survives_kills(tmp_path, small_corpus, start_server, mixture, kills=2)
