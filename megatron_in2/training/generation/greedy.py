@@ -10,7 +10,13 @@ from megatron_in2.data.packed.manifest import SAMPLE_RECORD
 from megatron_in2.training.generation.drafts import AnswerDraft
 from megatron_in2.training.state import TrainingState
 from megatron_in2.training.step.batch import Batch, make_batch
-from megatron_in2.training.step.loss import ForwardStep, LossResult, ReportFunction, global_sums
+from megatron_in2.training.step.loss import (
+    ForwardStep,
+    LossResult,
+    ReportFunction,
+    global_sums,
+    run_model,
+)
 
 _FILLING = -1  # in the place of a draft's number
 
@@ -79,14 +85,7 @@ def _choice_step(report: ReportFunction) -> ForwardStep:
     def forward_step(batches: Iterator[Batch], model: torch.nn.Module) -> object:
         batch = next(batches)
         batch.packing.chooses = True
-        output = model(
-            batch.tokens,
-            batch.positions,
-            None,
-            labels=batch.labels,
-            loss_mask=batch.loss_mask,
-            packed_seq_params=batch.packing,
-        )
+        output = run_model(model, batch)
 
         def without_loss(chosen: torch.Tensor) -> LossResult:
             nothing = torch.zeros((), device=chosen.device)

@@ -38,14 +38,7 @@ def make_forward_step(report: ReportFunction) -> ForwardStep:
         batches: Iterator[Batch], model: torch.nn.Module
     ) -> tuple[torch.Tensor, Callable[[torch.Tensor], LossResult]]:
         batch = next(batches)
-        output = model(
-            batch.tokens,
-            batch.positions,
-            None,
-            labels=batch.labels,
-            loss_mask=batch.loss_mask,
-            packed_seq_params=batch.packing,
-        )
+        output = run_model(model, batch)
 
         def weighted_loss(token_losses: torch.Tensor) -> LossResult:
             loss_sum = weighted_sum(batch, token_losses)
@@ -55,6 +48,19 @@ def make_forward_step(report: ReportFunction) -> ForwardStep:
         return output, weighted_loss
 
     return forward_step
+
+
+def run_model(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Return what a pipeline stage gives for a row: the last stage, one value an answer token."""
+    output: torch.Tensor = model(
+        batch.tokens,
+        batch.positions,
+        None,
+        labels=batch.labels,
+        loss_mask=batch.loss_mask,
+        packed_seq_params=batch.packing,
+    )
+    return output
 
 
 def weighted_sum(batch: Batch, token_losses: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,13 @@
 """Each filter drops what it should, and nothing else."""
 
 import asyncio
+import itertools
+import re
 
 import pytest
 
 from megatron_in2.synthesis.config import FilterConfig
+from megatron_in2.synthesis.questions import filters
 from megatron_in2.synthesis.questions.filters import (
     cites_rightly,
     copies_more,
@@ -52,6 +55,20 @@ def test_context_phrases_are_found(phrase: str) -> None:
 )
 def test_ordinary_questions_pass(phrase: str) -> None:
     assert not speaks_of_context(Draft(phrase, "x"))
+
+
+def test_looking_for_a_source_first_misses_no_phrase() -> None:
+    """Over all words of the expression: what it finds, alone, is what the check finds."""
+    phrase = filters._CONTEXT_PHRASE
+    words = sorted(set(re.findall(r"[a-zA-Z]+", phrase.pattern)))
+    starts = ("in", "based on", "mentioned in", "laut", "selon", "dans", "en", "the", "")
+    articles = ("the", "this", "the given", "dem", "diesem", "le", "ce", "el", "este", "")
+    found = 0
+    for start, article, word in itertools.product(starts, articles, words):
+        text = f"What, {start} {article} {word} says 3?"
+        found += (expected := phrase.search(text) is not None)
+        assert speaks_of_context(Draft(text, "x")) == expected, text
+    assert found > 200
 
 
 def _longest_copied(answer: str, texts: tuple[str, ...]) -> int:
