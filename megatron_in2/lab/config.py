@@ -67,9 +67,9 @@ def select(study: Study, config: LabConfig) -> Selection:
         InputError: the study has no such arm or panel.
     """
     for name in config.arms:
-        require_known(name, study.text.arms, "--arms")
+        require_known(name, study.text.arms, f"--arms {name}")
     for name in config.panels:
-        require_known(name, study.text.panels, "--panels")
+        require_known(name, study.text.panels, f"--panels {name}")
     arms = tuple(name for name in study.text.arms if not config.arms or name in config.arms)
     panels = (name for name in study.text.panels if not config.panels or name in config.panels)
     return Selection(

@@ -87,12 +87,14 @@ def resampled(right: _Values) -> _Values:
     seeds, contexts, _ = right.shape
     chance = np.random.default_rng(_SEED)
     counts = chance.multinomial(contexts, np.full(contexts, 1 / contexts), (REPLICATES, seeds))
-    return np.einsum("rsc,scg->rg", counts / (seeds * contexts), right)
+    means: _Values = np.einsum("rsc,scg->rg", counts / (seeds * contexts), right)
+    return means
 
 
 def value_of(means: _Values, value: ValueName) -> _Values:
     """Reduce the groups, the last axis, to their mean or their smallest value."""
-    return means.mean(axis=-1) if value == "mean" else means.min(axis=-1)
+    reduced: _Values = means.mean(axis=-1) if value == "mean" else means.min(axis=-1)
+    return reduced
 
 
 def _answer(comparison: Comparison, low: float, high: float) -> Answer:

@@ -1,7 +1,7 @@
 """Reads a YAML file into dataclasses, strictly: every mistake is one line that names its field."""
 
 import difflib
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -13,7 +13,7 @@ from megatron_in2.choices import as_field, choices_in, wrong_choice
 from megatron_in2.errors import InputError
 
 _Made = TypeVar("_Made")
-_LIKENESS = 0.7  # of a name to a known one from which it counts as a mistake for that one
+_LIKENESS = 0.6  # of a name to a known one from which it counts as a mistake for that one
 _SHOWN = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -61,7 +61,7 @@ def made_of(kind: type[_Made], values: Any, where: str) -> _Made:
         raise InputError(f"{where} must be fields with values, not {values!r:.60}")
     hints, known = get_type_hints(kind), {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     for name in values:
-        require_known(str(name), known, where)
+        require_known(str(name), known, below(where, str(name)))
     for name, item in known.items():
         needed = item.default is MISSING and item.default_factory is MISSING
         if needed and name not in values:
@@ -73,8 +73,13 @@ def made_of(kind: type[_Made], values: Any, where: str) -> _Made:
         raise InputError(f"{where}: {error}") from error
 
 
-def require_known(name: str, known: Mapping[str, object], where: str) -> None:
+def require_known(name: str, known: Collection[str], shown: str) -> None:
     """Check that a name is one of those known.
+
+    Args:
+        name: of a field, or a field's value.
+        known: what it may be.
+        shown: how the message names it.
 
     Raises:
         InputError: it is not; the message names the one that it looks like.
@@ -83,7 +88,7 @@ def require_known(name: str, known: Mapping[str, object], where: str) -> None:
         return
     near = difflib.get_close_matches(name, known, 1, _LIKENESS)
     remedy = f"did you mean {near[0]}?" if near else f"use {', '.join(known)}"
-    raise InputError(f"{below(where, name)} is not known: {remedy}")
+    raise InputError(f"{shown} is not known: {remedy}")
 
 
 def below(where: str, name: str) -> str:
@@ -121,11 +126,11 @@ def _mapping(hint: Any, value: Any, where: str) -> dict[str, Any]:
     }
 
 
-def _plain(hint: type, value: Any, where: str) -> Any:
+def _plain(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
         raise InputError(f"{where} must be {_SHOWN[hint]}, not {value!r:.60}")
-    if hint is str and not value.strip():
+    if isinstance(value, str) and not value.strip():
         raise InputError(f"{where} is empty")
     return value

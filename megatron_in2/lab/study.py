@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
+from megatron_in2.choices import as_field
 from megatron_in2.errors import InputError
 from megatron_in2.lab.reading import below, made_of, read_yaml, require_known
 from megatron_in2.lab.worlds.base import Dataset, Measure, SmallWorld
@@ -140,7 +141,7 @@ class Study:
     def runs_of(self, arms: tuple[str, ...]) -> list[str]:
         """Return the runs that arms need; each starts from an earlier one in this list."""
         needed = {self.run_of(arm) for arm in arms}
-        for name in reversed(self.text.runs):
+        for name in reversed(list(self.text.runs)):
             if name in needed:
                 needed.add(self.text.runs[name].start)
         return [name for name in self.text.runs if name in needed]
@@ -163,7 +164,7 @@ def load_study(name: str) -> Study:
     known = study_names()
     path = Path(name) if name.endswith((".yaml", ".yml")) else STUDIES / f"{name}.yaml"
     if path.parent == STUDIES:
-        require_known(name, dict.fromkeys(known), "study")
+        require_known(name, known, f"study {name}")
     return study_of(read_yaml(path), path)
 
 
@@ -206,9 +207,9 @@ def _check_runs(text: StudyText, shown: str) -> None:
     earlier: dict[str, Run] = {}
     for name, run in text.runs.items():
         where = below(shown, f"runs.{name}")
-        require_known(run.data, text.datasets, below(where, "data"))
+        require_known(run.data, text.datasets, as_field(below(where, "data"), run.data))
         if run.start:
-            require_known(run.start, earlier, f"{where}.start (an earlier run)")
+            require_known(run.start, earlier, as_field(below(where, "start"), run.start))
         _check_options(run.options, below(where, "options"))
         earlier[name] = run
     for name, panel in text.panels.items():
@@ -216,9 +217,9 @@ def _check_runs(text: StudyText, shown: str) -> None:
 
 
 def _check_options(options: Mapping[str, Any], where: str) -> None:
-    known = dict.fromkeys(_training_fields())
+    known = _training_fields()
     for name, value in options.items():
-        require_known(name, known, where)
+        require_known(name, known, below(where, name))
         if name in OWN_OPTIONS:
             raise InputError(f"{below(where, name)} is set for every run: leave it out")
         if not isinstance(value, str | int | float):
@@ -237,7 +238,8 @@ def _training_fields(config: type = TrainConfig, prefix: str = "") -> list[str]:
 def _check_arms(text: StudyText, shown: str) -> None:
     for name, arm in text.arms.items():
         where = below(shown, f"arms.{name}")
-        require_known(arm.run or name, text.runs, below(where, "run"))
+        run = arm.run or name
+        require_known(run, text.runs, as_field(below(where, "run"), run))
         if not _COLOUR.fullmatch(arm.colour):
             raise InputError(f"{where}.colour={arm.colour!r}: write it as '#2E7D32'")
     doses = [arm.dose for arm in text.arms.values() if arm.dose is not None]
@@ -250,12 +252,11 @@ def _check_expected(text: StudyText, shown: str) -> None:
         raise InputError(f"{below(shown, 'expected')} is empty: write down what will be seen")
     for place, each in enumerate(text.expected):
         where = below(shown, f"expected[{place}]")
-        require_known(each.measure, text.measures, below(where, "measure"))
-        for name in ("first", "second"):
-            require_known(getattr(each, name), text.arms, below(where, name))
+        known = {"measure": text.measures, "first": text.arms, "second": text.arms}
+        for name, names in {**known, **({"panel": text.panels} if each.panel else {})}.items():
+            value = getattr(each, name)
+            require_known(value, names, as_field(below(where, name), value))
         if each.first == each.second:
             raise InputError(f"{where} compares {each.first} with itself: name two arms")
-        if each.panel:
-            require_known(each.panel, text.panels, below(where, "panel"))
         if not 0 <= each.by < 1:
             raise InputError(f"{where}.by={each.by}: an accuracy difference from 0 to below 1")
