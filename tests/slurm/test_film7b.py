@@ -85,10 +85,10 @@ def test_sixteen_nodes_train_to_the_end(
         assert line["loss"] == pytest.approx(alone[step]["loss"], rel=1e-5)
     assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == 16
 
-    again = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    again = submit(2, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
     assert again.finish() == "COMPLETED 0:0"
     assert "the run is finished: step 3 of 3" in again.log
-    assert "start 1: 16 ranks" in again.log
+    assert "start 1: 2 ranks" in again.log
 
 
 def test_a_requeued_run_continues(
