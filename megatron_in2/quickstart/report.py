@@ -10,7 +10,9 @@ from megatron_in2.quickstart.places import Places
 
 SEQ_LENGTH = 2048
 SAVE_STEP, KILL_STEP = 60, 63  # training is killed after KILL_STEP and resumes from SAVE_STEP
+STUDY = "smallest"
 LOSS_WINDOW = 10  # steps whose mean is reported as the first and the last loss
+_ASKED = {"ends": "asked about the ends only", "in2": "asked about all positions (IN2)"}
 
 
 def write_report(places: Places, base: str, seconds: dict[str, float]) -> str:
@@ -66,6 +68,7 @@ def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
         "largest_logit_difference": proof["largest_difference"],
         "probe_accuracy": probe["average"],
         "probe_log_likelihood": fmean(depth["log_likelihood"] for depth in probe["depths"]),
+        "study": _study_report(places),
         "step_seconds": seconds,
         "files": {
             "samples": str(places.samples),
@@ -73,7 +76,21 @@ def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
             "checkpoints": str(places.checkpoints),
             "huggingface": str(places.export),
             "probing curve": str(places.curve),
+            "study": str(places.lab / STUDY / "position.png"),
         },
+    }
+
+
+def _study_report(places: Places) -> dict[str, dict[str, float]]:
+    """Return mean and worst accuracy of the smallest study's arms."""
+    scores = places.lab / STUDY / "scores" / "position" / "1e4"
+    reports = {arm: read_json(scores / arm / "report.json") for arm in ("in2", "ends")}
+    return {
+        arm: {
+            "mean": report["average"],
+            "worst": min(depth["accuracy"] for depth in report["depths"]),
+        }
+        for arm, report in reports.items()
     }
 
 
@@ -107,10 +124,18 @@ def _as_markdown(report: dict[str, Any]) -> str:
         ("largest logit difference", f"{report['largest_logit_difference']:.1e} (float32)"),
         (
             "probe",
-            f"accuracy {100 * report['probe_accuracy']:.1f} %, "
-            f"{report['probe_log_likelihood']:.2f} log likelihood a token",
+            f"{report['probe_log_likelihood']:.2f} log likelihood a token "
+            f"(accuracy {100 * report['probe_accuracy']:.1f} %)",
         ),
         *((name, f"`{path}`") for name, path in report["files"].items()),
+        *(
+            (
+                f"model that was {asked}",
+                f"answers {100 * report['study'][arm]['mean']:.0f} % of the questions, "
+                f"{100 * report['study'][arm]['worst']:.0f} % at its worst position",
+            )
+            for arm, asked in _ASKED.items()
+        ),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"# Quickstart\n\n| | |\n|---|---|\n{table}\n"
