@@ -15,7 +15,7 @@ from megatron_in2.lab.plan import SeedFolder
 from megatron_in2.lab.results import report_study
 from megatron_in2.lab.scores import score_measure
 from megatron_in2.lab.study import Study, load_study
-from megatron_in2.lab.worlds.facts import FACT_WORLD, FactMeasure
+from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactMeasure
 
 CONTEXTS = 20
 

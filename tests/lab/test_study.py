@@ -76,7 +76,7 @@ def test_a_study_of_the_package_sees_almost_no_sample_twice(name: str) -> None:
         steps = run.options.get(
             "schedule.steps", read_yaml(PHASES / f"{run.phase}.yaml")["schedule"]["steps"]
         )
-        assert steps * batch <= 1.01 * dataset.samples * dataset.tokens / dataset.row_tokens
+        assert steps * batch <= 1.01 * dataset.samples * dataset.sample_tokens / dataset.row_tokens
     assert study.text.question.endswith("?")
     assert len(set(study.text.arms)) > 1
 
