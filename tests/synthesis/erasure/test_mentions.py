@@ -2,7 +2,7 @@
 
 import string
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megatron_in2.synthesis.erasure.mentions import prompt_mention
@@ -14,6 +14,7 @@ MOST = 7
 WORD = st.text(alphabet="qxzj", min_size=3, max_size=8)  # in none of the prompts
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.data(), st.sampled_from(sorted(PROMPTS)))
 def test_a_run_of_the_prompt_is_found_wherever_it_is(data: st.DataObject, name: str) -> None:
     prompt = words(PROMPTS[name])
@@ -33,6 +34,7 @@ def test_a_run_of_the_prompt_is_found_wherever_it_is(data: st.DataObject, name: 
     assert prompt_mention(answer, PROMPTS[name], task, MOST) is None
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(WORD), st.sampled_from(sorted(PROMPTS)))
 def test_an_answer_of_other_words_is_no_mention(answer: list[str], name: str) -> None:
     assert prompt_mention(" ".join(answer), PROMPTS[name], "", MOST) is None
