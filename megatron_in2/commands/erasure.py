@@ -27,7 +27,6 @@ from typing import Any
 from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.commands.self_correction import read_tasks
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.erasure.choice import Scores, read_choice
 from megatron_in2.synthesis.erasure.config import ErasureConfig
 from megatron_in2.synthesis.erasure.judging import KindJudges
@@ -40,6 +39,7 @@ from megatron_in2.synthesis.erasure.run import (
 )
 from megatron_in2.synthesis.erasure.strategies import load_strategies
 from megatron_in2.synthesis.erasure.trials import Trials
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.journal.journal import JournalSummary
 from megatron_in2.synthesis.pipeline import journal_path
 from megatron_in2.synthesis.self_correction.servers import ModelServers
