@@ -1,8 +1,9 @@
 r"""Make samples of self-correction: attempts of a model, verified, and corrected where wrong.
 
 Examples:
-    %(prog)s --model runs/hf --samples data/in2.jsonl --output data/corrections.jsonl
-    %(prog)s --base-url http://localhost:8000/v1 --served-model in2 \
+    %(prog)s self-correction --model runs/hf \
+        --samples data/in2.jsonl --output data/corrections.jsonl
+    %(prog)s self-correction --base-url http://localhost:8000/v1 --served-model in2 \
         --samples data/in2.jsonl --output data/corrections.jsonl --judge number
 
 Draws several attempts at each sample from the model to be trained, judges them against the
@@ -22,7 +23,7 @@ from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.data.packing.encoding.samples import SampleReader
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
-from megatron_in2.synthesis.config import OpenAIConfig
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.pipeline import journal_path
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
 from megatron_in2.synthesis.self_correction.endpoint import EndpointAttempts

@@ -11,6 +11,7 @@ from typing import Any
 from megatron_in2.synthesis.questions.writer import Citation, Draft
 
 MAX_CHARACTERS = 40_000  # a longer reply is no question and answer
+_DECODER = json.JSONDecoder(strict=False)  # models break lines inside strings
 SHOWN_CHARACTERS = 500  # of a reply that cannot be used
 _DRESS = r"[ \t#*>\-]{0,16}"  # what models put around a label
 
@@ -68,9 +69,14 @@ def read_question(text: str) -> Draft:
         question = question[label.end() :]
     if not (question := _undressed(question)):
         return Draft(problem="empty question or answer")
-    if _UNREADABLE.search(question):
+    if not is_readable(question):
         return Draft(problem="unreadable characters")
     return Draft(question)
+
+
+def is_readable(text: str) -> bool:
+    """Whether a text has no character that no text should hold."""
+    return _UNREADABLE.search(text) is None
 
 
 def read_object(text: str) -> dict[str, Any] | None:
@@ -79,8 +85,7 @@ def read_object(text: str) -> dict[str, Any] | None:
     if start < 0:
         return None
     try:
-        # Not strict: models break lines inside strings.
-        value = json.loads(text[start : end + 1], strict=False)
+        value = _DECODER.decode(text[start : end + 1])
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -116,6 +121,6 @@ def _undressed(text: str) -> str:
 def _draft(question: str, answer: str, citations: tuple[Citation, ...]) -> Draft:
     if not question.strip() or not answer.strip():
         return Draft(problem="empty question or answer")
-    if _UNREADABLE.search(question) or _UNREADABLE.search(answer):
+    if not (is_readable(question) and is_readable(answer)):
         return Draft(problem="unreadable characters")
     return Draft(question.strip(), answer.strip(), citations)
