@@ -12,7 +12,7 @@ SEQ_LENGTH = 2048
 SAVE_STEP, KILL_STEP = 60, 63  # training is killed after KILL_STEP and resumes from SAVE_STEP
 STUDY = "smallest"
 LOSS_WINDOW = 10  # steps whose mean is reported as the first and the last loss
-_ASKED = {"ends": "asked about the ends only", "in2": "asked about all positions (IN2)"}
+_ASKED = {"ends": "about the ends only", "in2": "about all positions (IN2)"}
 
 
 def write_report(places: Places, base: str, seconds: dict[str, float]) -> str:
@@ -68,7 +68,7 @@ def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
         "largest_logit_difference": proof["largest_difference"],
         "probe_accuracy": probe["average"],
         "probe_log_likelihood": fmean(depth["log_likelihood"] for depth in probe["depths"]),
-        "study": _study_report(places),
+        "study": dict(study_lines(places)),
         "step_seconds": seconds,
         "files": {
             "samples": str(places.samples),
@@ -81,17 +81,16 @@ def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _study_report(places: Places) -> dict[str, dict[str, float]]:
-    """Return mean and worst accuracy of the smallest study's arms."""
+def study_lines(places: Places) -> list[tuple[str, str]]:
+    """Return what the models of the smallest study answer: a name and a value for each."""
     scores = places.lab / STUDY / "scores" / "position" / "1e4"
-    reports = {arm: read_json(scores / arm / "report.json") for arm in ("in2", "ends")}
-    return {
-        arm: {
-            "mean": report["average"],
-            "worst": min(depth["accuracy"] for depth in report["depths"]),
-        }
-        for arm, report in reports.items()
-    }
+    lines = []
+    for arm, asked in _ASKED.items():
+        report = read_json(scores / arm / "report.json")
+        worst = min(depth["accuracy"] for depth in report["depths"])
+        answers = f"answers {100 * report['average']:.0f} % of the questions, {100 * worst:.0f} %"
+        lines.append((f"model that was asked {asked}", f"{answers} at its worst position"))
+    return lines
 
 
 def _as_markdown(report: dict[str, Any]) -> str:
@@ -128,14 +127,7 @@ def _as_markdown(report: dict[str, Any]) -> str:
             f"(accuracy {100 * report['probe_accuracy']:.1f} %)",
         ),
         *((name, f"`{path}`") for name, path in report["files"].items()),
-        *(
-            (
-                f"model that was {asked}",
-                f"answers {100 * report['study'][arm]['mean']:.0f} % of the questions, "
-                f"{100 * report['study'][arm]['worst']:.0f} % at its worst position",
-            )
-            for arm, asked in _ASKED.items()
-        ),
+        *report["study"].items(),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"# Quickstart\n\n| | |\n|---|---|\n{table}\n"

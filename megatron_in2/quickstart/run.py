@@ -80,12 +80,7 @@ class _Steps:
                 (places.predictions.parent, places.scores.parent),
                 self._probe,
             ),
-            Step(
-                "the smallest study: does the placement of evidence decide what a model can use?",
-                (places.lab,),
-                self._study,
-                continues=True,
-            ),
+            study_step(places),
         )
 
     def _synthesize(self) -> None:
@@ -155,12 +150,19 @@ class _Steps:
         )
         run_command_line("probe", "plot", "--reports", places.scores, "--output", places.curve)
 
-    def _study(self) -> None:
+
+def study_step(places: Places) -> Step:
+    """Return the step that runs the smallest study in this process; it starts trainings."""
+
+    def run() -> None:
         # Imported here: nothing before needs torch in this process.
         from megatron_in2.lab.run import run_study
 
         study = load_study(STUDY)
-        run_study(study, select(study, LabConfig(home=self._places.lab)))
+        run_study(study, select(study, LabConfig(home=places.lab)))
+
+    title = "the smallest study: does the placement of evidence decide what a model can use?"
+    return Step(title, (places.lab,), run, continues=True)
 
 
 def _last_step(metrics: Path) -> int:
