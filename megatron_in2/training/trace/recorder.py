@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_in2.parallel.replaced import replaced
 from megatron_in2.parallel.simulated import META, Placement
+from megatron_in2.training.arithmetic.checkpoint_share import CheckpointShare
 from megatron_in2.training.trace.collectives import CollectiveCall, is_collective
 from megatron_in2.training.trace.events import (
     MODEL,
@@ -128,12 +129,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         for allocation in self._allocations:
             allocation.kind = allocation.kind or "other"
 
-    def stop(self) -> Trace:
+    def stop(self, checkpoint: CheckpointShare) -> Trace:
         """Stop following what is still held, and return what has been recorded."""
         self._held.clear()
         self._works.clear()
         return Trace(
-            self._allocations, self._events, self._ends_of_forward, self._ends_of_micro_batches
+            self._allocations,
+            self._events,
+            self._ends_of_forward,
+            self._ends_of_micro_batches,
+            checkpoint,
         )
 
     def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
