@@ -8,7 +8,7 @@ under the names and shapes of ``fully_reshardable``. Nothing is gathered or copi
 loads what any other saved, and steps that were saved in the gathered form load as before.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def own_parts(
     return parts
 
 
-def elements_of_owners(optimizer: DistributedOptimizer) -> list[Mapping[torch.nn.Parameter, int]]:
+def elements_of_owners(optimizer: DistributedOptimizer) -> list[dict[torch.nn.Parameter, int]]:
     """Return for each data-parallel rank how many elements of each parameter it owns.
 
     A bucket of parameters is cut into equal ranges, as Megatron-Core does for the own rank alone.

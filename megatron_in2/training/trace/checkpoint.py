@@ -65,10 +65,10 @@ def _assigned(blocks: Sequence[ShardedTensor], state: Sequence[int]) -> list[lis
         blocks: weights that all of them have.
         state: bytes of the optimizer's state that each has for itself.
     """
-    own: dict[Place, tuple[int, ...]] = {("", (rank,)): (rank,) for rank in range(len(state))}
-    ranks = own | {_place(block): tuple(range(len(state))) for block in blocks}
-    sizes = {("", (rank,)): size for rank, size in enumerate(state)}
-    sizes |= {_place(block): _nbytes(block) for block in blocks}
+    ranks: dict[Place, list[int]] = {_place(block): list(range(len(state))) for block in blocks}
+    sizes = {_place(block): _nbytes(block) for block in blocks}
+    for rank, size in enumerate(state):  # as a block that this rank alone has
+        ranks["", (rank,)], sizes["", (rank,)] = [rank], size
     elsewhere = {_place(block) for block in blocks if not _is_written(block)}
     chosen = distribute_shards_to_ranks(ranks, sizes, len(state), elsewhere)
     return [
@@ -86,7 +86,7 @@ def _is_written(weight: ShardedTensor | ShardedTensorFactory) -> bool:
 
     Of tensor-parallel ranks that all have it, the first does.
     """
-    return is_main_replica((*weight.replica_id[:2], 0))
+    return bool(is_main_replica((*weight.replica_id[:2], 0)))
 
 
 def _place(block: ShardedTensor) -> Place:
@@ -94,7 +94,7 @@ def _place(block: ShardedTensor) -> Place:
 
 
 def _nbytes(block: ShardedTensor) -> int:
-    return block.data.numel() * block.data.element_size()
+    return int(block.data.numel() * block.data.element_size())
 
 
 def _bytes(blocks: Iterable[ShardedTensor]) -> int:

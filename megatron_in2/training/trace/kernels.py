@@ -66,6 +66,22 @@ GPU_KERNELS: StandIns = {
 }
 
 
+def kernel_name(func: Any, args: Any) -> str:
+    """Return an operation's name.
+
+    Attention of as many queries as keys is the one for which the program lets torch choose the
+    card's kernel; with fewer queries it calls flash attention itself.
+    """
+    query = {
+        aten._scaled_dot_product_flash_attention: 0,
+        aten._scaled_dot_product_flash_attention_backward: 1,
+    }.get(func.overloadpacket)
+    name: str = func.overloadpacket.__name__
+    if query is not None and args[query].size(2) == args[query + 1].size(2):
+        return name.replace("_scaled", "scaled", 1).replace("_flash", "")
+    return name
+
+
 def flops_of(func: Any, args: Any, kwargs: Any, output: Any) -> float:
     """Count floating-point operations of matrix products and attention; 0 for any other kernel."""
     packet = func.overloadpacket

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from megatron_in2.data.packed.blend import parse_blend
-from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.config import Backend, TrainConfig
 
 TRAINED_TOKENS = 512  # of a row, where no data set is named; a packed row has a few short answers
 
@@ -37,6 +37,6 @@ def traced_row(config: TrainConfig, samples: int = 1) -> TracedRow:
     return TracedRow(length, min(trained, length), samples)
 
 
-def traced_backend(config: TrainConfig) -> str:
+def traced_backend(config: TrainConfig) -> Backend:
     """Return the backend that is traced: ``torch`` where the configuration leaves it open."""
     return "torch" if config.runtime.backend == "auto" else config.runtime.backend

@@ -63,6 +63,7 @@ class _FusedAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, pairs: float
     ) -> torch.Tensor:
+        output: torch.Tensor
         output, scale = fused_attention(query, key, value, pairs)
         ctx.save_for_backward(query, key, value, output, scale)
         ctx.pairs = pairs
@@ -94,7 +95,9 @@ class _RingAttention(torch.autograd.Function):
         ring = _Ring(group, key.shape, towards=1)
         buffers = [torch.cat((key.view(-1), value.view(-1)))]
         del key, value
-        outputs, scales, works = [], [], []
+        outputs: list[torch.Tensor] = []
+        scales: list[torch.Tensor] = []
+        works: list[Any] = []
         output = scale = query
         for step in range(ring.size):
             _wait(works)
@@ -201,7 +204,8 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_THD: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(angles)
-        return rotate(x_THD)
+        rotated: torch.Tensor = rotate(x_THD)
+        return rotated
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
