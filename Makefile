@@ -14,10 +14,11 @@ WORKERS ?= -n 2 --dist loadgroup
 # make quickstart BASE=llama3 gives the model the form of another base; see docs/quickstart.md.
 BASE ?= mistral
 
-# make effect ARGS=--quick runs one seed of it.
+# make lab STUDY=placement ARGS=--quick runs one seed of a study.
+STUDY ?=
 ARGS ?=
 
-.PHONY: help quickstart effect venv check docs test test-full soak gpu-test slurm-demo clean
+.PHONY: help quickstart lab venv check docs test test-full soak gpu-test slurm-demo clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +26,8 @@ help: ## list the targets
 quickstart: $(READY) ## all stages in small, from a corpus to a probed model, in runs/quickstart/
 	$(BIN)/python tools/quickstart.py --base $(BASE)
 
-effect: $(READY) ## the experiment on the placement of evidence, in runs/effect/
-	$(BIN)/python tools/effect.py $(ARGS)
+lab: $(READY) ## STUDY=placement: what a data design does to a small model, in runs/lab/
+	$(BIN)/python tools/lab.py $(STUDY) $(ARGS)
 
 venv: $(READY) ## install only
 

@@ -29,7 +29,7 @@ COMMANDS = {
     "probe": Command("commands.probe", "VaL probing: does the model use the middle?"),
     "evaluate": Command("commands.evaluate", "long- and short-context benchmarks"),
     "quickstart": Command("quickstart.command", "all of the above in small, on this machine"),
-    "effect": Command("effect.command", "experiment: placement of evidence decides"),
+    "lab": Command("lab.command", "studies of what a data design does, in small"),
 }
 
 

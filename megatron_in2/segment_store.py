@@ -60,7 +60,8 @@ class SegmentStore:
         count = self.manifest["segments"]
         self.offsets: npt.NDArray[np.int64] = self._load("offsets.npy", count + 1)
         self.documents: npt.NDArray[np.int64] = self._load("documents.npy", count)
-        self._text_offsets = self._load("text_offsets.npy", count + 1)
+        text_offsets = self._load("text_offsets.npy", count + 1)
+        self._text_offsets: npt.NDArray[np.int64] = text_offsets.view(np.ndarray)
         self.holds_newlines: bool = self.manifest.get("holds_newlines", False)
         self.breaks = self._load_breaks(count)
         if self.offsets[0] != 0 or self.offsets[-1] != len(self._tokens):
@@ -120,7 +121,7 @@ class SegmentStore:
     @cached_property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Token count of every segment, [n]."""
-        return np.diff(self.offsets)
+        return np.diff(self._plain_offsets)
 
     @property
     def line_end_tokens(self) -> int:

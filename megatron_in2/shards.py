@@ -40,7 +40,7 @@ class Shard:
 
     def holds(self, identity: str) -> bool:
         """Whether a hexadecimal content hash belongs here: equal texts always share a shard."""
-        return int(identity, 16) % self.count == self.index
+        return shard_of(identity, self.count) == self.index
 
     def part_of(self, count: int) -> int:
         """Return this shard's part of ``count`` samples; the parts add up to it."""
@@ -53,3 +53,8 @@ class Shard:
         return output.with_name(
             f"{output.stem}.{self.index:05d}-of-{self.count:05d}{output.suffix}"
         )
+
+
+def shard_of(identity: str, count: int) -> int:
+    """Return which of ``count`` shards a hexadecimal content hash belongs to."""
+    return int(identity, 16) % count

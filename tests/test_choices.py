@@ -7,9 +7,9 @@ import pytest
 
 from megatron_in2.choices import as_field, as_option, choices_in, require_choices
 from megatron_in2.data.packing.encoding.designs import DESIGNS, DesignName
-from megatron_in2.effect.arms import ARMS, THETAS, ArmName, ThetaName
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.tasks import TASKS, TaskName
+from megatron_in2.lab.worlds.registry import WORLDS, WorldName
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ def test_a_wrong_value_is_named_with_its_field_and_the_choices(config: Outer, me
     [
         (DesignName, DESIGNS),
         (TaskName, TASKS),
-        (ArmName, ARMS),
-        (ThetaName, THETAS),
+        (WorldName, WORLDS),
     ],
 )
 def test_names_and_what_they_name_agree(names: object, known: dict[str, object]) -> None:

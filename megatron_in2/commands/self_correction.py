@@ -22,7 +22,7 @@ from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.data.packing.encoding.samples import SampleReader
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json_lines
-from megatron_in2.synthesis.config import OpenAIConfig
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.pipeline import journal_path
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
 from megatron_in2.synthesis.self_correction.endpoint import EndpointAttempts

@@ -1,4 +1,4 @@
-"""Runs a command as its own process: how the quickstart and the effect start their steps."""
+"""Runs a command as its own process: how the quickstart and the studies start their steps."""
 
 import contextlib
 import os

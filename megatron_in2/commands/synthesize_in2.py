@@ -13,6 +13,7 @@ Writes the samples (JSON lines), the segment store OUTPUT.segments, OUTPUT.repor
 OUTPUT.rejects.jsonl, OUTPUT.dropped_documents.jsonl and, for paid writers,
 OUTPUT.journal.sqlite. Run a stopped run again with the same options and it continues; no answer in
 the journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
+"fetch" reads data sets of the hub once for all shards; shards do it themselves where nobody did.
 "self-correction" makes samples of a model's attempts (self-correction --help). What is described
 here is "samples", which runs where no subcommand is named.
 """
@@ -38,6 +39,7 @@ from megatron_in2.processes import exit_at_once, heeded_signals
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.estimate import Estimate, estimate_run
+from megatron_in2.synthesis.fetch import fetched_folders
 from megatron_in2.synthesis.pilot import SHOWN_SAMPLES, Pilot, run_pilot
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 
@@ -72,6 +74,42 @@ def _samples(options: Any) -> int:
         _print_estimate(estimate_run(config, options.output, run))
         return 0
     return _stoppable(lambda: _run(config, options.output, run, options.pilot))
+
+
+_FETCH = """Read the hub's data sets of a configuration once, divided among the shards of a run.
+
+Example:
+    %(prog)s --config configs/in2_film.yaml --output data/in2.jsonl --num-shards 16
+
+Writes X.corpus and X.instructions beside the output X.jsonl. The shards of that output read them;
+while they are being written, shards wait. Shards that find none fetch themselves: the first one for
+all. Fetch before where compute nodes have no network.
+"""
+
+
+def _fetch_parser() -> CommandParser:
+    parser = CommandParser(_FETCH, SynthesisConfig)
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="the samples that the shards will write")
+    add("--num-shards", type=int, default=1, help="parts that the work will be divided in")
+    add("--overwrite", action="store_true", help="fetch again what was fetched before")
+    return parser
+
+
+def _fetch(options: Any) -> int:
+    config = config_of(options, SynthesisConfig)
+    config.validate()
+    shards = Shard(0, options.num_shards).count
+    folders = fetched_folders(config, options.output, shards)
+    if not folders:
+        print("nothing to fetch: the configuration takes nothing from the hub")
+
+    def work() -> None:
+        for folder in folders.values():
+            records = folder.fetch(options.overwrite)
+            print(f"{folder.path} holds {records:,} records for {shards} shards")
+
+    return _stoppable(work)
 
 
 def _run(config: SynthesisConfig, output: Path, run: RunOptions, pilot: int | None) -> None:
@@ -160,6 +198,7 @@ def _print_estimate(estimate: Estimate) -> None:
 
 SUBCOMMANDS = {
     "samples": Subcommand("corpus -> IN2 samples; the default", _samples_parser, _samples),
+    "fetch": Subcommand("the hub's data sets, once for all shards", _fetch_parser, _fetch),
     "self-correction": Subcommand(
         "attempts of a model at samples, verified and corrected",
         self_correction_parser,

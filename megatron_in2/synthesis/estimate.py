@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import LONG_KINDS, SynthesisConfig, short_questions
+from megatron_in2.synthesis.composition.config import LONG_KINDS, short_questions
+from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.corpus.store_stage import build_store
+from megatron_in2.synthesis.fetch import SharedSources
 from megatron_in2.synthesis.llm.journal.journal import Journal, JournalSummary
 from megatron_in2.synthesis.llm.prompts import load_prompts
 from megatron_in2.synthesis.llm.requests import RequestMaker
@@ -43,6 +45,7 @@ def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> 
     """
     if config.writer == "extractive":
         raise InputError("--dry-run: writer=extractive costs nothing: just run it")
+    sources = SharedSources(config, output, options.shard)
     output, tokenizer = prepare(config, output, options)
     batch = config.writer == "openai-batch"
     openai = config.openai
@@ -52,7 +55,9 @@ def estimate_run(config: SynthesisConfig, output: Path, options: RunOptions) -> 
     if checking is not None:
         check_price = load_price(checking.model, checking.prices, False, checking.base_url)
     with only_run(output):
-        store = build_store(config, options.shard, tokenizer, output, options.workers)
+        store = build_store(
+            config, options.shard, tokenizer, output, options.workers, sources.texts
+        )
         so_far = _so_far(journal_path(output))
         answer_tokens = config.openai.expected_answer_tokens
         if so_far is not None and so_far.answers:

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar
 from megatron_in2.shards import Shard
+from megatron_in2.synthesis.composition.config import InstructionsConfig
 from megatron_in2.synthesis.composition.samples import Finished
-from megatron_in2.synthesis.config import InstructionsConfig
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records
 from megatron_in2.templates.base import Template, Turn
@@ -58,6 +58,7 @@ class InstructionStage:
         template: of a chat turn.
         max_tokens: longer conversations are left out.
         seed: of the draw.
+        records: yields (place, record) at each call, where the source was read before.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class InstructionStage:
         template: Template,
         max_tokens: int,
         seed: int,
+        records: Callable[[], Iterator[tuple[str, dict[str, Any]]]] | None = None,
     ) -> None:
         self._config = config
         self._shard = shard
@@ -75,6 +77,7 @@ class InstructionStage:
         self._template = template
         self._max_tokens = max_tokens
         self._seed = seed
+        self._records = records or (lambda: instruction_records(config))
 
     def samples(self, wanted: int, rejects: Rejects) -> Iterator[Finished]:
         """Yield ``wanted`` conversations in the order of their source, each as likely as another.
@@ -124,35 +127,11 @@ class InstructionStage:
         """Yield this shard's records."""
         field = self._config.messages_field
         for where, record in self._records():
-            messages = self._messages(where, record)
-            identity = hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16]
+            messages = _messages(where, record, self._config)
+            identity = _identity(messages)
             if self._shard.holds(identity):
                 is_chat = record.get(field) is not None or self._config.wording == "chat"
                 yield _Conversation(where, identity, messages, is_chat)
-
-    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        config = self._config
-        if config.source == "hub":
-            return hub_records("instructions", config.dataset, config.subset, config.split)
-        return itertools.chain.from_iterable(file_records(Path(path)) for path in config.paths)
-
-    def _messages(self, where: str, record: dict[str, Any]) -> Messages:
-        config = self._config
-        if record.get(config.messages_field) is not None:
-            return _checked_messages(record[config.messages_field], where, config.messages_field)
-        system = record.get(config.system_field)
-        fields = (config.question_field, config.response_field)
-        question, response = (
-            field_of(record, field, where, f"instructions.{name}_field")
-            for name, field in zip(("question", "response"), fields, strict=True)
-        )
-        messages = [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": response},
-        ]
-        if system:
-            messages.insert(0, {"role": "system", "content": system})
-        return _checked_messages(messages, where, ", ".join(fields))
 
     def _tokens(self, conversation: _Conversation) -> int:
         """Return the length of the encoded conversation (token rule of the packed data)."""
@@ -170,6 +149,44 @@ class InstructionStage:
     def _rank(self, identity: str) -> int:
         digest = hashlib.sha256(f"{self._seed}/{identity}".encode()).digest()
         return int.from_bytes(digest[:8], "big")
+
+
+def instruction_records(config: InstructionsConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, record) of all instruction data."""
+    if config.source == "hub":
+        return hub_records("instructions", config.dataset, config.subset, config.split)
+    return itertools.chain.from_iterable(file_records(Path(path)) for path in config.paths)
+
+
+def instruction_identity(where: str, record: dict[str, Any], config: InstructionsConfig) -> str:
+    """Return a record's id, by which shards divide them.
+
+    Raises:
+        InputError: the record is no conversation.
+    """
+    return _identity(_messages(where, record, config))
+
+
+def _identity(messages: Messages) -> str:
+    return hashlib.sha256(json.dumps(messages).encode()).hexdigest()[:16]
+
+
+def _messages(where: str, record: dict[str, Any], config: InstructionsConfig) -> Messages:
+    if record.get(config.messages_field) is not None:
+        return _checked_messages(record[config.messages_field], where, config.messages_field)
+    system = record.get(config.system_field)
+    fields = (config.question_field, config.response_field)
+    question, response = (
+        field_of(record, field, where, f"instructions.{name}_field")
+        for name, field in zip(("question", "response"), fields, strict=True)
+    )
+    messages = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": response},
+    ]
+    if system:
+        messages.insert(0, {"role": "system", "content": system})
+    return _checked_messages(messages, where, ", ".join(fields))
 
 
 def _checked_messages(value: Any, where: str, field: str) -> Messages:

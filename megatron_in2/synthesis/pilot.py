@@ -6,8 +6,10 @@ from pathlib import Path
 
 from megatron_in2.errors import InputError
 from megatron_in2.segment_store import SegmentStore
-from megatron_in2.synthesis.config import LONG_KINDS, SynthesisConfig, short_questions
+from megatron_in2.synthesis.composition.config import LONG_KINDS, short_questions
+from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.corpus.store_stage import build_store
+from megatron_in2.synthesis.fetch import SharedSources
 from megatron_in2.synthesis.pipeline import Admission, RunOptions, build_writer, only_run, prepare
 from megatron_in2.synthesis.questions.asking import Accepted, Lane
 from megatron_in2.synthesis.questions.evidence import EvidenceWalk
@@ -78,6 +80,7 @@ def run_pilot(config: SynthesisConfig, output: Path, options: RunOptions, count:
     """
     if count < 1:
         raise InputError(f"--pilot {count}: must be 1 or more")
+    sources = SharedSources(config, output, options.shard)
     output, tokenizer = prepare(config, output, options)
     shares = _wanted(config)
     if not any(shares.values()):
@@ -89,7 +92,9 @@ def run_pilot(config: SynthesisConfig, output: Path, options: RunOptions, count:
             QuestionStage(writer, filters, config.questions) as stage,
             listed_rejects(output) as rejects,
         ):
-            store = build_store(config, options.shard, tokenizer, output, options.workers)
+            store = build_store(
+                config, options.shard, tokenizer, output, options.workers, sources.texts
+            )
             kinds, spent = [], writer.used_cost()
             for kind, wanted in shares.items():
                 if not wanted:

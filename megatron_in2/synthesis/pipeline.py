@@ -17,15 +17,12 @@ from megatron_in2.records import JoinedPart, QAPair
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.composition.compose import Composer
+from megatron_in2.synthesis.composition.config import LONG_KINDS, CompositionConfig, short_questions
 from megatron_in2.synthesis.composition.hard_fillers import build_index
 from megatron_in2.synthesis.composition.samples import CHUNK_SAMPLES, Asked, Finished, sample_maker
-from megatron_in2.synthesis.config import (
-    LONG_KINDS,
-    CompositionConfig,
-    SynthesisConfig,
-    short_questions,
-)
+from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.corpus.store_stage import build_store
+from megatron_in2.synthesis.fetch import SharedSources
 from megatron_in2.synthesis.instructions import InstructionStage
 from megatron_in2.synthesis.llm.writer import build_language_model_writer
 from megatron_in2.synthesis.questions.asking import Lane, LaneEnd
@@ -84,15 +81,18 @@ def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None
         InputError: an unusable setting, corpus or output; the message names it.
     """
     options = options or RunOptions()
+    sources = SharedSources(config, output, options.shard)
     output, tokenizer = prepare(config, output, options)
     with only_run(output):
         # Made first: a missing key or price is known before the corpus is read.
         writer = build_writer(config, tokenizer, output, options.max_cost)
         with QuestionStage(writer, config.filters, config.questions) as questions:
-            store = build_store(config, options.shard, tokenizer, output, options.workers)
+            store = build_store(
+                config, options.shard, tokenizer, output, options.workers, sources.texts
+            )
             report = SynthesisReport(config.composition)
             with atomic_file(output) as stream, listed_rejects(output) as rejects:
-                run = _SynthesisRun(config, options, tokenizer, store, questions, rejects)
+                run = _SynthesisRun(config, options, tokenizer, store, questions, rejects, sources)
                 for sample in run.samples():
                     stream.write(sample.line)
                     report.count(sample)
@@ -175,6 +175,7 @@ class Admission:
         config: CompositionConfig,
     ) -> None:
         self._template = template
+        self._wording = template.wording
         self._counter = TokenCounter(tokenizer)
         self._store = store
         self._composer = Composer(store, config.min_tokens, config.max_tokens)
@@ -187,7 +188,7 @@ class Admission:
 
     def _frame_tokens(self, draft: Draft) -> int:
         """Tokens of the encoded sample outside its context, control tokens included."""
-        before, after = self._template.wording.around_context(draft.question)
+        before, after = self._wording.around_context(draft.question)
         message = JoinedPart(before, self._store.path, (), after)
         parts = self._template.parts(None, [Turn(message, draft.answer)])
         return self._counter.count(parts)
@@ -204,8 +205,10 @@ class _SynthesisRun:
         store: SegmentStore,
         questions: QuestionStage,
         rejects: Rejects,
+        sources: SharedSources,
     ) -> None:
         limits = config.composition
+        self._sources = sources
         self._config = config
         self._options = options
         self._tokenizer = tokenizer
@@ -293,6 +296,7 @@ class _SynthesisRun:
             self._template,
             limit,
             config.seed,
+            self._sources.instructions,
         )
         for sample in stage.samples(wanted, self._rejects):
             made += 1

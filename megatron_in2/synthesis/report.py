@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_in2.files import atomic_file, write_json
+from megatron_in2.synthesis.composition.config import LONG_KINDS, CompositionConfig
 from megatron_in2.synthesis.composition.samples import Finished
-from megatron_in2.synthesis.config import LONG_KINDS, CompositionConfig
 
 BINS = 16
 

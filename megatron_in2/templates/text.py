@@ -137,7 +137,9 @@ def answer_parts(turn: Turn, answer_end: str = "") -> list[Part]:
     """Return the parts of an answer, its attempts before it, and the text that closes it."""
     (first, learn), *rest = answer_pieces(turn)
     pieces = [Part(first, learn), *(Part(text, each, "text") for text, each in rest)]
-    return [*pieces[:-1], replace(pieces[-1], text=pieces[-1].text + answer_end)]
+    if answer_end:
+        pieces[-1] = replace(pieces[-1], text=pieces[-1].text + answer_end)
+    return pieces
 
 
 def template_of_wording(wording: dict[str, Any]) -> InstructionTemplate:

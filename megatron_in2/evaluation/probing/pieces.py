@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megatron_in2.evaluation.probing.tasks import TASKS
 from megatron_in2.files import atomic_file
-from megatron_in2.synthesis.config import CorpusConfig
+from megatron_in2.synthesis.corpus.config import CorpusConfig
 from megatron_in2.synthesis.corpus.documents import read_corpus
 
 MIN_WORDS, MAX_WORDS = 17, 31  # of a sentence, as published

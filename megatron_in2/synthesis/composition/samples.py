@@ -10,8 +10,8 @@ import numpy as np
 from megatron_in2.records import QAPair, Recipe, id_hash, slot_position
 from megatron_in2.segment_store import SegmentStore
 from megatron_in2.synthesis.composition.compose import Composer
+from megatron_in2.synthesis.composition.config import LONG_KINDS, CompositionConfig
 from megatron_in2.synthesis.composition.hard_fillers import SimilarSegments
-from megatron_in2.synthesis.config import LONG_KINDS, CompositionConfig
 from megatron_in2.synthesis.questions.evidence import generator_for
 from megatron_in2.templates.film import FILM
 

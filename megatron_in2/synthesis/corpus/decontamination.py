@@ -17,7 +17,7 @@ import xxhash
 
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document
-from megatron_in2.synthesis.config import CorpusText, DecontaminationConfig
+from megatron_in2.synthesis.corpus.config import CorpusText, DecontaminationConfig
 from megatron_in2.synthesis.quality.code_units import UNITS_PER_WORD, code_units
 from megatron_in2.synthesis.quality.words import (
     CHARACTERS_PER_WORD,

@@ -9,18 +9,27 @@ from typing import Any
 from megatron_in2.errors import InputError
 from megatron_in2.records import Document
 from megatron_in2.shards import Shard
-from megatron_in2.synthesis.config import CorpusConfig
+from megatron_in2.synthesis.corpus.config import CorpusConfig
 from megatron_in2.synthesis.corpus.python_texts import python_texts
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.synthesis.sources import field_of, file_records, hub_records, is_text_file
 
 
 def read_corpus(
-    config: CorpusConfig, shard: Shard | None = None, rejects: Rejects | None = None
+    config: CorpusConfig,
+    shard: Shard | None = None,
+    rejects: Rejects | None = None,
+    texts: Iterator[tuple[str, Any]] | None = None,
 ) -> Iterator[Document]:
     """Stream the corpus, or one shard of it, exact duplicates and blank texts left out.
 
     A document's id is a hash of its text: stable over shards, order and renamed files.
+
+    Args:
+        config: the corpus.
+        shard: which part of it; None is all.
+        rejects: takes duplicates.
+        texts: (place, text) of the corpus, where it was read before.
 
     Raises:
         InputError: a missing file or field, a text that is not text, not Unicode or gigantic,
@@ -28,14 +37,8 @@ def read_corpus(
     """
     seen: set[int] = set()
     found = 0
-    for where, value in _texts(config):
-        text = _checked(where, value, config).replace("\r\n", "\n").strip()
-        try:
-            identity = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{where}: text is not Unicode ({error.reason}); re-encode it"
-            ) from error
+    for where, value in corpus_texts(config) if texts is None else texts:
+        identity, text = identified(where, value, config)
         if not text or (shard is not None and not shard.holds(identity)):
             continue
         if int(identity, 16) in seen:
@@ -47,6 +50,19 @@ def read_corpus(
         found += 1
         if found == config.max_documents:
             return
+
+
+def identified(where: str, value: Any, config: CorpusConfig) -> tuple[str, str]:
+    """Return a text's id and the text as it is used.
+
+    Raises:
+        InputError: it is no text, not Unicode or gigantic.
+    """
+    text = _checked(where, value, config).replace("\r\n", "\n").strip()
+    try:
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16], text
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: text is not Unicode ({error.reason}); re-encode it") from error
 
 
 def _checked(where: str, value: Any, config: CorpusConfig) -> str:
@@ -63,7 +79,8 @@ def _checked(where: str, value: Any, config: CorpusConfig) -> str:
     return value
 
 
-def _texts(config: CorpusConfig) -> Iterator[tuple[str, Any]]:
+def corpus_texts(config: CorpusConfig) -> Iterator[tuple[str, Any]]:
+    """Yield (place, text) of all of a corpus, unchecked."""
     if config.source == "python":
         return python_texts()
     if config.source == "hub":

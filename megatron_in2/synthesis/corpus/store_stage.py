@@ -17,7 +17,8 @@ from megatron_in2.progress import progress_bar
 from megatron_in2.records import Document
 from megatron_in2.segment_store import SegmentStore, write_store
 from megatron_in2.shards import Shard
-from megatron_in2.synthesis.config import SegmentConfig, SynthesisConfig
+from megatron_in2.synthesis.config import SynthesisConfig
+from megatron_in2.synthesis.corpus.config import SegmentConfig
 from megatron_in2.synthesis.corpus.decontamination import read_evaluation_texts, without_overlap
 from megatron_in2.synthesis.corpus.documents import read_corpus
 from megatron_in2.synthesis.corpus.near_duplicates import without_near_duplicates
@@ -30,15 +31,29 @@ from megatron_in2.tokenizers.load import load_tokenizer
 CHUNK_DOCUMENTS = 64
 
 Segments = list[tuple[str, list[int]]]
+Texts = Callable[[], Iterator[tuple[str, Any]]]
 
 
 def build_store(
-    config: SynthesisConfig, shard: Shard, tokenizer: Tokenizer, output: Path, workers: int
+    config: SynthesisConfig,
+    shard: Shard,
+    tokenizer: Tokenizer,
+    output: Path,
+    workers: int,
+    texts: Texts | None = None,
 ) -> SegmentStore:
     """Return the segment store ``output`` + ``.segments``, made if it does not exist yet.
 
     ``output`` is removed when a store that it refers to is replaced, and not before.
     Documents left out are listed in ``output`` + ``.dropped_documents.jsonl``.
+
+    Args:
+        config: the run's.
+        shard: which part of the corpus.
+        tokenizer: cuts and counts.
+        output: the shard's.
+        workers: processes that cut.
+        texts: yields (place, text) of the corpus; None reads it as the configuration says.
 
     Raises:
         InputError: an unusable corpus, or one smaller than one context.
@@ -60,7 +75,7 @@ def build_store(
 
     with atomic_file(dropped) as stream:
         rejects = Rejects(stream)
-        documents = _kept_documents(config, shard, rejects)
+        documents = _kept_documents(config, shard, rejects, texts)
         segmented = ordered_map(
             partial(_cutter, config.tokenizer_model, config.segments),
             progress_bar(documents, desc="segments", unit=" documents"),
@@ -85,8 +100,10 @@ def _require_one_context(tokens: int, config: SynthesisConfig) -> None:
         )
 
 
-def _kept_documents(config: SynthesisConfig, shard: Shard, rejects: Rejects) -> Iterator[Document]:
-    documents = read_corpus(config.corpus, shard, rejects)
+def _kept_documents(
+    config: SynthesisConfig, shard: Shard, rejects: Rejects, texts: Texts | None
+) -> Iterator[Document]:
+    documents = read_corpus(config.corpus, shard, rejects, None if texts is None else texts())
     evaluation = read_evaluation_texts(config.decontamination)
     if evaluation is not None:
         documents = without_overlap(documents, evaluation, rejects)

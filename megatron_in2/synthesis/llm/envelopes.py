@@ -53,7 +53,9 @@ def read_reply(envelope: dict[str, Any]) -> Reply:
     """
     choice = envelope["choices"][0]
     message, problem = choice["message"], None
-    text = _THOUGHT.sub("", _text_of(message.get("content")), count=1)
+    text = _text_of(message.get("content"))
+    if "<think>" in text:
+        text = _THOUGHT.sub("", text, count=1)
     if message.get("refusal") or choice.get("finish_reason") == "content_filter":
         problem = "the model refused"
     elif choice.get("finish_reason") == "length":

@@ -11,6 +11,7 @@ from typing import Any
 from megatron_in2.synthesis.questions.writer import Citation, Draft
 
 MAX_CHARACTERS = 40_000  # a longer reply is no question and answer
+_DECODER = json.JSONDecoder(strict=False)  # models break lines inside strings
 SHOWN_CHARACTERS = 500  # of a reply that cannot be used
 _DRESS = r"[ \t#*>\-]{0,16}"  # what models put around a label
 
@@ -79,8 +80,7 @@ def read_object(text: str) -> dict[str, Any] | None:
     if start < 0:
         return None
     try:
-        # Not strict: models break lines inside strings.
-        value = json.loads(text[start : end + 1], strict=False)
+        value = _DECODER.decode(text[start : end + 1])
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

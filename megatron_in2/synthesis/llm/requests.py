@@ -1,10 +1,10 @@
 """Turns prompts into requests: the same prompt and settings give the same request."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from megatron_in2.synthesis.config import OpenAIConfig
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.journal.file import request_key
 from megatron_in2.synthesis.llm.prompts import Prompts, fill
 from megatron_in2.synthesis.llm.transport import Request
@@ -57,6 +57,7 @@ class RequestMaker:
         self._config = config
         self._tokenizer = tokenizer
         self._earlier = earlier
+        self._form_of = cache(self._form)
 
     def make(self, name: str, **values: str) -> Request:
         """Return the request that a template, filled in, makes.
@@ -70,7 +71,7 @@ class RequestMaker:
         payload = self._payload(prompt)
         key = request_key(payload)
         if self._config.structured_output and self.prompts.asks_for_json(name):
-            payload["response_format"] = self._form(name)
+            payload["response_format"] = self._form_of(name)
         earlier: tuple[bytes, ...] = ()
         if self._earlier is not None and self._earlier.text(name) != template:
             earlier = (request_key(self._payload(fill(self._earlier.text(name), **values))),)

@@ -8,10 +8,10 @@ from typing import Any
 import openai
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.llm.batch.api import BatchApi
 from megatron_in2.synthesis.llm.batch.transport import BatchTransport
 from megatron_in2.synthesis.llm.calls import JournalledCalls
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import Redactor

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from megatron_in2.synthesis.bounds import require_counts, require_not_negative, require_shares
+
 
 @dataclass(frozen=True)
 class QuestionConfig:
@@ -20,6 +22,11 @@ class QuestionConfig:
     low_overlap: float = 0.0
     low_overlap_tries: int = 2
     restate_evidence: bool = False
+
+    def validate(self) -> None:
+        """Check the section; raises InputError."""
+        require_counts("questions", self, "low_overlap_tries")
+        require_shares("questions", self, "low_overlap")
 
 
 @dataclass(frozen=True)
@@ -45,3 +52,8 @@ class CheckerConfig:
     max_answer_tokens: int = 512
     reasoning_effort: str | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
+
+    def validate(self) -> None:
+        """Check the section; raises InputError."""
+        require_counts("checker", self, "max_answer_tokens")
+        require_not_negative("checker", self, "temperature")

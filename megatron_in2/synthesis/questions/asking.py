@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 
 from megatron_in2.progress import progress_bar
 from megatron_in2.records import id_hash
-from megatron_in2.synthesis.config import FilterConfig
 from megatron_in2.synthesis.quality.config import QuestionConfig
 from megatron_in2.synthesis.questions import eager
+from megatron_in2.synthesis.questions.config import FilterConfig
 from megatron_in2.synthesis.questions.filters import first_paid_problem, first_problem, question_key
 from megatron_in2.synthesis.questions.reject_watch import RejectWatch
 from megatron_in2.synthesis.questions.restate import restated
@@ -25,6 +25,7 @@ from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWri
 from megatron_in2.synthesis.rejects import Rejects
 
 MAX_AHEAD = 65_536  # answers that wait for one before them, at 1 KB each
+SHOW_SECONDS = 0.1  # between two looks at the cost
 SLICE_SECONDS = 0.02  # without a wait; then replies from the network get their turn
 
 
@@ -143,6 +144,7 @@ class Asker:
         self._under_way: set[asyncio.Future[Outcome]] = set()
         self._waiting = 0  # places taken in all lanes
         self._error: BaseException | None = None
+        self._cost_shown = 0.0
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -217,7 +219,7 @@ class Asker:
             return
         outcome = place.outcome = answer.result()
         assert isinstance(place.evidence, Evidence)
-        place.evidence = replace(place.evidence, texts=())  # read by now
+        place.evidence = place.evidence.without_texts()  # read by now
         reason = outcome.reason
         if reason is not None:
             state.dropped += 1
@@ -235,7 +237,7 @@ class Asker:
         draft = await self._writer.write(evidence)
         reason, frame_tokens = first_problem(draft, evidence, self._config), 0
         changes = self._changes
-        if reason is None and is_reworded(evidence.id, changes.low_overlap):
+        if reason is None and changes.low_overlap and is_reworded(evidence.id, changes.low_overlap):
             draft, reason = await reworded(
                 draft, evidence, changes.low_overlap_tries, self._config, self._writer
             )
@@ -301,8 +303,16 @@ class Asker:
         before.add(key)
         return False
 
+    def _shows_cost(self) -> bool:
+        """Whether the cost is worth formatting: not for each of millions of known answers."""
+        now = time.monotonic()
+        is_due = now - self._cost_shown > SHOW_SECONDS
+        if is_due:
+            self._cost_shown = now
+        return is_due
+
     def _show_cost(self) -> None:
         cost = self._writer.cost()
-        if cost is not None and self._progress.n:
+        if cost is not None and self._progress.n and self._shows_cost():
             whole = cost / self._progress.n * self._progress.total
             self._progress.set_postfix_str(f"${cost:.2f} so far, ~${whole:.2f} at the end", False)

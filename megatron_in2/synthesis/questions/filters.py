@@ -3,8 +3,8 @@
 import re
 from collections import Counter
 
-from megatron_in2.synthesis.config import FilterConfig
 from megatron_in2.synthesis.quality.words import as_words, words
+from megatron_in2.synthesis.questions.config import FilterConfig
 from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter
 
 _SOURCES = "context|passage|text|article|document|pieces?|segments?|excerpts?|paragraphs?|snippets?"
@@ -70,12 +70,10 @@ async def _is_right(draft: Draft, guess: str, config: FilterConfig, writer: Ques
 def speaks_of_context(draft: Draft) -> bool:
     """Whether question or answer speaks of "the context", "the text" and the like."""
     texts = (draft.question, draft.answer)
-    return any(_may_speak_of_context(text) and _CONTEXT_PHRASE.search(text) for text in texts)
-
-
-def _may_speak_of_context(text: str) -> bool:
-    lowered = text.lower()
-    return not text.isascii() or any(word in lowered for word in _IN_EVERY_PHRASE)
+    lowered = "\n".join(texts).lower()
+    if lowered.isascii() and not any(map(lowered.__contains__, _IN_EVERY_PHRASE)):
+        return False
+    return any(_CONTEXT_PHRASE.search(text) for text in texts)
 
 
 def copies_more(answer: str, texts: tuple[str, ...], most: int) -> bool:
@@ -84,9 +82,20 @@ def copies_more(answer: str, texts: tuple[str, ...], most: int) -> bool:
     most = as_words(most, answered)
     if len(answered) <= most:
         return False
+    texts = tuple(text for text in texts if _may_hold_a_run(text.lower(), answered, most + 1))
     sources = [f" {' '.join(words(text))} " for text in texts]
     runs = (answered[start : start + most + 1] for start in range(len(answered) - most))
     return any(f" {' '.join(run)} " in source for run in runs for source in sources)
+
+
+def _may_hold_a_run(lowered: str, answered: list[str], length: int) -> bool:
+    """Whether a text may hold a run of so many words; to find that it does not costs little.
+
+    Wherever a run begins, it holds one of the blocks of half its length, with all their words.
+    """
+    block = (length + 1) // 2
+    starts = range(0, len(answered) - block + 1, block)
+    return any(all(word in lowered for word in answered[at : at + block]) for at in starts)
 
 
 def cites_rightly(draft: Draft, evidence: Evidence) -> bool:

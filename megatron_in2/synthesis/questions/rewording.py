@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from megatron_in2.records import id_hash
-from megatron_in2.synthesis.config import FilterConfig
 from megatron_in2.synthesis.quality.overlap import shared_words
+from megatron_in2.synthesis.questions.config import FilterConfig
 from megatron_in2.synthesis.questions.filters import first_problem
 from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter
 

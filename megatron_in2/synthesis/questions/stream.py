@@ -5,9 +5,9 @@ import queue
 import threading
 from collections.abc import Iterator
 
-from megatron_in2.synthesis.config import FilterConfig
 from megatron_in2.synthesis.quality.config import QuestionConfig
 from megatron_in2.synthesis.questions.asking import Accepted, Admit, Asker, Lane, LaneEnd
+from megatron_in2.synthesis.questions.config import FilterConfig
 from megatron_in2.synthesis.questions.writer import QuestionWriter
 from megatron_in2.synthesis.rejects import Rejects
 

@@ -25,6 +25,10 @@ class Evidence:
         """Whether a question must need two or more of the texts."""
         return self.kind != "fine_grained"
 
+    def without_texts(self) -> "Evidence":
+        """Return what is needed once the texts are read."""
+        return Evidence(self.id, self.kind, self.segments, ())
+
 
 @dataclass(frozen=True, slots=True)
 class Unusable:

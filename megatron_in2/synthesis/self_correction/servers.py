@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.llm.calls import JournalledCalls
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import Redactor

@@ -1,51 +1,93 @@
 """Each check of questions, measured on the hand-labelled sets of ``tests/synthesis/labelled``."""
 
+import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp import web
 
-from megatron_in2.synthesis.config import FilterConfig
+from megatron_in2.synthesis.config import FilterConfig, OpenAIConfig
 from megatron_in2.synthesis.quality.names import names_in
-from megatron_in2.synthesis.quality.overlap import shared_words
 from megatron_in2.synthesis.quality.sentences import sentences
-from megatron_in2.synthesis.questions.filters import token_f1
-from megatron_in2.synthesis.questions.restate import restated, supporting_sentences
+from megatron_in2.synthesis.questions.restate import restated
 from megatron_in2.synthesis.questions.writer import Citation, Draft
-from tests.conftest import ROOT
+from tools.benchmarks.question_checks import FREE_CHECKS, FreeCheck, measure, read_labelled
 
-LABELLED = ROOT / "tests" / "synthesis" / "labelled"
-
-
-def _read(name: str) -> list[dict[str, Any]]:
-    text = (LABELLED / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+JUDGED = {"closed_book": "correct", "verify": "supported"}
 
 
-@pytest.mark.parametrize(("name", "label"), [("closed_book", "correct"), ("verify", "supported")])
+@pytest.mark.parametrize(("name", "label"), JUDGED.items())
 def test_both_labels_are_as_frequent(name: str, label: str) -> None:
     """So that a judge that always says the same is right half the time."""
-    right = sum(line[label] for line in _read(name))
-    assert 0.45 < right / len(_read(name)) < 0.55
+    right = sum(line[label] for line in read_labelled(name))
+    assert 0.45 < right / len(read_labelled(name)) < 0.55
 
 
 def test_token_f1_is_no_judge() -> None:
-    """What it keeps and drops among guesses that share words: why a model judges by default."""
-    lines, least = _read("closed_book"), FilterConfig().closed_book_f1
-    agrees = [(token_f1(x["guess"], x["answer"]) >= least) == x["correct"] for x in lines]
-    wrongly_dropped = sum(not ok and not x["correct"] for ok, x in zip(agrees, lines, strict=True))
-    kept = sum(not ok and x["correct"] for ok, x in zip(agrees, lines, strict=True))
-    print(
-        f"token F1: {sum(agrees)} of {len(lines)} guesses judged rightly; {wrongly_dropped} wrong "
-        f"guesses count as right, {kept} right ones as wrong"
-    )
+    """Among guesses that share words it is mostly wrong: why a model judges by default."""
+    f1 = FREE_CHECKS[0]
     assert FilterConfig().closed_book_judge == "model"
-    assert sum(agrees) < len(lines) / 2
+    assert f1.right(f1.check) < len(read_labelled(f1.file)) / 2
+
+
+@pytest.mark.parametrize("check", FREE_CHECKS[1:], ids=lambda check: check.file)
+def test_checks_agree_with_the_labels_and_plain_ones_do_not(check: FreeCheck) -> None:
+    print(check)
+    lines, right = len(read_labelled(check.file)), check.right(check.check)
+    assert right >= 0.9 * lines
+    assert check.right(check.naive) <= right - 3
+
+
+@asynccontextmanager
+async def _labelling_server(wrong: int) -> AsyncIterator[str]:
+    """Yield the address of a server that answers as the labels say, but for the first lines."""
+
+    async def answer(request: web.Request) -> web.Response:
+        prompt = (await request.json())["messages"][0]["content"]
+        name = "closed_book" if "from memory" in prompt else "verify"
+        said = "guess" if name == "closed_book" else "answer"
+        lines = read_labelled(name)
+        (place,) = (
+            number
+            for number, line in enumerate(lines)
+            if f"Question: {line['question']}\n" in prompt
+            and f"nswer: {line['answer']}\n" in prompt
+            and f": {line[said]}" in prompt
+            and prompt.rstrip().endswith(line["guess" if name == "closed_book" else "evidence"])
+        )
+        label = JUDGED[name]
+        content = json.dumps({"correct": None, label: lines[place][label] == (place >= wrong)})
+        choice = {"message": {"content": content}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 1}
+        return web.json_response({"id": str(hash(prompt)), "choices": [choice], "usage": usage})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.usefixtures("api_key")
+@pytest.mark.parametrize("wrong", [0, 4])
+def test_a_model_is_measured_by_its_replies(wrong: int) -> None:
+    async def run() -> list[tuple[int, int]]:
+        async with _labelling_server(wrong) as url:
+            agreements = await measure(OpenAIConfig(model="judge", base_url=url), 1.0)
+        return [(each.lines, each.wrongly_yes + each.wrongly_no) for each in agreements]
+
+    assert asyncio.run(run()) == [(42, wrong), (30, wrong)]
 
 
 def test_names_are_found() -> None:
     found = wrong = missed = 0
-    for line in _read("names"):
+    for line in read_labelled("names"):
         got, wanted = names_in(line["text"]), set(line["names"])
         found += len(got & wanted)
         wrong += len(got - wanted)
@@ -54,33 +96,6 @@ def test_names_are_found() -> None:
     assert found >= 20
     assert wrong <= 1
     assert missed <= 1
-
-
-def test_shared_words_are_those_that_a_reader_finds() -> None:
-    lines = _read("overlap")
-    right = sum(list(shared_words(x["question"], [x["evidence"]])) == x["shared"] for x in lines)
-    print(f"shared content words: {right} of {len(lines)} questions as labelled")
-    assert right >= 0.9 * len(lines)
-    # A search for whole words, without stems and names, does much worse: the negative control.
-    plain = [
-        [w for w in x["question"].lower().rstrip("?").split() if w in x["evidence"].lower().split()]
-        for x in lines
-    ]
-    assert sum(p == x["shared"] for p, x in zip(plain, lines, strict=True)) < right - 5
-
-
-def test_answers_restate_the_sentences_that_they_rest_on() -> None:
-    lines = _read("support")
-    right = first = 0
-    for line in lines:
-        text, draft = " ".join(line["evidence"]), Draft(line["question"], line["answer"])
-        assert sentences(text) == line["evidence"]
-        wanted = [line["evidence"][place] for place in line["support"]]
-        right += supporting_sentences(draft, text) == wanted
-        first += wanted == line["evidence"][:1]
-    print(f"supporting sentences: {right} of {len(lines)} as labelled")
-    assert right >= 0.9 * len(lines)
-    assert first < right / 2  # always the first sentence: the negative control
 
 
 def test_a_restated_answer_begins_with_quotes() -> None:

@@ -5,8 +5,11 @@ import itertools
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_in2.synthesis.config import FilterConfig
+from megatron_in2.synthesis.quality.words import as_words, words
 from megatron_in2.synthesis.questions import filters
 from megatron_in2.synthesis.questions.filters import (
     cites_rightly,
@@ -81,6 +84,23 @@ def test_copied_runs_are_measured_in_words() -> None:
     assert _longest_copied("rise near", (TEXT,)) == 1  # whole words only
     # A run does not go on from one text into another.
     assert _longest_copied("at Verden Verden lies", TWO.texts) == 2
+
+
+_SOME_WORDS = st.lists(st.sampled_from(["one", "two", "on", "straße", "Two", "河", "e,"]))
+
+
+@given(_SOME_WORDS, _SOME_WORDS, st.integers(0, 8))
+def test_looking_for_words_first_misses_no_copied_run(
+    answer: list[str], text: list[str], most: int
+) -> None:
+    """Against every run of words, compared one by one."""
+    answered, held = words(" ".join(answer)), words(" ".join(text))
+    length = as_words(most, answered) + 1
+    runs = {tuple(held[at : at + length]) for at in range(len(held) - length + 1)}
+    expected = any(
+        tuple(answered[at : at + length]) in runs for at in range(len(answered) - length + 1)
+    )
+    assert copies_more(" ".join(answer), (" ".join(text),), most) == expected
 
 
 def test_quotes_must_stand_in_their_pieces() -> None:

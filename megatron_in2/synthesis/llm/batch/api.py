@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import openai
 from openai.types import Batch
 
-from megatron_in2.synthesis.config import OpenAIConfig
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.failures import FailedCallError, Redactor, with_retries
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"

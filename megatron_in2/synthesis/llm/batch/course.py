@@ -10,8 +10,8 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.progress import progress_bar
-from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.llm.batch.api import ENDPOINT, BatchApi, Ended, is_queue_full
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.failures import TOO_LARGE, FailedCallError
 from megatron_in2.synthesis.llm.journal.group_commit import GroupCommit

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import OpenAIConfig
 from megatron_in2.synthesis.llm.batch.api import BatchApi, Ended
 from megatron_in2.synthesis.llm.batch.course import BatchCourse, batch_line
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.envelopes import Reply, checked_envelope, priced_reply
 from megatron_in2.synthesis.llm.failures import FailedCallError

@@ -11,6 +11,7 @@ from megatron_in2.synthesis.llm.journal.compression import MAX_DICTIONARY_BYTES,
 VERSION = 2
 KEY_BYTES = 16
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
 _SAME = {"max_completion_tokens": "max_tokens"}
 
 SCHEMA = """
@@ -43,7 +44,7 @@ def request_key(payload: dict[str, Any]) -> bytes:
     its two names the longest reply is limited.
     """
     named = {_SAME.get(name, name): payload[name] for name in payload if name != "response_format"}
-    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).digest()[:KEY_BYTES]
+    return hashlib.sha256(_ENCODER.encode(named).encode()).digest()[:KEY_BYTES]
 
 
 def open_exclusively(path: Path) -> sqlite3.Connection:

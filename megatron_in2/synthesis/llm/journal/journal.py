@@ -22,10 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from megatron_in2.errors import InputError
+from megatron_in2.synthesis.llm.journal.answered import AnsweredRequests
 from megatron_in2.synthesis.llm.journal.file import (
     VERSION,
     add_request,
@@ -35,8 +33,6 @@ from megatron_in2.synthesis.llm.journal.file import (
     open_exclusively,
 )
 from megatron_in2.synthesis.llm.journal.upgrade import upgrade_journal
-
-_MERGED_KEYS = 50_000  # new keys are merged into the sorted array when there are more
 
 
 @dataclass(frozen=True)
@@ -108,21 +104,19 @@ class Journal:
             self._require_version()
             make_tables(self._database)
             self._packer = load_packer(self._database, resembled)
-            self._known = self._read_known()
-        self._new: set[int] = set()
+            self._answered = AnsweredRequests(self._database)
 
     def close(self) -> None:
         self._database.close()
 
     def answer(self, key: bytes) -> dict[str, Any] | None:
         """Return the reply to a request, or None."""
-        if not self._holds(_short(key)):
+        number = self._answered.number(key)
+        if number is None:
             return None
-        row = self._database.execute(
-            "SELECT reply FROM answers WHERE request = (SELECT id FROM requests WHERE hash = ?)",
-            (key,),
-        ).fetchone()
-        return None if row is None else self._unpacked(row[0])
+        query = "SELECT reply, hash FROM answers JOIN requests ON id = request WHERE request = ?"
+        row = self._database.execute(query, (number,)).fetchone()
+        return None if row is None or row[1] != key else self._unpacked(row[0])
 
     def refusal(self, key: bytes) -> Refusal | None:
         """Return why a request was given up, or None."""
@@ -225,7 +219,7 @@ class Journal:
                 "INSERT OR IGNORE INTO answers VALUES (?, ?)", (request, self._packer.pack(reply))
             )
             self._database.execute("DELETE FROM refusals WHERE request = ?", (request,))
-        self._new.add(_short(key))
+        self._answered.add(key, request)
 
     def fail(self, attempt: int, error: str, perhaps_billed: bool) -> None:
         """Write down that an attempt brought no reply."""
@@ -328,19 +322,6 @@ class Journal:
             raise InputError(f"journal {self.path} is damaged: {error}") from error
         return value
 
-    def _holds(self, key: int) -> bool:
-        if len(self._new) > _MERGED_KEYS:
-            new = np.fromiter(self._new, np.uint64, len(self._new))
-            self._known, self._new = np.union1d(self._known, new), set()
-        place = int(self._known.searchsorted(np.uint64(key)))
-        known = place < len(self._known) and int(self._known[place]) == key
-        return known or key in self._new
-
-    def _read_known(self) -> npt.NDArray[np.uint64]:
-        """Return the first 8 bytes of the keys with an answer, sorted."""
-        rows = self._database.execute("SELECT hash FROM answers JOIN requests ON id = request")
-        return np.sort(np.fromiter((_short(row[0]) for row in rows), np.uint64))
-
     def _require_version(self) -> None:
         version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
         if version > VERSION:
@@ -358,7 +339,3 @@ class Journal:
                 f"journal {self.path}: {error}; what was committed is intact: "
                 "fix the cause and run again"
             ) from error
-
-
-def _short(key: bytes) -> int:
-    return int.from_bytes(key[:8], "big")

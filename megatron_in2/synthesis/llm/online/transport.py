@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from megatron_in2.errors import InputError
-from megatron_in2.synthesis.config import OpenAIConfig
+from megatron_in2.synthesis.llm.config import OpenAIConfig
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.envelopes import Reply, priced_reply
 from megatron_in2.synthesis.llm.failures import FailedCallError, backoff

@@ -1,0 +1,101 @@
+"""Figures of a study: accuracy by group of probes, and against a dose."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.lines import Line2D
+
+from megatron_in2.evaluation.probing.bootstrap import interval
+from megatron_in2.evaluation.probing.plot import new_figure, save_figure
+from megatron_in2.evaluation.probing.score import ProbeReport
+from megatron_in2.lab.config import Selection
+from megatron_in2.lab.expected import resampled, value_of
+from megatron_in2.lab.scores import MeasureScores
+from megatron_in2.lab.study import Study, ValueName
+
+_LIMITS = (-0.03, 1.03)
+_DOSE_VALUES: tuple[tuple[ValueName, str, str], ...] = (
+    ("worst", "#E97132", "worst group"),
+    ("mean", "#0F9ED5", "mean of the groups"),
+)
+
+
+def draw_groups(
+    study: Study, selection: Selection, scores: MeasureScores, measure: str, output: Path
+) -> None:
+    """Draw one panel for each panel of the study, one curve for each arm.
+
+    Thick lines are all seeds, thin ones single seeds, bands 95 % bootstrap intervals.
+    """
+    panels = selection.panels
+    figure = new_figure(output, (max(5.2 * len(panels), 6.5), 4.6))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
+    for panel, axes in zip(panels, grid[0], strict=True):
+        for arm in selection.arms:
+            colour = study.text.arms[arm].colour
+            for curves in scores.single:
+                _plot(axes, curves[panel, arm], colour, linewidth=0.6, alpha=0.5)
+            report = scores.pooled[panel, arm]
+            _plot(axes, report, colour, linewidth=2.0, marker="o", markersize=3)
+            low = [depth.low for depth in report.depths]
+            high = [depth.high for depth in report.depths]
+            axes.fill_between(_centres(report), low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(study.text.panels) > 1:
+            axes.set_title(study.text.panels[panel].title)
+        axes.set_xlabel(study.measures[measure].axis)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(*_LIMITS)
+        axes.grid(alpha=0.25)
+    grid[0][0].set_ylabel("accuracy")
+    shown = [study.text.arms[arm] for arm in selection.arms]
+    handles = [Line2D([], [], color=arm.colour, linewidth=2, label=arm.title) for arm in shown]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+    save_figure(figure, output)
+
+
+def draw_doses(study: Study, selection: Selection, scores: MeasureScores, output: Path) -> None:
+    """Draw the worst group and the mean against the arms' doses, which are spaced evenly."""
+    panels = selection.panels
+    arms = [arm for arm in selection.arms if study.text.arms[arm].dose is not None]
+    figure = new_figure(output, (max(5.2 * len(panels), 6.5), 4.6))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
+    for panel, axes in zip(panels, grid[0], strict=True):
+        for value, colour, _ in _DOSE_VALUES:
+            _plot_doses(axes, [scores.right[panel, arm] for arm in arms], value, colour)
+        axes.set_xticks(range(len(arms)), [f"{study.text.arms[arm].dose:g}" for arm in arms])
+        if len(study.text.panels) > 1:
+            axes.set_title(study.text.panels[panel].title)
+        axes.set_xlabel("dose (%)")
+        axes.set_ylim(*_LIMITS)
+        axes.grid(alpha=0.25)
+    grid[0][0].set_ylabel("accuracy")
+    handles = [
+        Line2D([], [], color=colour, linewidth=2, label=label) for _, colour, label in _DOSE_VALUES
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+    save_figure(figure, output)
+
+
+def _plot_doses(
+    axes: Any, right: list[npt.NDArray[np.float64]], value: ValueName, colour: str
+) -> None:
+    places = range(len(right))
+    for seed in range(len(right[0])):
+        single = [float(value_of(arm[seed].mean(axis=0), value)) for arm in right]
+        axes.plot(places, single, color=colour, linewidth=0.6, alpha=0.5)
+    pooled = [float(value_of(arm.mean(axis=(0, 1)), value)) for arm in right]
+    limits = [interval(value_of(resampled(arm), value)) for arm in right]
+    axes.plot(places, pooled, color=colour, linewidth=2.0, marker="o", markersize=3)
+    low, high = zip(*limits, strict=True)
+    axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _plot(axes: Any, report: ProbeReport, colour: str, **options: Any) -> None:
+    accuracies = [depth.accuracy for depth in report.depths]
+    axes.plot(_centres(report), accuracies, color=colour, **options)
+
+
+def _centres(report: ProbeReport) -> list[float]:
+    return [50 * (depth.start + depth.end) for depth in report.depths]

@@ -1,0 +1,105 @@
+"""Tables and figures of a study, and what came of its expected directions."""
+
+from collections.abc import Mapping, Sequence
+
+from megatron_in2.files import atomic_file
+from megatron_in2.lab.config import Selection
+from megatron_in2.lab.expected import Compared, compare_all
+from megatron_in2.lab.figures import draw_doses, draw_groups
+from megatron_in2.lab.plan import SeedFolder
+from megatron_in2.lab.scores import MeasureScores, score_measure
+from megatron_in2.lab.study import Study
+
+SUFFIXES = (".png", ".svg")
+
+
+def report_study(study: Study, selection: Selection, seeds: Sequence[SeedFolder]) -> str:
+    """Score the arms over the finished seeds; write reports, figures and table.md.
+
+    Args:
+        study: the study.
+        selection: arms, panels, and the folder that is written to.
+        seeds: finished ones.
+
+    Returns:
+        The tables, Markdown.
+    """
+    scores = {name: score_measure(study, selection, seeds, name) for name in study.measures}
+    for name, each in scores.items():
+        for suffix in SUFFIXES:
+            draw_groups(study, selection, each, name, selection.home / f"{name}{suffix}")
+            if study.text.figure == "dose":
+                draw_doses(study, selection, each, selection.home / f"{name}_dose{suffix}")
+    tables = [arm_table(study, name, each) for name, each in scores.items()]
+    if compared := compare_all(study, scores, selection.panels):
+        tables.append(expected_table(study, compared, len(seeds)))
+    text = "\n\n".join(tables)
+    with atomic_file(selection.home / "table.md") as stream:
+        stream.write(f"{study.text.question}\n\n{text}\n\n{_caption(study, scores, len(seeds))}\n")
+    return text
+
+
+def arm_table(study: Study, measure: str, scores: MeasureScores) -> str:
+    """Return mean, worst group and max - min of each arm, with bootstrap intervals."""
+    several = len(study.text.panels) > 1
+    head = ["panel"] * several + [study.measures[measure].title]
+    lines = [[*head, "mean", "worst group", "max - min", "probes"]]
+    for (panel, arm), report in scores.pooled.items():
+        worst = min(report.depths, key=lambda depth: depth.accuracy)
+        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
+        lines.append(
+            [
+                *names,
+                f"{report.average:.3f} ({_interval(report.average_interval)})",
+                f"{worst.accuracy:.3f} ({_interval((worst.low, worst.high))})",
+                f"{report.gap:.3f} ({_interval(report.gap_interval)})",
+                f"{report.probes:,}",
+            ]
+        )
+    return _markdown(lines)
+
+
+def expected_table(study: Study, compared: Sequence[Compared], seeds: int) -> str:
+    """Return what was expected before the study ran, and what came of it."""
+    lines = [["expected", "seen", "difference", f"seeds that agree, of {seeds}", "answer"]]
+    for each in compared:
+        expected, arms = each.comparison, study.text.arms
+        margin = f"by more than {expected.by:g}" if expected.by else ""
+        if expected.relation == "level":
+            margin = f"within {expected.by:g}"
+        relation = f"{expected.relation} {arms[expected.second].title} {margin}".rstrip()
+        where = f", {study.text.panels[each.panel].title}" if len(study.text.panels) > 1 else ""
+        lines.append(
+            [
+                f"{expected.value} of {expected.measure}{where}: {arms[expected.first].title} "
+                f"{relation}",
+                f"{each.first:.3f}, {each.second:.3f}",
+                f"{each.first - each.second:+.3f} ({each.low:+.2f} to {each.high:+.2f})",
+                str(each.seeds),
+                each.answer,
+            ]
+        )
+    return _markdown(lines)
+
+
+def _caption(study: Study, scores: Mapping[str, MeasureScores], seeds: int) -> str:
+    probes = {
+        name: max(depth.probes for report in each.pooled.values() for depth in report.depths)
+        for name, each in scores.items()
+    }
+    counted = ", ".join(f"{count} of {name}" for name, count in probes.items())
+    return (
+        f"Thick lines: mean of {seeds} seed{'s' * (seeds != 1)}; thin lines: single seeds; bands "
+        f"and brackets: 95 % bootstrap over the probes of each point ({counted}). Held equal: "
+        f"{study.text.held_equal.strip()} Not shown: {study.text.not_shown.strip()}"
+    )
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    head, *rows = lines
+    cells = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def _interval(limits: tuple[float, float]) -> str:
+    return f"{limits[0]:.2f} to {limits[1]:.2f}"

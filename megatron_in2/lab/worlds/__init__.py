@@ -1,0 +1,1 @@
+"""Small synthetic worlds: what samples and probes of a study are made of."""
