@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 export SLURM
 
 # Two test files at a time; all tests of Slurm by one worker.
-WORKERS ?= -n 2 --dist loadgroup
+WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
 
 # make quickstart BASE=llama3 gives the model the form of another base; see docs/quickstart.md.
 BASE ?= mistral

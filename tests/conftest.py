@@ -145,12 +145,14 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
         assert word in complaint[0], complaint[0]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests on one worker, and all Slurm tests: a machine has one Slurm.
+# Whose tests start many processes: they come first, so that short tests fill the end.
+LONG_FOLDERS = ("tests/slurm/", "tests/training/", "tests/test_end_to_end.py", "tests/checkpoint/")
 
-    These come first, as the longest group: the other worker does everything else meanwhile.
-    """
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/slurm/"))
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests on one worker, and all Slurm tests: a machine has one Slurm."""
+    items.sort(key=lambda item: [not item.nodeid.startswith(each) for each in LONG_FOLDERS])
     for item in items:
         folder, _, file = item.nodeid.partition("::")[0].rpartition("/")
         group = folder if folder == "tests/slurm" else f"{folder}/{file}"

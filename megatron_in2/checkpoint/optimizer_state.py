@@ -15,7 +15,7 @@ import torch
 from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.optimizer.cpu_offloading import HybridDeviceOptimizer
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer, Range
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_in2.checkpoint.rectangles import rectangles
@@ -52,7 +52,7 @@ def sharded_optimizer_state(
             group.pop(name, None)
     return {
         **state,
-        "param_state": _own_parts(distributed, weights),
+        "param_state": own_parts(distributed, weights),
         "param_state_sharding_type": FORM,
     }
 
@@ -94,10 +94,15 @@ def distributed_optimizer(optimizer: MegatronOptimizer) -> DistributedOptimizer:
     return only
 
 
-def _own_parts(
+def own_parts(
     optimizer: DistributedOptimizer, weights: dict[str, Any]
 ) -> dict[str, dict[str, ShardedTensor]]:
-    """Return this rank's parts, by the parameter's name in the model and by their own."""
+    """Return this rank's parts, by the parameter's name in the model and by their own.
+
+    Args:
+        optimizer: its state is allocated.
+        weights: the model's sharded state dict.
+    """
     names = {value.data: name for name, value in weights.items()}
     parts: dict[str, dict[str, ShardedTensor]] = {}
     for buckets in optimizer.gbuf_ranges:
@@ -115,6 +120,26 @@ def _own_parts(
                     )
                 }
     return parts
+
+
+def elements_of_owners(optimizer: DistributedOptimizer) -> list[dict[torch.nn.Parameter, int]]:
+    """Return for each data-parallel rank how many elements of each parameter it owns.
+
+    A bucket of parameters is cut into equal ranges, as Megatron-Core does for the own rank alone.
+    """
+    owned: list[dict[torch.nn.Parameter, int]] = [
+        {} for _ in range(optimizer.data_parallel_group.size())
+    ]
+    for buffer in optimizer.buffers:
+        for bucket in buffer.buckets:
+            size = bucket.grad_data.numel() // len(owned)
+            for rank, elements in enumerate(owned):
+                start = bucket.offset + rank * size
+                places = optimizer._build_model_gbuf_param_range_map(
+                    buffer.param_index_map, Range(start, start + size), bucket.offset
+                )
+                elements |= {name: place["param"].size for name, place in places.items()}
+    return owned
 
 
 def _parts(

@@ -38,7 +38,8 @@ from megatron_in2.evaluation.benchmarks.catalogue import (
     score_benchmark,
     score_datasets,
 )
-from megatron_in2.evaluation.benchmarks.harness_run import HarnessConfig, run_benchmarks
+from megatron_in2.evaluation.benchmarks.harness_config import HarnessConfig
+from megatron_in2.evaluation.benchmarks.harness_run import run_benchmarks
 from megatron_in2.evaluation.benchmarks.report import (
     ModelScores,
     add_model_scores,
@@ -68,8 +69,9 @@ def _run_parser() -> CommandParser:
         help="which; suites only by name",
     )
     add("--output", type=Path, required=True, help="scores, JSON")
-    names = ("data", "limit", "batch_size", "template", "wording", "lengths", "max_length")
-    parser.add_options(HarnessConfig, *names)
+    data = ("data", "essays", "squad", "hotpotqa")
+    others = ("limit", "batch_size", "template", "wording", "lengths", "max_length")
+    parser.add_options(HarnessConfig, *data, *others)
     return parser
 
 

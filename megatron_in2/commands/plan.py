@@ -12,12 +12,13 @@ of their figures.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from megatron_in2.commands.parser import CommandParser, config_of, run_command
 from megatron_in2.errors import InputError
-from megatron_in2.training.arithmetic.checkpoint_share import shares_as_table
+from megatron_in2.training.arithmetic.checkpoint_share import checkpoint_share, shares_as_table
 from megatron_in2.training.arithmetic.failures import (
     PUBLISHED,
     SECONDS_A_DAY,
@@ -71,8 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         print(f"{how}, by formula{'' if options.formulas else ': none fits'}\n")
         print(as_table(layouts[: options.top], steps))
-    shown = [each.parallel for each in traced] or [each.parallel for each in layouts[: options.top]]
-    print(f"\n{shares_as_table(config, options.gpus, list(dict.fromkeys(shown)))}")
+    shares = {each.parallel: each.work.checkpoint for each in traced} or {
+        each.parallel: checkpoint_share(replace(config, parallel=each.parallel), options.gpus)
+        for each in layouts[: options.top]
+    }
+    print(f"\n{shares_as_table(shares.items(), options.gpus)}")
     if options.failures_per_gpu_day is not None:
         print(f"\n{_failures(options)}")
 

@@ -1,8 +1,9 @@
 r"""Make samples of self-correction: attempts of a model, verified, and corrected where wrong.
 
 Examples:
-    %(prog)s --model runs/hf --samples data/in2.jsonl --output data/corrections.jsonl
-    %(prog)s --base-url http://localhost:8000/v1 --served-model in2 \
+    %(prog)s self-correction --model runs/hf \
+        --samples data/in2.jsonl --output data/corrections.jsonl
+    %(prog)s self-correction --base-url http://localhost:8000/v1 --served-model in2 \
         --samples data/in2.jsonl --output data/corrections.jsonl --judge number
 
 Draws several attempts at each sample from the model to be trained, judges them against the

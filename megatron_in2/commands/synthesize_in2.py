@@ -14,8 +14,9 @@ OUTPUT.rejects.jsonl, OUTPUT.dropped_documents.jsonl and, for paid writers,
 OUTPUT.journal.sqlite. Run a stopped run again with the same options and it continues; no answer in
 the journal is asked for again. A shard's output is named X.00003-of-00016.jsonl.
 "fetch" reads data sets of the hub once for all shards; shards do it themselves where nobody did.
-"self-correction" makes samples of a model's attempts (self-correction --help). What is described
-here is "samples", which runs where no subcommand is named.
+"self-correction" makes samples of a model's attempts, "erasure" samples with answers that a teacher
+reasons by a strategy (erasure --help). What is described here is "samples", which runs where no
+subcommand is named.
 """
 
 import signal
@@ -25,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from megatron_in2.commands.erasure import erasure_parser, make_erased
 from megatron_in2.commands.parser import (
     CommandParser,
     Subcommand,
@@ -203,6 +205,11 @@ SUBCOMMANDS = {
         "attempts of a model at samples, verified and corrected",
         self_correction_parser,
         lambda options: _stoppable(lambda: make_samples(options)),
+    ),
+    "erasure": Subcommand(
+        "answers of a teacher by the best strategy of each kind of task, for Prompt Erasing",
+        erasure_parser,
+        lambda options: _stoppable(lambda: make_erased(options)),
     ),
 }
 

@@ -22,6 +22,7 @@ from megatron_in2.training.checks.preflight import check_run
 from megatron_in2.training.config import TrainConfig
 from tests.checkpoint.save_ranks import STEP, whole_state
 from tests.training.conftest import WriteConfig
+from tests.training.trace.test_checkpoint import traced_share, written_bytes
 
 LAYERS, RANKS = 3, 2
 
@@ -112,5 +113,7 @@ def test_each_rank_writes_its_share(saved: Path) -> None:
     config = config_of(
         CommandParser(None, TrainConfig).read(["--config", str(saved / "run.yaml")]), TrainConfig
     )
-    expected = checkpoint_share(config, RANKS).written
-    assert sum(sizes["own"]) / RANKS == pytest.approx(expected, rel=0.1)
+    shares = [traced_share(config, rank, RANKS).written for rank in range(RANKS)]
+    assert shares == written_bytes(saved / "own", RANKS)
+    assert shares != written_bytes(saved / "gathered", RANKS)
+    assert sum(shares) / RANKS == pytest.approx(checkpoint_share(config, RANKS).written, rel=0.02)

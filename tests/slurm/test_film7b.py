@@ -85,25 +85,30 @@ def test_sixteen_nodes_train_to_the_end(
         assert line["loss"] == pytest.approx(alone[step]["loss"], rel=1e-5)
     assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == 16
 
-    again = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    again = submit(2, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
     assert again.finish() == "COMPLETED 0:0"
     assert "the run is finished: step 3 of 3" in again.log
-    assert "start 1: 16 ranks" in again.log
+    assert "start 1: 2 ranks" in again.log
 
 
 def test_a_requeued_run_continues(
-    submit: Submit, tmp_path: Path, write_config: WriteConfig, uninterrupted: dict[int, dict]
+    submit: Submit,
+    tmp_path: Path,
+    write_config: WriteConfig,
+    train: Train,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "run"
-    job = submit(4, *LONG, IN2_CONFIG=write_config(folder))
+    job = submit(2, *LONG, IN2_CONFIG=write_config(folder))
     _wait_for_step(job, folder, 2)
     job.cluster.run("scontrol", "requeue", str(job.number))
     assert job.finish() == "COMPLETED 0:0", job.log
     assert job.restarts == 1
     assert "SIGTERM: the ranks save and end" in job.log
-    assert "start 2: 4 ranks" in job.log
+    assert "start 2: 2 ranks" in job.log
     assert f"resuming from {folder}/iter_" in job.log
-    assert_same_losses(folder, uninterrupted)
+    monkeypatch.setenv("OMP_NUM_THREADS", THREADS)
+    assert_same_losses(folder, train(tmp_path / "uninterrupted", *LONG, nproc=2))
 
 
 def _assert_refused(job: Job, *words: str) -> None:

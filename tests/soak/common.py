@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import yaml
 from sentencepiece import SentencePieceTrainer
@@ -45,6 +46,19 @@ class Ledger:
     def end(self, steps: int) -> None:
         """Note the end of the disturbed run, and its steps."""
         self.steps, self.seconds = steps, time.monotonic() - self._started
+
+    def add(self, other: "Ledger") -> None:
+        """Add what has happened in another run."""
+        self.undisturbed += other.undisturbed
+        self.steps += other.steps
+        self.seconds += other.seconds
+        for kind, times in other.recoveries.items():
+            self.recoveries.setdefault(kind, []).extend(times)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the account file has of a run; ``Ledger(**record)`` reads it."""
+        names = ("undisturbed", "steps", "seconds", "recoveries")
+        return {name: getattr(self, name) for name in names}
 
     def table(self) -> str:
         """Return the table of the docs, and the share of the time that an undisturbed run needs."""

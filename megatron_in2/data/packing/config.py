@@ -33,7 +33,7 @@ class PreprocessConfig:
         wording: of a user's message inside a base's own chat template: film | plain.
         design: which parts are trained on: answer | prompt-erasing | partial-answer-masking |
             all-assistant-turns.
-        generic_system: what prompt-erasing puts in the place of a system message.
+        generic_system: what prompt-erasing puts in the place of a system message; empty: nothing.
         pad_multiple: every sample is padded to a multiple of so many tokens, which serves
             every TP x CP whose product, times 2 under CP, divides it.
         seed: of the order in which samples are packed.

@@ -40,6 +40,15 @@ def _f1(prediction: list[str], reference: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def substring_match(prediction: str, references: list[str]) -> float:
+    """1 where the normalised words of a reference stand in a row in the prediction's (HELMET).
+
+    It is a match of texts: the first and last word may be parts of longer ones.
+    """
+    text = " ".join(normalised_words(prediction))
+    return float(any(" ".join(normalised_words(reference)) in text for reference in references))
+
+
 def rouge_l(prediction: str, references: list[str]) -> float:
     """F of ROUGE-L of the best reference, by the package ``rouge`` that the published figures use.
 

@@ -4,7 +4,7 @@ lm-evaluation-harness calls functions that a task file names, with a document an
 both reach them beside the call.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -47,3 +47,9 @@ def write_prompt(instruction: str, context: str | None = None) -> str:
     if window is not None:
         message = window.shortened(message, template.prompt_text)
     return template.prompt_text(message)
+
+
+def write_within_window(context: str, write: Callable[[str], str]) -> str:
+    """Return the prompt that ``write`` makes of a context, which loses its end in a window."""
+    window = _current.get().window
+    return write(context if window is None else window.without_end(context, write))

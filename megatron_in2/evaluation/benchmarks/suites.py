@@ -1,4 +1,4 @@
-"""Long-context suites that lm-evaluation-harness has: which tasks, at which lengths, what score."""
+"""Long-context suites: which tasks of lm-evaluation-harness, at which lengths, what score."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ class Suite:
     Attributes:
         tasks: their names in the harness; a group counts as one.
         metric: what the harness calls the score; None where it calls it by the length.
+        folder: of the harness' tasks, where the suite's are; None for ours.
+        repository: on the hub, of which ``--data`` may hold a copy; None where there is none.
         length: how the harness is told a length in tokens; None for a suite without lengths.
         is_chat: whether prompts are put into the model's chat template, where it has one.
         answer_tokens: longest answer, where the harness' own limit would leave no window.
@@ -22,6 +24,8 @@ class Suite:
 
     tasks: tuple[str, ...]
     metric: str | None
+    folder: str | None
+    repository: str | None = None
     length: Callable[[int], Any] | None = None
     is_chat: bool = True
     answer_tokens: int | None = None
@@ -40,15 +44,29 @@ SUITES: dict[str, Suite] = {
             *("ruler_qa_squad", "ruler_qa_hotpot"),
         ),
         metric=None,
+        folder="ruler",
         length=lambda tokens: [tokens],
     ),
     "babilong": Suite(
         tasks=tuple(f"babilong_qa{number}" for number in range(1, 6)),
         metric="acc",
+        folder="babilong",
+        repository="RMT-team/babilong-1k-samples",
         length=lambda tokens: f"{tokens // 1024}k",
     ),
-    "graphwalks": Suite(("graphwalks_128k",), "f1", answer_tokens=2048),
-    "longbench2": Suite(("longbench2",), "acc", is_chat=False),
+    "graphwalks": Suite(
+        ("graphwalks_128k",), "f1", "graphwalks", "openai/graphwalks", answer_tokens=2048
+    ),
+    "longbench2": Suite(
+        ("longbench2",), "acc", "longbench2", "recursal/longbench-v2", is_chat=False
+    ),
+    "helmet_rag": Suite(
+        tasks=("helmet_nq", "helmet_triviaqa", "helmet_hotpotqa", "helmet_popqa"),
+        metric="score",
+        folder=None,
+        length=lambda tokens: tokens,
+        is_chat=False,
+    ),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS
-from megatron_in2.evaluation.benchmarks.harness_run import TASK_FILES, harness_task
+from megatron_in2.evaluation.benchmarks.harness_tasks import TASK_FILES, harness_task
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.files import atomic_file
 from megatron_in2.templates.film import FILM

@@ -58,6 +58,27 @@ class Window:
             "larger --max-length"
         )
 
+    def without_end(self, context: str, write: Callable[[str], str]) -> str:
+        """Return a context without as many tokens at its end as its prompt has too many.
+
+        Args:
+            context: a text within the prompt.
+            write: writes the prompt for it.
+
+        Raises:
+            InputError: nothing of the context would remain, or the tokenizer tells no characters.
+        """
+        excess = len(self.ids(write(context))) - self.tokens
+        if excess <= 0:
+            return context
+        spans = self._characters(context)
+        if excess >= len(spans):
+            raise InputError(
+                f"a window of {self.tokens} tokens for prompts holds nothing of the context: give "
+                "a larger --max-length"
+            )
+        return context[: spans[-excess][0]]
+
     def _characters(self, text: str) -> list[tuple[int, int]]:
         """Return the [start, end) characters of each token."""
         if not self.tokenizer.is_fast:

@@ -69,9 +69,14 @@ def read_question(text: str) -> Draft:
         question = question[label.end() :]
     if not (question := _undressed(question)):
         return Draft(problem="empty question or answer")
-    if _UNREADABLE.search(question):
+    if not is_readable(question):
         return Draft(problem="unreadable characters")
     return Draft(question)
+
+
+def is_readable(text: str) -> bool:
+    """Whether a text has no character that no text should hold."""
+    return _UNREADABLE.search(text) is None
 
 
 def read_object(text: str) -> dict[str, Any] | None:
@@ -116,6 +121,6 @@ def _undressed(text: str) -> str:
 def _draft(question: str, answer: str, citations: tuple[Citation, ...]) -> Draft:
     if not question.strip() or not answer.strip():
         return Draft(problem="empty question or answer")
-    if _UNREADABLE.search(question) or _UNREADABLE.search(answer):
+    if not (is_readable(question) and is_readable(answer)):
         return Draft(problem="unreadable characters")
     return Draft(question.strip(), answer.strip(), citations)

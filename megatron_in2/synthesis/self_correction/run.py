@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,11 @@ from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
 from megatron_in2.synthesis.self_correction.judging import AttemptJudge, Judge, Parted
 from megatron_in2.synthesis.self_correction.mixing import Judged, Use, choose_uses
 from megatron_in2.synthesis.self_correction.report import AttemptReport
-from megatron_in2.synthesis.self_correction.samples import corrected_record, verified_record
+from megatron_in2.synthesis.self_correction.samples import (
+    corrected_record,
+    record_beside,
+    verified_record,
+)
 from megatron_in2.synthesis.self_correction.tasks import AttemptDrawer, Drawn, Task
 from megatron_in2.synthesis.self_correction.teacher import Teacher
 from megatron_in2.synthesis.self_correction.wordings import load_verifications
@@ -130,7 +133,9 @@ class _Run:
                 if use is not None:
                     found = judged[task.sample.id]
                     record = self._record(task, drawn, found, use, explanation)
-                    stream.write(json.dumps(_moved(record, task, output), ensure_ascii=False))
+                    stream.write(
+                        json.dumps(record_beside(record, task, output), ensure_ascii=False)
+                    )
                     stream.write("\n")
         return self._report
 
@@ -212,10 +217,3 @@ def _unusable(reply: Sequence[str], first: bool | None, last: bool | None) -> st
     if not question_key(reply[0]):
         return "empty attempt"
     return "the judge gave no verdict" if first is None or last is None else None
-
-
-def _moved(record: dict[str, Any], task: Task, output: Path) -> dict[str, Any]:
-    """Return a recipe whose store is named from where the output is."""
-    if "store" not in record or "segments" not in record:
-        return record
-    return {**record, "store": os.path.relpath(task.folder / record["store"], output.parent)}

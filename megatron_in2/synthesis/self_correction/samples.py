@@ -1,6 +1,8 @@
 """Writes the samples: a right attempt with its verification, wrong ones with a correction."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from megatron_in2.synthesis.self_correction.tasks import Task
@@ -42,14 +44,24 @@ def corrected_record(
 def _changed(
     task: Task, use: str, answer: str, attempts: list[dict[str, str]] | None
 ) -> dict[str, Any]:
+    record = {**answered_record(task, answer), "kind": f"{task.sample.kind}_{use}"}
+    return record if attempts is None else {**record, "attempt": attempts}
+
+
+def answered_record(task: Task, answer: str) -> dict[str, Any]:
+    """Return a sample of any form with another last answer, without the length that it states."""
     record = {name: value for name, value in task.record.items() if name not in _COUNTED}
-    record["kind"] = f"{task.sample.kind}_{use}"
     if "messages" in record:
         *earlier, last = record["messages"]
-        record["messages"] = [*earlier, {**last, "content": answer}]
-    elif "parts" in record:
+        return {**record, "messages": [*earlier, {**last, "content": answer}]}
+    if "parts" in record:
         *prompt, last = record["parts"]
-        record["parts"] = [*prompt, {**last, "text": answer}]
-    else:
-        record["answer"] = answer
-    return record if attempts is None else {**record, "attempt": attempts}
+        return {**record, "parts": [*prompt, {**last, "text": answer}]}
+    return {**record, "answer": answer}
+
+
+def record_beside(record: dict[str, Any], task: Task, output: Path) -> dict[str, Any]:
+    """Return a task's record as ``output`` holds it: a recipe's store is named from there."""
+    if "store" not in record or "segments" not in record:
+        return record
+    return {**record, "store": os.path.relpath(task.folder / record["store"], output.parent)}

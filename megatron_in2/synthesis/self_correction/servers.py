@@ -17,7 +17,7 @@ from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import Redactor
 from megatron_in2.synthesis.llm.journal.file import request_key
-from megatron_in2.synthesis.llm.journal.journal import Journal
+from megatron_in2.synthesis.llm.journal.journal import Journal, JournalSummary
 from megatron_in2.synthesis.llm.journal.ledger import Ledger
 from megatron_in2.synthesis.llm.online.endpoint import ChatEndpoint
 from megatron_in2.synthesis.llm.online.transport import OnlineTransport
@@ -80,6 +80,13 @@ class ModelServers:
         self._servers.append(ModelServer(config, calls, tokenizer, self._loop))
         return self._servers[-1]
 
+    def summary(self) -> JournalSummary:
+        """Return what all runs with this journal have asked and spent."""
+        return asyncio.run_coroutine_threadsafe(self._summary(), self._loop).result()
+
+    async def _summary(self) -> JournalSummary:
+        return self._ledger.journal.summary()
+
     async def _close(self) -> None:
         for server in self._servers:
             await server.close()
@@ -132,7 +139,11 @@ class ModelServer:
         begun: deque[tuple[Item, list[Future[Reply]]]] = deque()
         for item, requests in items:
             begun.append((item, [self._begin(request) for request in requests]))
-            while len(self._pending) >= self._calls.window:
+            # Items whose replies are there go on at once: those without any do not pile up.
+            while begun and (
+                len(self._pending) >= self._calls.window
+                or all(future.done() for future in begun[0][1])
+            ):
                 yield self._ended(*begun.popleft())
         while begun:
             yield self._ended(*begun.popleft())

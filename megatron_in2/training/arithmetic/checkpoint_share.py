@@ -4,10 +4,13 @@ The data-parallel ranks of a part of the model divide its weights, and each has 
 optimizer's state, so the shares of all ranks are one checkpoint. On a GPU a save copies a rank's
 share to the host, from where a helper process writes it while training continues. A load reads one
 stored tensor after the other, in the same shares where the layout is the one that saved.
+
+The formula here divides evenly. ``training/trace/checkpoint.py`` counts what the code that saves
+would write.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from megatron_in2.parallel.config import ParallelConfig
 from megatron_in2.training.arithmetic.memory import MASTER, MOMENTS, memory_per_rank
@@ -18,7 +21,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class CheckpointShare:
-    """Bytes of one rank, on the first pipeline stage, which has the embedding.
+    """Bytes of tensors of one rank.
 
     Args:
         written: by a save.
@@ -34,7 +37,7 @@ class CheckpointShare:
 
 
 def checkpoint_share(config: TrainConfig, world_size: int) -> CheckpointShare:
-    """Return a rank's share of one checkpoint."""
+    """Return the share of a rank on the first pipeline stage, which has the embedding."""
     memory, parallel = memory_per_rank(config, world_size), config.parallel
     owners = parallel.data_ranks(world_size) * parallel.context  # of one part of the model
     width = 2 if config.runtime.dtype == "bfloat16" else 4
@@ -48,14 +51,15 @@ def checkpoint_share(config: TrainConfig, world_size: int) -> CheckpointShare:
     )
 
 
-def shares_as_table(config: TrainConfig, world_size: int, layouts: Sequence[ParallelConfig]) -> str:
+def shares_as_table(
+    shares: Iterable[tuple[ParallelConfig, CheckpointShare]], world_size: int
+) -> str:
     """Return the share of one rank in each layout as a Markdown table."""
     lines = [
         "| TP | PP | CP | DP | checkpoint: GB a rank writes | reads | receives | host GB a rank |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for parallel in layouts:
-        share = checkpoint_share(replace(config, parallel=parallel), world_size)
+    for parallel, share in shares:
         lines.append(
             f"| {parallel.tensor} | {parallel.pipeline} | {parallel.context} | "
             f"{parallel.data_ranks(world_size)} | {share.written / GB:.2f} | "

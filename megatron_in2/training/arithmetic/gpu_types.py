@@ -22,15 +22,27 @@ class Gpu:
     network_gb_s: float
     attained: float
     matrix_attained: float
-    attention_attained: float
+    attention_attained: dict[str, float]
+    attention_kernel: str
     device_names: tuple[str, ...] = ()
+
+    def attention_share(self, is_flash: bool) -> float:
+        """Return the share of the peak that attention reaches.
+
+        Args:
+            is_flash: whether the kernel is flash attention on every card; else the card's first.
+        """
+        kernel = self.attention_kernel
+        if is_flash and kernel != "flash_3":
+            kernel = "flash_2"
+        return self.attention_attained[kernel]
 
 
 def read_gpu(path: Path, name: str) -> Gpu:
     """Read a GPU type from the data file.
 
     Raises:
-        InputError: the file has no such type, or an entry lacks a field.
+        InputError: the file has no such type, an entry lacks a field, or a kernel its share.
     """
     known = _read_types(path)
     if name not in known:
@@ -76,4 +88,7 @@ def _gpu(path: Path, name: str, values: dict[str, Any]) -> Gpu:
     required = {item.name for item in fields(Gpu)} - {"device_names"}
     if missing := required - set(values):
         raise InputError(f"{path}: {name} lacks {', '.join(sorted(missing))}")
+    kernel, known = values["attention_kernel"], values["attention_attained"]
+    if kernel not in known or "flash_2" not in known:
+        raise InputError(f"{path}: {name}.attention_attained lacks {kernel} or flash_2")
     return Gpu(**{**values, "device_names": tuple(values.get("device_names", ()))})

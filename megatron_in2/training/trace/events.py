@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_in2.training.arithmetic.checkpoint_share import CheckpointShare
+
 Phase = Literal["build", "forward", "backward", "update"]
 Kind = Literal[
     "weights", "gradients", "optimizer", "activations", "head", "temporaries", "other", "host"
@@ -115,9 +117,11 @@ class Trace:
         events: operations, collectives and waits.
         ends_of_forward: moments at which a forward pass, or a recomputed part of one, ends.
         ends_of_micro_batches: those of them at which a micro-batch's forward pass ends.
+        checkpoint: what the rank would write and read of a checkpoint.
     """
 
     allocations: Sequence[Allocation]
     events: Sequence[Event]
     ends_of_forward: Sequence[int]
     ends_of_micro_batches: Sequence[int]
+    checkpoint: CheckpointShare

@@ -12,36 +12,11 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import flop_registry
 
 from megatron_in2.parallel.simulated import StandIns
+from megatron_in2.training.trace.engine.operators import rms_norm, rms_norm_backward
 
 HALF = (torch.bfloat16, torch.float16)
 _BLOCK = 128  # to which flash attention's backward rounds lengths up
 aten = torch.ops.aten
-
-
-@torch.library.custom_op("megatron_in2::rms_norm", mutates_args=())
-def _rms_norm(
-    x: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    raise NotImplementedError("only its shapes are known")
-
-
-@_rms_norm.register_fake
-def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(x), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
-
-
-@torch.library.custom_op("megatron_in2::rms_norm_backward", mutates_args=())
-def _rms_norm_backward(
-    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    raise NotImplementedError("only its shapes are known")
-
-
-@_rms_norm_backward.register_fake
-def _(
-    gradient: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty_like(x), torch.empty_like(weight)
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -50,14 +25,14 @@ def _keep(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, gradient: torch.Tensor, unused: Any) -> tuple[Any, Any, None]:
-    return (*_rms_norm_backward(gradient, *ctx.saved_tensors), None)
+    return (*rms_norm_backward(gradient, *ctx.saved_tensors), None)
 
 
-_rms_norm.register_autograd(_backward, setup_context=_keep)
+rms_norm.register_autograd(_backward, setup_context=_keep)
 
 
 def _fused_rms_norm(x: torch.Tensor, shape: Any, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    output: torch.Tensor = _rms_norm(x, weight, eps)[0]
+    output: torch.Tensor = rms_norm(x, weight, eps)[0]
     return output
 
 
@@ -89,6 +64,22 @@ GPU_KERNELS: StandIns = {
     F.rms_norm: _fused_rms_norm,
     F.scaled_dot_product_attention: _flash_attention,
 }
+
+
+def kernel_name(func: Any, args: Any) -> str:
+    """Return an operation's name.
+
+    Attention of as many queries as keys is the one for which the program lets torch choose the
+    card's kernel; with fewer queries it calls flash attention itself.
+    """
+    query = {
+        aten._scaled_dot_product_flash_attention: 0,
+        aten._scaled_dot_product_flash_attention_backward: 1,
+    }.get(func.overloadpacket)
+    name: str = func.overloadpacket.__name__
+    if query is not None and args[query].size(2) == args[query + 1].size(2):
+        return name.replace("_scaled", "scaled", 1).replace("_flash", "")
+    return name
 
 
 def flops_of(func: Any, args: Any, kwargs: Any, output: Any) -> float:
@@ -129,7 +120,19 @@ def _row_backward_flops(args: Any) -> float:
     return 2 * _row_flops([args[1], None, None, args[6]])
 
 
+def _fused_flops(args: Any) -> float:
+    query, pairs = args[0], args[3]  # [tokens, heads, width]
+    return float(4 * query.size(1) * query.size(2) * pairs)
+
+
+def _fused_backward_flops(args: Any) -> float:
+    return 2 * _fused_flops([args[1], None, None, args[6]])
+
+
+fused = torch.ops.megatron_in2
 _ATTENTION: dict[Any, Callable[[Any], float]] = {
+    fused.fused_attention: _fused_flops,
+    fused.fused_attention_backward: _fused_backward_flops,
     aten._scaled_dot_product_flash_attention: _forward_flops,
     aten._scaled_dot_product_flash_attention_backward: _backward_flops,
 }
@@ -145,6 +148,9 @@ def workspace_bytes(func: Any, args: Any) -> int:
         return _flash_backward_workspace(
             query.size(0) * query.size(2), query.size(1), query.size(3), key.size(2), key.size(1)
         )
+    if func.overloadpacket is fused.fused_attention_backward:  # assumed: that of flash attention
+        query, key = args[1], args[2]
+        return _flash_backward_workspace(*query.shape, *key.shape[:2])
     return 0
 
 

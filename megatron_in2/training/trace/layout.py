@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.training.arithmetic.checkpoint_share import CheckpointShare
 from megatron_in2.training.arithmetic.gpu_types import Gpu
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.trace.allowance import GIB, allowance
@@ -28,6 +29,7 @@ class StepWork:
         seconds: of the step.
         recomputed: share of ``seconds`` that repeats the forward pass.
         waited: share of ``seconds`` in which a GPU waits for collectives, or for its pipeline.
+        checkpoint: what the rank that writes most writes and reads.
     """
 
     needed_gib: float
@@ -36,6 +38,7 @@ class StepWork:
     seconds: float
     recomputed: float
     waited: float
+    checkpoint: CheckpointShare
 
 
 def stage_ranks(parallel: ParallelConfig, world_size: int) -> dict[str, int]:
@@ -87,6 +90,7 @@ def step_work(
         seconds=seconds,
         recomputed=more * busiest.recomputed / seconds,
         waited=1 - (more * (busiest.compute - update) + update) / seconds,
+        checkpoint=max((trace.checkpoint for trace in traces), key=lambda share: share.written),
     )
 
 

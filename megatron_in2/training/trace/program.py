@@ -17,7 +17,9 @@ from megatron_in2.data.packed.dataset import Row
 from megatron_in2.errors import InputError
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.parallel.rank import Rank
+from megatron_in2.parallel.replaced import replaced
 from megatron_in2.parallel.simulated import Placement, StandIns, open_simulated_world
+from megatron_in2.parallel.world import World
 from megatron_in2.training.build import (
     build_module,
     build_optimizer,
@@ -31,10 +33,13 @@ from megatron_in2.training.step.batch import Batch, make_batch
 from megatron_in2.training.step.loss import LossResult, make_forward_step, step_report
 from megatron_in2.training.step.own_work import OwnWork
 from megatron_in2.training.step.train_step import update_weights
+from megatron_in2.training.trace.checkpoint import own_share
+from megatron_in2.training.trace.engine.names import engine_names
 from megatron_in2.training.trace.events import Trace
 from megatron_in2.training.trace.kernels import GPU_KERNELS
 from megatron_in2.training.trace.recorder import Recorder
 from megatron_in2.training.trace.timeline import RANKS_A_NODE
+from megatron_in2.training.trace.traced_row import traced_backend
 
 
 def run_rank(
@@ -58,36 +63,51 @@ def run_rank(
     Raises:
         InputError: what the configuration asks for cannot be traced.
     """
-    if config.runtime.backend == "transformer_engine" or config.runtime.fp8:
+    runtime = config.runtime
+    backend = traced_backend(config)
+    if runtime.fp8:
+        raise InputError("runtime.fp8 cannot be traced: leave it empty")
+    if backend == "transformer_engine" and runtime.dtype == "float32":
         raise InputError(
-            "runtime.backend=transformer_engine and runtime.fp8 cannot be traced: Transformer "
-            "Engine's kernels run on GPUs only; trace runtime.backend=torch"
+            "runtime.backend=transformer_engine cannot be traced in float32, for which it has no "
+            "packed attention: use runtime.dtype=bfloat16, or runtime.backend=torch"
         )
-    config = replace(config, runtime=replace(config.runtime, backend="torch"))
+    config = replace(config, runtime=replace(runtime, backend=backend))
+    names = engine_names() if backend == "transformer_engine" else {}
     placement = Placement()
     recorder = Recorder(placement)
     place = Rank(rank, world_size, rank % RANKS_A_NODE, RANKS_A_NODE)
     with (
         torch.random.fork_rng(devices=[]),
         open_simulated_world(config.parallel, place, kernels, placement) as world,
-        recorder,
+        replaced(names),
     ):
-        module = build_module(config, world)
-        model = wrap_for_data_parallelism(module, OwnWork(torch.device("cpu")))
-        optimizer = build_optimizer(config, model)
-        set_update_options(config, optimizer)
-        module.config.finalize_model_grads_func = _finish_gradients(
-            recorder, module.config.finalize_model_grads_func
-        )
-        batch = make_batch(row, world, config.optimizer.normalisation)
-        with recorder.following(module):
-            step = _Step(recorder, model, optimizer, batch, world.is_last_stage)
-            step.run(micro_batches=1)
-            gc.collect()  # an offloaded optimizer is built three times, and in cycles
-            _mark(recorder, module, model, optimizer)
-            recorder.restart()
-            step.run(micro_batches)
-    return recorder.stop()
+        with recorder:
+            module, optimizer = _run_steps(config, world, recorder, micro_batches, row)
+        checkpoint = own_share(module, optimizer)
+    return recorder.stop(checkpoint)
+
+
+def _run_steps(
+    config: TrainConfig, world: World, recorder: Recorder, micro_batches: int, row: Row
+) -> tuple[AnswerGPTModel, MegatronOptimizer]:
+    """Build the run and do two steps of it; the recorder starts anew before the second."""
+    module = build_module(config, world)
+    model = wrap_for_data_parallelism(module, OwnWork(torch.device("cpu")))
+    optimizer = build_optimizer(config, model)
+    set_update_options(config, optimizer)
+    module.config.finalize_model_grads_func = _finish_gradients(
+        recorder, module.config.finalize_model_grads_func
+    )
+    batch = make_batch(row, world, config.optimizer.normalisation)
+    with recorder.following(module):
+        step = _Step(recorder, model, optimizer, batch, world.is_last_stage)
+        step.run(micro_batches=1)
+        gc.collect()  # an offloaded optimizer is built three times, and in cycles
+        _mark(recorder, module, model, optimizer)
+        recorder.restart()
+        step.run(micro_batches)
+    return module, optimizer
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from megatron_in2.parallel.replaced import replaced
 from megatron_in2.parallel.simulated import META, Placement
+from megatron_in2.training.arithmetic.checkpoint_share import CheckpointShare
 from megatron_in2.training.trace.collectives import CollectiveCall, is_collective
 from megatron_in2.training.trace.events import (
     MODEL,
@@ -35,7 +36,7 @@ from megatron_in2.training.trace.events import (
     Trace,
     Wait,
 )
-from megatron_in2.training.trace.kernels import flops_of, workspace_bytes
+from megatron_in2.training.trace.kernels import flops_of, kernel_name, workspace_bytes
 
 _NOT_IN_BACKWARD = -1
 
@@ -128,12 +129,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         for allocation in self._allocations:
             allocation.kind = allocation.kind or "other"
 
-    def stop(self) -> Trace:
+    def stop(self, checkpoint: CheckpointShare) -> Trace:
         """Stop following what is still held, and return what has been recorded."""
         self._held.clear()
         self._works.clear()
         return Trace(
-            self._allocations, self._events, self._ends_of_forward, self._ends_of_micro_batches
+            self._allocations,
+            self._events,
+            self._ends_of_forward,
+            self._ends_of_micro_batches,
+            checkpoint,
         )
 
     def _enter_module(self, module: torch.nn.Module, inputs: Any) -> None:
@@ -184,8 +189,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         made = [each for each in outputs if each.untyped_storage()._cdata not in self._held]
         keeps_graph = is_recomputed or phase == "forward"
         is_host = self._placement.is_host or self._is_host_work(args)
+        name = kernel_name(func, args)
         for tensor in made:
-            self._allocate(tensor, phase, module, func, keeps_graph, is_host)
+            self._allocate(tensor, phase, module, name, keeps_graph, is_host)
         if not is_host and (made or func._schema.is_mutable):
             self._work(func, args, kwargs, output, phase, module, is_recomputed)
         return output
@@ -204,11 +210,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         module: str,
         is_recomputed: bool,
     ) -> None:
+        name = kernel_name(func, args)
         workspace = workspace_bytes(func, args)
         if workspace:
-            name = f"{func.overloadpacket.__name__} (workspace)"
+            operation = f"{name} (workspace)"
             self._allocations.append(
-                Allocation(workspace, self._tick(), phase, module, name, "temporaries", False)
+                Allocation(workspace, self._tick(), phase, module, operation, "temporaries", False)
             )
             self._allocations[-1].released = self._tick()
         tensors = [each for each in _tensors((args, kwargs, output)) if self._counts(each)]
@@ -217,7 +224,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
             for each in {id(each): each for each in tensors}.values()
         )
         flops = flops_of(func, args, kwargs, output)
-        name = func.overloadpacket.__name__
         self._events.append(Operation(name, module, phase, flops, moved, is_recomputed))
 
     def _collective(self, call: CollectiveCall, phase: Phase, module: str) -> Any:
@@ -246,7 +252,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         tensor: torch.Tensor,
         phase: Phase,
         module: str,
-        func: Any,
+        operation: str,
         keeps_graph: bool,
         is_host: bool,
     ) -> None:
@@ -256,7 +262,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
             made=self._tick(),
             phase=phase,
             module=module,
-            operation=func.overloadpacket.__name__,
+            operation=operation,
             kind="host" if is_host else None,
             keeps_graph=keeps_graph,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from megatron_in2.training.arithmetic.checkpoint_share import GB
 from megatron_in2.training.arithmetic.gpu_types import GPU_TYPES, read_gpus
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.trace.allowance import GIB, allowance
@@ -19,7 +20,7 @@ from megatron_in2.training.trace.summary import (
     traffic,
 )
 from megatron_in2.training.trace.timeline import play, step_seconds
-from megatron_in2.training.trace.traced_row import traced_row
+from megatron_in2.training.trace.traced_row import traced_backend, traced_row
 
 HOLDERS = 8  # shown
 KINDS: tuple[Kind, ...] = (
@@ -53,7 +54,7 @@ def trace_report(
     lines = [
         f"traced          {traced} of {in_step} micro-batches of a step; rows of "
         f"{row.length:,} tokens in {samples} sample{'s' if samples > 1 else ''}, trained on the "
-        f"last {row.trained:,}; torch backend"
+        f"last {row.trained:,}; backend {traced_backend(config)}"
     ]
     traces = []
     for stage, rank in stage_ranks(config.parallel, world_size).items():
@@ -108,6 +109,11 @@ def _describe(trace: Trace, micro_batches: int) -> Iterator[str]:
             f"{total.name:<16} {total.group:<10} {total.ranks:>5} {total.calls:>6} "
             f"{total.size / GIB:>8.2f} {total.sent / GIB:>9.2f}"
         )
+    share = trace.checkpoint
+    yield (
+        f"\ncheckpoint, GB   writes {share.written / GB:.3f}, reads {share.read / GB:.3f} and "
+        f"receives {share.received / GB:.3f} at a start; host memory {share.host / GB:.3f}"
+    )
 
 
 def _memory(found: list[Peak]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from megatron_in2.files import ARCHIVE_ERRORS, atomic_file
 from megatron_in2.parallel.imports import without_unused_imports
+from megatron_in2.training.arithmetic.checkpoint_share import CheckpointShare
 from megatron_in2.training.config import TrainConfig
 from megatron_in2.training.trace.events import (
     Allocation,
@@ -33,7 +34,8 @@ from megatron_in2.training.trace.events import (
 from megatron_in2.training.trace.traced_row import TracedRow
 
 PACKAGE = Path(__file__).parents[2]
-CODE = ("architectures", "data/packed", "model", "parallel", "training")  # what a trace runs
+# What a trace runs.
+CODE = ("architectures", "checkpoint", "data/packed", "model", "parallel", "training")
 LIBRARIES = ("torch", "megatron-core", "transformer-engine", "apex")
 MAX_FILES = 500  # about 40 MB
 _EVENTS: tuple[type[Event], ...] = (Operation, Collective, Wait, MicroBatchEnd)
@@ -144,6 +146,7 @@ def _encoded(trace: Trace) -> dict[str, Any]:
         "events": [_rows([each], type(each))[0] for each in trace.events],
         "ends_of_forward": list(trace.ends_of_forward),
         "ends_of_micro_batches": list(trace.ends_of_micro_batches),
+        "checkpoint": asdict(trace.checkpoint),
     }
 
 
@@ -161,6 +164,7 @@ def _decoded(stored: dict[str, Any]) -> Trace:
         ],
         ends_of_forward=stored["ends_of_forward"],
         ends_of_micro_batches=stored["ends_of_micro_batches"],
+        checkpoint=CheckpointShare(**stored["checkpoint"]),
     )
 
 

@@ -34,6 +34,7 @@ KERNEL_SECONDS = 5e-6
 COLLECTIVE_SECONDS = 20e-6
 _NO_KERNEL = ("empty", "new_empty", "set_")
 _ATTENTION = ("attn", "attention")  # in the names of its kernels
+_FLASH = ("varlen", "flash")
 _MESSAGES = ("send", "receive")
 
 
@@ -102,8 +103,9 @@ def operation_seconds(operation: Operation, gpu: Gpu) -> float:
     """Return the roofline of one kernel."""
     if operation.name.startswith(_NO_KERNEL):
         return 0.0
-    is_attention = any(part in operation.name for part in _ATTENTION)
-    attained = gpu.attention_attained if is_attention else gpu.matrix_attained
+    attained = gpu.matrix_attained
+    if any(part in operation.name for part in _ATTENTION):
+        attained = gpu.attention_share(any(part in operation.name for part in _FLASH))
     return max(
         operation.flops / (gpu.bf16_tflops * 1e12 * attained),
         operation.moved / (gpu.memory_gb_s * 1e9 * MEMORY_SHARE),

@@ -1,9 +1,9 @@
-"""The shape of a traced row; building the row itself would import torch."""
+"""What is traced: the row's shape, and the backend. Building either would import torch."""
 
 from dataclasses import dataclass
 
 from megatron_in2.data.packed.blend import parse_blend
-from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.config import Backend, TrainConfig
 
 TRAINED_TOKENS = 512  # of a row, where no data set is named; a packed row has a few short answers
 
@@ -35,3 +35,8 @@ def traced_row(config: TrainConfig, samples: int = 1) -> TracedRow:
         trained = most_trained_tokens([PackedDataset(prefix) for prefix in prefixes])
     length = config.data.seq_length
     return TracedRow(length, min(trained, length), samples)
+
+
+def traced_backend(config: TrainConfig) -> Backend:
+    """Return the backend that is traced: ``torch`` where the configuration leaves it open."""
+    return "torch" if config.runtime.backend == "auto" else config.runtime.backend

@@ -15,13 +15,10 @@ from transformers import AutoTokenizer
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks import harness_run
 from megatron_in2.evaluation.benchmarks.catalogue import BENCHMARKS, BenchmarkScore
+from megatron_in2.evaluation.benchmarks.harness_config import HarnessConfig
 from megatron_in2.evaluation.benchmarks.harness_model import BothEndsLM
-from megatron_in2.evaluation.benchmarks.harness_run import (
-    TASK_FILES,
-    HarnessConfig,
-    model_template,
-    run_benchmarks,
-)
+from megatron_in2.evaluation.benchmarks.harness_run import model_template, run_benchmarks
+from megatron_in2.evaluation.benchmarks.harness_tasks import TASK_FILES, harness_task
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.report import ModelScores, benchmark_table
 from megatron_in2.evaluation.benchmarks.suites import SUITES
@@ -62,11 +59,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 def test_our_tasks_and_the_harness_own(tiny_model: Path, data: Path) -> None:
     asked = ["csqa", "arc_challenge", "mmlu", "race"]
     scores, not_run = run_benchmarks(HarnessConfig(tiny_model, asked, data, limit=1))
@@ -79,8 +71,6 @@ def test_our_tasks_and_the_harness_own(tiny_model: Path, data: Path) -> None:
 
 def _prompt(name: str, data: Path) -> str:
     from lm_eval.tasks import TaskManager
-
-    from megatron_in2.evaluation.benchmarks.harness_run import harness_task
 
     tasks = TaskManager(include_path=str(TASK_FILES), include_defaults=False)
     (task,) = tasks.load([harness_task(BENCHMARKS[name], data)])["tasks"].values()

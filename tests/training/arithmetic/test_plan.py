@@ -63,5 +63,5 @@ def test_memory_depends_on_the_layout() -> None:
 
 def test_an_incomplete_gpu_is_refused(tmp_path: Path) -> None:
     (tmp_path / "gpus.yaml").write_text("x: {bf16_tflops: 1}\n")
-    with pytest.raises(InputError, match="x lacks attained, attention_attained, link_gb_s"):
+    with pytest.raises(InputError, match="x lacks attained, attention_attained, attention_kernel"):
         read_gpu(tmp_path / "gpus.yaml", "x")

@@ -1,5 +1,7 @@
 """The roofline and its overlap, on programs whose times can be computed by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from megatron_in2.training.arithmetic.gpu_types import Gpu
@@ -31,7 +33,8 @@ GPU = Gpu(
     network_gb_s=20,
     attained=0.5,
     matrix_attained=0.8,
-    attention_attained=0.5,
+    attention_attained={"flash_2": 0.25, "cudnn": 0.5},
+    attention_kernel="cudnn",
 )
 NODE = tuple(range(4))
 SECOND = 8e13  # FLOPs of matrix products that take one
@@ -56,7 +59,10 @@ def _gather(seconds: float = 1.0, ranks: tuple[int, ...] = NODE, name: str = "al
     ("operation", "seconds"),
     [
         (_operation(SECOND), 1.0),
-        (_operation(SECOND, name="_scaled_dot_product_flash_attention"), 1.6),
+        (_operation(SECOND, name="scaled_dot_product_attention"), 1.6),
+        (_operation(SECOND, name="fused_attention_backward"), 1.6),
+        (_operation(SECOND, name="_scaled_dot_product_flash_attention"), 3.2),
+        (_operation(SECOND, name="_varlen_attn"), 3.2),
         (_operation(SECOND, round(2e12 * MEMORY_SHARE)), 2.0),
         (_operation(moved=8, name="add"), KERNEL_SECONDS),
         (_operation(moved=10**12, name="empty_like"), 0.0),
@@ -64,6 +70,13 @@ def _gather(seconds: float = 1.0, ranks: tuple[int, ...] = NODE, name: str = "al
 )
 def test_an_operation_takes_what_limits_it(operation: Operation, seconds: float) -> None:
     assert operation_seconds(operation, GPU) == pytest.approx(seconds)
+
+
+def test_flash_attention_3_takes_what_flash_attention_2_would() -> None:
+    gpu = replace(GPU, attention_attained={"flash_2": 0.25, "flash_3": 0.8})
+    gpu = replace(gpu, attention_kernel="flash_3")
+    for name in ("scaled_dot_product_attention", "_varlen_attn"):
+        assert operation_seconds(_operation(SECOND, name=name), gpu) == pytest.approx(1.0)
 
 
 def test_groups_share_what_leaves_their_node() -> None:

@@ -106,7 +106,7 @@ def test_recomputation_repeats_the_forward_pass() -> None:
         for mode in ("none", "full", "selective")
     }
     assert not any(name.endswith(RECOMPUTED) for name in flops["none"])
-    attention = "_scaled_dot_product_flash_attention"
+    attention = "scaled_dot_product_attention"
     assert flops["full"][attention + RECOMPUTED] == pytest.approx(flops["none"][attention])
     assert flops["full"]["mm"] == pytest.approx(flops["none"]["mm"])
     assert flops["full"]["mm" + RECOMPUTED] > 0.3 * flops["none"]["mm"]

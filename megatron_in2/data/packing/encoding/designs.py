@@ -11,7 +11,7 @@ GENERIC_SYSTEM = "You are a helpful assistant."
 class Design:
     """A choice of what is trained on; every one includes answers with their end-of-sequence.
 
-    ``erases_system`` puts a generic instruction in the place of a chat's system message (Prompt
+    ``erases_system`` puts a generic instruction in the place of a sample's system message (Prompt
     Erasing, Orca 2, arXiv 2311.11045). ``has_attempt`` takes a sample's wrong ``attempt`` into the
     input, without loss, before the answer that verifies and corrects it (Partial Answer Masking,
     arXiv 2401.07301); other designs refuse samples that have one. ``learns_every_turn`` trains on

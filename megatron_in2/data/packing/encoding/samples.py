@@ -27,10 +27,11 @@ from megatron_in2.templates.film import FILM
 from megatron_in2.templates.text import answer_parts
 
 FORMS = ("parts", "messages", "segments", "question")  # the field that tells each form
-_QA = ("id", "kind", "question", "answer", "evidence", "attempt")
+_EVERY = ("id", "kind", "attempt", "strategy", "system")
+_QA = (*_EVERY, "question", "answer", "evidence")
 KNOWN_FIELDS = {
-    "parts": frozenset(("id", "kind", "parts", "attempt")),
-    "messages": frozenset(("id", "kind", "messages", "attempt")),
+    "parts": frozenset((*_EVERY, "parts")),
+    "messages": frozenset((*_EVERY, "messages")),
     "segments": frozenset((*_QA, "store", "segments", "n_tokens", "template_sha256")),
     "question": frozenset((*_QA, "context")),
 }
@@ -38,7 +39,12 @@ PART_FIELDS = frozenset(("text", "learn"))
 MESSAGE_FIELDS = frozenset(("role", "content", "train"))
 ATTEMPT_FIELDS = frozenset(("text", "verification"))
 _UNCORRECTED = "has no answer behind it that is trained on: train on the last answer, or remove it"
+_NO_PLACE_FOR_SYSTEM = {
+    "messages": "belongs in 'messages': make it the first one, with the role system",
+    "parts": "is not for parts, whose text is encoded as it is: make it one of them",
+}
 UNKNOWN_FIELD = "samples with an unknown field "  # begins a note that names the field
+KEPT_PROMPT = "samples of a strategy whose prompt stays: --design prompt-erasing erases it"
 LIKENESS = 0.8  # of an unknown field's name to a known one's from which it counts as a mistake
 
 
@@ -114,6 +120,10 @@ class SampleReader:
                 f"is not for design {self._design.name}, which would leave it out: choose "
                 "partial-answer-masking, or remove it",
             )
+        if form in _NO_PLACE_FOR_SYSTEM and fields.optional_text("system"):
+            raise fields.error("system", _NO_PLACE_FOR_SYSTEM[form])
+        if fields.optional_text("strategy") and not self._design.erases_system:
+            self.notes[KEPT_PROMPT] += 1
         try:
             return self._forms[form](fields, folder)
         except ConversationError as error:
@@ -132,7 +142,9 @@ class SampleReader:
         return Sample(
             id=fields.text("id"),
             kind=fields.kind(),
-            parts=self._template.parts(None, [self._turn(message, fields)]),
+            parts=self._template.parts(
+                self._system(fields.optional_text("system")), [self._turn(message, fields)]
+            ),
             evidence_position=position,
         )
 
@@ -147,15 +159,23 @@ class SampleReader:
         # A recipe states its length under the template and the design of its synthesis.
         counted = fields.get("template_sha256", str, required=False) or FILM.sha256
         stated = fields.get("n_tokens", int, required=False)
-        is_stated = counted == self._template.sha256 and not fields.has("attempt")
+        system = fields.optional_text("system")
+        longer = fields.has("attempt") or system is not None
+        is_stated = counted == self._template.sha256 and not longer
         message = JoinedPart(before, store, segments, after, evidence)
         return Sample(
             id=identity,
             kind=fields.kind(),
-            parts=self._template.parts(None, [self._turn(message, fields)]),
+            parts=self._template.parts(self._system(system), [self._turn(message, fields)]),
             evidence_position=slot_position(identity, min(evidence), len(segments)),
             stated_tokens=stated if is_stated else None,
         )
+
+    def _system(self, given: str | None) -> str | None:
+        """Return the system message that a sample has in training, None for none."""
+        if given is None or not self._design.erases_system:
+            return given
+        return self._generic_system or None
 
     def _turn(self, message: str | JoinedPart | ContextPart, fields: "_Fields") -> Turn:
         return Turn(message, fields.text("answer"), attempts=self._attempts(fields))
@@ -181,7 +201,7 @@ class SampleReader:
 
     def _chat_sample(self, fields: "_Fields", folder: Path) -> Sample:
         turns: list[Turn] = []
-        system: str | None = None
+        system: str | None = None  # as it was written
         user: str | None = None
         attempts = self._attempts(fields)
         for message in fields.objects("messages"):
@@ -190,7 +210,7 @@ class SampleReader:
             role, content = message.text("role"), message.text("content")
             expected = "user" if user is None else "assistant"
             if role == "system" and not turns and system is None and user is None:
-                system = self._generic_system if self._design.erases_system else content
+                system = content
             elif role != expected:
                 raise message.error("role", f"is {role!r} where {expected!r} is expected")
             elif user is None:
@@ -207,7 +227,7 @@ class SampleReader:
             if not turns[-1].learn:
                 raise fields.error("attempt", _UNCORRECTED)
             turns[-1] = replace(turns[-1], attempts=attempts)
-        parts = self._template.parts(system, turns)
+        parts = self._template.parts(self._system(system), turns)
         return Sample(fields.text("id"), fields.kind("chat"), parts)
 
     def _parts_sample(self, fields: "_Fields", folder: Path) -> Sample:
@@ -311,6 +331,10 @@ class _Fields:
         if not value or value.isspace():
             raise self.error(name, "is empty")
         return value
+
+    def optional_text(self, name: str) -> str | None:
+        """Return a text that may be absent or empty; None where it is."""
+        return self.text(name) if self.has(name) and self._record[name] != "" else None
 
     def part_text(self) -> str:
         """Return a part's text, which may be white space."""
