@@ -19,6 +19,7 @@ class LabConfig:
         scale: share of the phases' steps and samples; values below 1 only test that all steps run.
         arms: arms to compare, all where not given; only the runs that they need are trained.
         panels: panels of the figure, all where not given.
+        processes: ranks of each training; 1 is faster where other programs share the cores.
         home: folder of all studies; each has its own in it.
     """
 
@@ -27,6 +28,7 @@ class LabConfig:
     scale: float = 1.0
     arms: list[str] = field(default_factory=list)
     panels: list[str] = field(default_factory=list)
+    processes: int = 2
     home: Path = Path("runs/lab")
 
     def __post_init__(self) -> None:
@@ -35,6 +37,8 @@ class LabConfig:
                 f"--seeds {self.seeds} --contexts {self.contexts} --scale {self.scale}: "
                 "numbers are 0 or more, and the scale is above 0 and up to 1"
             )
+        if self.processes not in (1, 2):
+            raise InputError(f"--processes {self.processes}: use 1 or 2, which share 2 rows a step")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Selection:
         seeds: their number.
         contexts: of each measure; 0 takes the study's.
         scale: share of steps and samples.
+        processes: ranks of each training.
         arms: names, in the study's order.
         panels: names, in the study's order.
         runs: training runs that the arms need, in order.
@@ -54,6 +59,7 @@ class Selection:
     seeds: int
     contexts: int
     scale: float
+    processes: int
     arms: tuple[str, ...]
     panels: tuple[str, ...]
     runs: tuple[str, ...]
@@ -76,6 +82,7 @@ def select(study: Study, config: LabConfig) -> Selection:
         seeds=config.seeds or study.text.seeds,
         contexts=config.contexts,
         scale=config.scale,
+        processes=config.processes,
         arms=arms,
         panels=tuple(panels),
         runs=tuple(study.runs_of(arms)),

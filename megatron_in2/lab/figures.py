@@ -1,5 +1,6 @@
 """Figures of a study: accuracy by group of probes, and against a dose."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from megatron_in2.evaluation.probing.plot import new_figure, save_figure
 from megatron_in2.evaluation.probing.score import ProbeReport
 from megatron_in2.lab.config import Selection
 from megatron_in2.lab.expected import resampled, value_of
-from megatron_in2.lab.scores import MeasureScores
+from megatron_in2.lab.scores import Key, MeasureScores
 from megatron_in2.lab.study import Study, ValueName
 
 _LIMITS = (-0.03, 1.03)
@@ -74,6 +75,37 @@ def draw_doses(study: Study, selection: Selection, scores: MeasureScores, output
     handles = [
         Line2D([], [], color=colour, linewidth=2, label=label) for _, colour, label in _DOSE_VALUES
     ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+    save_figure(figure, output)
+
+
+def draw_influence(
+    study: Study, selection: Selection, curves: Mapping[Key, npt.NDArray[np.float64]], output: Path
+) -> None:
+    """Draw each token's influence on the last one, relative to the mean, on a logarithmic axis.
+
+    Args:
+        study: the study.
+        selection: arms and panels.
+        curves: of shape (seeds, tokens), by panel and arm.
+        output: the picture.
+    """
+    panels = selection.panels
+    figure = new_figure(output, (max(5.2 * len(panels), 6.5), 4.6))
+    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
+    for panel, axes in zip(panels, grid[0], strict=True):
+        for arm in selection.arms:
+            mean = curves[panel, arm].mean(axis=0)
+            colour = study.text.arms[arm].colour
+            axes.plot(100 * np.arange(len(mean)) / len(mean), mean, color=colour, linewidth=0.8)
+        if len(study.text.panels) > 1:
+            axes.set_title(study.text.panels[panel].title)
+        axes.set_yscale("log")
+        axes.set_xlabel("position of the token in the context (%)")
+        axes.grid(alpha=0.25)
+    grid[0][0].set_ylabel("influence on the last token / mean")
+    shown = [study.text.arms[arm] for arm in selection.arms]
+    handles = [Line2D([], [], color=arm.colour, linewidth=2, label=arm.title) for arm in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
     save_figure(figure, output)
 

@@ -12,6 +12,7 @@ from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.lab.config import Selection
+from megatron_in2.lab.influence import write_influence
 from megatron_in2.lab.materials import (
     CONTROL_PIECES,
     write_probes,
@@ -23,7 +24,6 @@ from megatron_in2.lab.study import FOLDER, Study
 from megatron_in2.steps import Step
 
 PHASES = FOLDER / "phases"
-PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class SeedFolder:
 
     def export(self, panel: str, run: str) -> Path:
         return self.path / panel / run / "huggingface"
+
+    def influence(self, panel: str, arm: str) -> Path:
+        return self.path / panel / arm / "influence.json"
 
     def predictions(self, panel: str, arm: str, measure: str) -> Path:
         return self.path / panel / arm / "predictions" / f"{measure}.jsonl"
@@ -107,7 +110,7 @@ def _make_materials(
 def _training(
     study: Study, selection: Selection, seed: int, home: SeedFolder, panel: str, name: str
 ) -> Step:
-    """Return the step that trains one run with the ordinary trainer, on two processes."""
+    """Return the step that trains one run with the ordinary trainer."""
     run, dataset = study.text.runs[name], study.datasets[study.text.runs[name].data]
     phase = PHASES / f"{run.phase}.yaml"
     steps = read_yaml(phase)["schedule"]["steps"]
@@ -124,7 +127,14 @@ def _training(
     }
     if run.start:
         options["checkpoint.init_from"] = home.checkpoints(panel, run.start)
-    arguments = ["--config", PHASES / "model.yaml", "--config", phase, "--nproc", PROCESSES]
+    arguments = [
+        "--config",
+        PHASES / "model.yaml",
+        "--config",
+        phase,
+        "--nproc",
+        selection.processes,
+    ]
     arguments += [f"--{key}={value}" for key, value in options.items()]
     start = f"from {run.start}" if run.start else "from random weights"
     return Step(
@@ -148,6 +158,8 @@ def _probing(study: Study, seed: int, home: SeedFolder, panel: str, arm: str) ->
                 export, max_new_tokens=measure.answer_tokens, batch_size=len(measure.groups)
             )
             generate_predictions(answerer, home.probes(name), outputs[name])
+        if study.text.influence:
+            write_influence(export, home.probes(next(iter(outputs))), home.influence(panel, arm))
 
     title = f"{_prefix(study, seed, panel)}: {arm}, export to Hugging Face and probing"
     folder = home.path / panel / arm / "predictions"

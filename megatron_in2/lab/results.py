@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from megatron_in2.files import atomic_file
 from megatron_in2.lab.config import Selection
 from megatron_in2.lab.expected import Compared, compare_all
-from megatron_in2.lab.figures import draw_doses, draw_groups
+from megatron_in2.lab.figures import draw_doses, draw_groups, draw_influence
+from megatron_in2.lab.influence import parts_of, read_influence
 from megatron_in2.lab.plan import SeedFolder
-from megatron_in2.lab.scores import MeasureScores, score_measure
+from megatron_in2.lab.scores import Key, MeasureScores, score_measure
 from megatron_in2.lab.study import Study
 
 SUFFIXES = (".png", ".svg")
@@ -31,6 +35,15 @@ def report_study(study: Study, selection: Selection, seeds: Sequence[SeedFolder]
             if study.text.figure == "dose":
                 draw_doses(study, selection, each, selection.home / f"{name}_dose{suffix}")
     tables = [arm_table(study, name, each) for name, each in scores.items()]
+    if study.text.influence:
+        curves = {
+            (panel, arm): read_influence([seed.influence(panel, arm) for seed in seeds])
+            for panel in selection.panels
+            for arm in selection.arms
+        }
+        for suffix in SUFFIXES:
+            draw_influence(study, selection, curves, selection.home / f"influence{suffix}")
+        tables.append(influence_table(study, curves))
     if compared := compare_all(study, scores, selection.panels):
         tables.append(expected_table(study, compared, len(seeds)))
     text = "\n\n".join(tables)
@@ -57,6 +70,17 @@ def arm_table(study: Study, measure: str, scores: MeasureScores) -> str:
             ]
         )
     return _markdown(lines)
+
+
+def influence_table(study: Study, curves: Mapping[Key, npt.NDArray[np.float64]]) -> str:
+    """Return how much the parts of a context influence the last token, over all seeds."""
+    several = len(study.text.panels) > 1
+    head = ["panel"] * several + ["influence of a token on the last one, relative to the mean"]
+    lines = [[*head, "first 16th", "middle half", "last 16th", "the last token itself"]]
+    for (panel, arm), curve in curves.items():
+        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
+        lines.append([*names, *(f"{part:.2f}" for part in parts_of(curve.mean(axis=0)))])
+    return f"Expected: {study.text.influence.strip()}\n\n{_markdown(lines)}"
 
 
 def expected_table(study: Study, compared: Sequence[Compared], seeds: int) -> str:

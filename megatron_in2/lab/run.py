@@ -1,6 +1,8 @@
 """Runs a study: the unfinished steps of each seed, then figures and table of the seeds so far."""
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 from megatron_in2.lab.config import Selection
 from megatron_in2.lab.plan import SeedFolder, steps_of_seed
@@ -29,5 +31,5 @@ def run_study(study: Study, selection: Selection) -> None:
 
 def _fingerprint(study: Study, selection: Selection) -> str:
     """Return a hash of the package, the study, and the options that change a seed's steps."""
-    options = (selection.contexts, selection.scale, selection.arms, selection.panels)
-    return fingerprint_of(package_files(), repr(study.text), repr(options))
+    chosen = replace(selection, seeds=1, home=Path())
+    return fingerprint_of(package_files(), repr(study.text), repr(chosen))

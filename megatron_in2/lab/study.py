@@ -114,6 +114,7 @@ class StudyText:
     arms: Mapping[str, Arm]
     panels: Mapping[str, Panel] = field(default_factory=lambda: {"all": Panel("all")})
     figure: FigureName = "groups"
+    influence: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Run all stages on this machine: corpus, samples, packed rows, training, export, probing.
+"""Run all stages on this machine: corpus to probes, and the smallest study.
 
 Examples:
     %(prog)s

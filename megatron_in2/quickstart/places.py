@@ -23,6 +23,7 @@ class Places:
         predictions: the model's answers.
         scores: accuracy by evidence position.
         curve: picture of the scores.
+        lab: folder of the smallest study.
     """
 
     home: Path
@@ -39,6 +40,7 @@ class Places:
     predictions: Path
     scores: Path
     curve: Path
+    lab: Path
 
     @classmethod
     def below(cls, home: Path) -> "Places":
@@ -58,4 +60,5 @@ class Places:
             predictions=home / "predictions" / "document.jsonl",
             scores=home / "scores" / "document.json",
             curve=home / "scores" / "document.png",
+            lab=home / "lab",
         )

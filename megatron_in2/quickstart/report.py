@@ -10,7 +10,9 @@ from megatron_in2.quickstart.places import Places
 
 SEQ_LENGTH = 2048
 SAVE_STEP, KILL_STEP = 60, 63  # training is killed after KILL_STEP and resumes from SAVE_STEP
+STUDY = "smallest"
 LOSS_WINDOW = 10  # steps whose mean is reported as the first and the last loss
+_ASKED = {"ends": "about the ends only", "in2": "about all positions (IN2)"}
 
 
 def write_report(places: Places, base: str, seconds: dict[str, float]) -> str:
@@ -66,6 +68,7 @@ def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
         "largest_logit_difference": proof["largest_difference"],
         "probe_accuracy": probe["average"],
         "probe_log_likelihood": fmean(depth["log_likelihood"] for depth in probe["depths"]),
+        "study": dict(study_lines(places)),
         "step_seconds": seconds,
         "files": {
             "samples": str(places.samples),
@@ -73,8 +76,21 @@ def _report(places: Places, seconds: dict[str, float]) -> dict[str, Any]:
             "checkpoints": str(places.checkpoints),
             "huggingface": str(places.export),
             "probing curve": str(places.curve),
+            "study": str(places.lab / STUDY / "position.png"),
         },
     }
+
+
+def study_lines(places: Places) -> list[tuple[str, str]]:
+    """Return what the models of the smallest study answer: a name and a value for each."""
+    scores = places.lab / STUDY / "scores" / "position" / "1e4"
+    lines = []
+    for arm, asked in _ASKED.items():
+        report = read_json(scores / arm / "report.json")
+        worst = min(depth["accuracy"] for depth in report["depths"])
+        answers = f"answers {100 * report['average']:.0f} % of the questions, {100 * worst:.0f} %"
+        lines.append((f"model that was asked {asked}", f"{answers} at its worst position"))
+    return lines
 
 
 def _as_markdown(report: dict[str, Any]) -> str:
@@ -107,10 +123,11 @@ def _as_markdown(report: dict[str, Any]) -> str:
         ("largest logit difference", f"{report['largest_logit_difference']:.1e} (float32)"),
         (
             "probe",
-            f"accuracy {100 * report['probe_accuracy']:.1f} %, "
-            f"{report['probe_log_likelihood']:.2f} log likelihood a token",
+            f"{report['probe_log_likelihood']:.2f} log likelihood a token "
+            f"(accuracy {100 * report['probe_accuracy']:.1f} %)",
         ),
         *((name, f"`{path}`") for name, path in report["files"].items()),
+        *report["study"].items(),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return f"# Quickstart\n\n| | |\n|---|---|\n{table}\n"

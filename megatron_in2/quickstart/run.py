@@ -1,4 +1,4 @@
-"""The steps of the quickstart, each of which starts a command as a user would.
+"""The steps of the quickstart: commands, each started as a user would, and the smallest study.
 
 A later run reuses the finished steps. The training is killed midway on purpose and resumed.
 """
@@ -15,10 +15,18 @@ from megatron_in2.commands.start import (
     print_command,
     run_command_line,
 )
+from megatron_in2.lab.config import LabConfig, select
+from megatron_in2.lab.study import load_study
 from megatron_in2.processes import exit_on_stop_signals
 from megatron_in2.quickstart.config import QuickstartConfig
 from megatron_in2.quickstart.places import Places
-from megatron_in2.quickstart.report import KILL_STEP, SAVE_STEP, SEQ_LENGTH, write_report
+from megatron_in2.quickstart.report import (
+    KILL_STEP,
+    SAVE_STEP,
+    SEQ_LENGTH,
+    STUDY,
+    write_report,
+)
 from megatron_in2.steps import Step, fingerprint_of, package_files, run_steps, step_seconds
 
 CONFIGS = Path(__file__).parent
@@ -72,6 +80,7 @@ class _Steps:
                 (places.predictions.parent, places.scores.parent),
                 self._probe,
             ),
+            study_step(places),
         )
 
     def _synthesize(self) -> None:
@@ -140,6 +149,20 @@ class _Steps:
             *("--output", places.scores, "--bins", 8),
         )
         run_command_line("probe", "plot", "--reports", places.scores, "--output", places.curve)
+
+
+def study_step(places: Places) -> Step:
+    """Return the step that runs the smallest study in this process; it starts trainings."""
+
+    def run() -> None:
+        # Imported here: nothing before needs torch in this process.
+        from megatron_in2.lab.run import run_study
+
+        study = load_study(STUDY)
+        run_study(study, select(study, LabConfig(home=places.lab)))
+
+    title = "the smallest study: does the placement of evidence decide what a model can use?"
+    return Step(title, (places.lab,), run, continues=True)
 
 
 def _last_step(metrics: Path) -> int:

@@ -11,7 +11,8 @@ from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.files import read_json_lines
 from megatron_in2.lab.materials import write_probes, write_samples, write_tokenizer
 from megatron_in2.lab.study import load_study
-from megatron_in2.lab.worlds.facts import FACT_WORLD, VALUES, WORDS, FactMeasure
+from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactMeasure
+from megatron_in2.lab.worlds.facts import VALUES, WORDS
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
 

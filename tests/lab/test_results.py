@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from megatron_in2.files import atomic_file, read_json, read_json_lines
+from megatron_in2.files import atomic_file, read_json, read_json_lines, write_json
 from megatron_in2.lab.config import LabConfig, Selection, select
 from megatron_in2.lab.expected import compare_all, resampled, value_of
 from megatron_in2.lab.materials import write_probes
@@ -15,7 +15,7 @@ from megatron_in2.lab.plan import SeedFolder
 from megatron_in2.lab.results import report_study
 from megatron_in2.lab.scores import score_measure
 from megatron_in2.lab.study import Study, load_study
-from megatron_in2.lab.worlds.facts import FACT_WORLD, FactMeasure
+from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactMeasure
 
 CONTEXTS = 20
 
@@ -41,6 +41,7 @@ def _answered_seed(
                     lost = panel == "1e4" and arm in middle_is_lost_in and is_middle
                     text = "nothing" if lost else probe["completion"]
                     stream.write(json.dumps({"samples": [text]}) + "\n")
+            write_json(seed.influence(panel, arm), [4.0] * 32 + [1.0] * 400 + [4.0] * 79 + [10.0])
     return seed
 
 
@@ -51,9 +52,8 @@ def test_the_curves_are_those_of_the_answers(tmp_path: Path, study: Study) -> No
         _answered_seed(study, selection, 2, ("ends",)),
     ]
     table = report_study(study, selection, seeds)
-    rows = {
-        tuple(cell.strip() for cell in line.split("|")[1:3]): line for line in table.split("\n")
-    }
+    lines = table.split("\n\n")[0].split("\n")
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:3]): line for line in lines}
     titles = {name: arm.title for name, arm in study.text.arms.items()}
     theta = "RoPE theta 1e4"
     lost = rows[theta, titles["ends"]]
@@ -71,7 +71,12 @@ def test_the_curves_are_those_of_the_answers(tmp_path: Path, study: Study) -> No
     drawn = (selection.home / "position.svg").read_text()
     for words in ("RoPE theta 1e4", "RoPE theta 1e6", *titles.values()):
         assert words in drawn
-    assert matplotlib.image.imread(selection.home / "position.png").size > 0
+    for name in ("position", "influence"):
+        assert matplotlib.image.imread(selection.home / f"{name}.png").size > 0
+    mean = (32 * 4 + 400 + 79 * 4 + 10) / 512
+    values = (4 / mean, 1 / mean, 4 / mean, 10 / mean)
+    shown = " | ".join(f"{value:.2f}" for value in values)
+    assert f"| RoPE theta 1e4 | {titles['in2']} | {shown} |" in table
 
 
 def test_what_came_of_the_expected_directions(tmp_path: Path, study: Study) -> None:
@@ -86,6 +91,7 @@ def test_what_came_of_the_expected_directions(tmp_path: Path, study: Study) -> N
         ("holds", 2),  # in2 is right everywhere, ends never in the middle
         ("does not hold", 1),  # fixed and control are the same, each lost in one seed
         ("does not hold", 1),  # control is right in one seed in which ends is not
+        ("does not hold", 0),  # the untrained one is right everywhere here
     ]
     assert (found[0].first, found[0].second) == (1, 0)
     assert (found[0].low, found[0].high) == pytest.approx((1, 1))
@@ -95,7 +101,7 @@ def test_what_came_of_the_expected_directions(tmp_path: Path, study: Study) -> N
 def test_a_choice_of_arms_leaves_out_what_they_do_not_tell(tmp_path: Path, study: Study) -> None:
     selection = select(study, LabConfig(home=tmp_path, arms=["in2"], panels=["1e6"]))
     table = report_study(study, selection, [_answered_seed(study, selection, 1, ())])
-    assert len(table.split("\n")) == 3
+    assert "expected |" not in table
     assert "mean of 1 seed;" in (selection.home / "table.md").read_text()
 
 

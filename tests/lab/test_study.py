@@ -76,7 +76,7 @@ def test_a_study_of_the_package_sees_almost_no_sample_twice(name: str) -> None:
         steps = run.options.get(
             "schedule.steps", read_yaml(PHASES / f"{run.phase}.yaml")["schedule"]["steps"]
         )
-        assert steps * batch <= 1.01 * dataset.samples * dataset.tokens / dataset.row_tokens
+        assert steps * batch <= 1.01 * dataset.samples * dataset.sample_tokens / dataset.row_tokens
     assert study.text.question.endswith("?")
     assert len(set(study.text.arms)) > 1
 
@@ -104,6 +104,7 @@ def test_a_selection_keeps_the_order_of_the_study() -> None:
         ("seeds", -1, "--seeds -1"),
         ("contexts", -1, "--contexts -1"),
         ("scale", 1.5, "--scale 1.5"),
+        ("processes", 3, "--processes 3: use 1 or 2"),
         ("arms", ["in3"], "--arms in3 is not known: did you mean in2"),
         ("panels", ["1e5"], "--panels 1e5 is not known"),
     ],

@@ -3,18 +3,15 @@
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_in2.errors import InputError
 from megatron_in2.lab.worlds.facts import (
     CONTROL_TOKENS,
     FACT_TOKENS,
     QUESTION_TOKENS,
     WORDS,
-    FactDataset,
     copy_parts,
-    fact_sample,
     make_context,
     question_parts,
 )
@@ -84,41 +81,21 @@ def test_facts_that_do_not_fit_are_refused() -> None:
         make_context(random.Random(0), 11, 2)
 
 
+@given(SEEDS, st.integers(1, 6))
+def test_facts_that_are_stated_twice(seed: int, twice: int) -> None:
+    context = make_context(random.Random(seed), 240, 20, twice=twice)
+    assert len(context.text.split()) == 240
+    assert (len(context.facts), len(context.twice)) == (20, twice)
+    for fact in context.facts:
+        statement = f"fact of {fact.entity} {fact.attribute} {fact.value} ."
+        assert context.text.count(statement) == 1 + (fact in context.twice)
+
+
 @given(SEEDS)
-@settings(max_examples=20)
-def test_the_dose_decides_where_questions_ask_and_nothing_else(seed: int) -> None:
-    places = []
-    for middle in (0.0, 1.0):
-        dataset = FactDataset(1, 512, tokens=512, facts=40, questions=3, ends=0.05, middle=middle)
-        parts = fact_sample(random.Random(seed), dataset)["parts"]
-        asked = [part["text"].split("question of ")[1] for part in parts[::2]]
-        assert len(asked) == len(set(asked)) == 3
-        context = parts[0]["text"].rpartition(" question")[0]
-        at = [context.index(f"fact of {question}") for question in asked]
-        tokens = len(context.split())
-        places.append([len(context[:place].split()) / tokens for place in at])
-        assert tokens + 3 * QUESTION_TOKENS - 1 + CONTROL_TOKENS == 512
-    assert all(place < 0.05 or place >= 0.95 for place in places[0])
-    assert all(0.05 <= place < 0.95 for place in places[1])
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"samples": 0}, "samples=0: must be 1 or more"),
-        ({"tokens": 600}, "tokens=600, row_tokens=512"),
-        ({"facts": 3}, "facts=3, questions=0: give both"),
-        ({"facts": 90, "questions": 1}, "tokens=512: 90 facts and 1 questions take 547"),
-        ({"ends": 0.6}, "ends=0.6: must be above 0"),
-        ({"middle": 0.5}, "middle=0.5 with ends=0.5"),
-    ],
-)
-def test_impossible_datasets_are_refused(fields: dict[str, float], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        FactDataset(**{"samples": 1, "row_tokens": 512, **fields})
-
-
-def test_a_dataset_that_no_context_can_serve_is_refused() -> None:
-    dataset = FactDataset(1, 64, tokens=64, facts=4, questions=4, ends=0.01, middle=0.5)
-    with pytest.raises(InputError, match=r"has enough facts to ask 4 questions with ends=0\.01"):
-        fact_sample(random.Random(1), dataset)
+def test_random_fillers_share_no_entity_and_hard_ones_do(seed: int) -> None:
+    entities = {
+        fillers: [fact.entity for fact in make_context(random.Random(seed), 448, 40, fillers).facts]
+        for fillers in ("hard", "random")
+    }
+    assert len(set(entities["random"])) == 40
+    assert len(set(entities["hard"])) == 14
