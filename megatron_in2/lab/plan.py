@@ -111,38 +111,38 @@ def _training(
     study: Study, selection: Selection, seed: int, home: SeedFolder, panel: str, name: str
 ) -> Step:
     """Return the step that trains one run with the ordinary trainer."""
-    run, dataset = study.text.runs[name], study.datasets[study.text.runs[name].data]
+    run = study.text.runs[name]
+    arguments = training_arguments(study, selection, seed, home, panel, name)
+    start = f"from {run.start}" if run.start else "from random weights"
+    return Step(
+        f"{_prefix(study, seed, panel)}: {name}, {run.phase} phase on {run.data}, {start}",
+        (home.checkpoints(panel, name),),
+        partial(run_command_line, "train", *arguments, "--nproc", selection.processes),
+        continues=True,
+    )
+
+
+def training_arguments(
+    study: Study, selection: Selection, seed: int, home: SeedFolder, panel: str, name: str
+) -> list[object]:
+    """Return the training command's arguments for one run: its phase, and what differs from it."""
+    run = study.text.runs[name]
     phase = PHASES / f"{run.phase}.yaml"
     steps = read_yaml(phase)["schedule"]["steps"]
-    checkpoints = home.checkpoints(panel, name)
     options = {"schedule.steps": steps, **study.text.panels[panel].options, **run.options}
     options |= {
         "schedule.steps": max(round(options["schedule.steps"] * selection.scale), 1),
         "model.vocab_size": len(study.world.words) + CONTROL_PIECES,
         "data.train": home.rows(run.data),
-        "data.seq_length": dataset.row_tokens,
+        "data.seq_length": study.datasets[run.data].row_tokens,
         "data.tokenizer_model": home.tokenizer,
-        "checkpoint.dir": checkpoints,
+        "checkpoint.dir": home.checkpoints(panel, name),
         "runtime.seed": seed,
     }
     if run.start:
         options["checkpoint.init_from"] = home.checkpoints(panel, run.start)
-    arguments = [
-        "--config",
-        PHASES / "model.yaml",
-        "--config",
-        phase,
-        "--nproc",
-        selection.processes,
-    ]
-    arguments += [f"--{key}={value}" for key, value in options.items()]
-    start = f"from {run.start}" if run.start else "from random weights"
-    return Step(
-        f"{_prefix(study, seed, panel)}: {name}, {run.phase} phase on {run.data}, {start}",
-        (checkpoints,),
-        partial(run_command_line, "train", *arguments),
-        continues=True,
-    )
+    files = ["--config", PHASES / "model.yaml", "--config", phase]
+    return [*files, *(f"--{key}={value}" for key, value in options.items())]
 
 
 def _probing(study: Study, seed: int, home: SeedFolder, panel: str, arm: str) -> Step:

@@ -77,14 +77,21 @@ class CheckpointAnswerer:
         """
         for prefix, group in self._groups(self._encode(probe) for probe in probes):
             cache = self._prefill(group[0].prompt[:prefix])
-            for start in range(0, len(group), self.batch_size):
-                batch = group[start : start + self.batch_size]
+            # Padding would take up a part of a sliding window: there each is answered alone.
+            size = 1 if _forgets(cache, self._longest(group)) else self.batch_size
+            for start in range(0, len(group), size):
+                batch = group[start : start + size]
                 ids, mask = self._padded(batch, prefix)
-                questions = self._continued(cache, ids, mask, prefix)
+                questions = copy.deepcopy(cache)
+                questions.batch_repeat_interleave(len(batch))
                 likelihoods = self._log_likelihoods(batch, ids, mask, questions)
                 texts = self._greedy(ids, mask, questions)
                 for one, text, likelihood in zip(batch, texts, likelihoods, strict=True):
                     yield _prediction(one, text, likelihood)
+
+    def _longest(self, group: list[_Encoded]) -> int:
+        """Return the most tokens that a group's prompts and answers may take."""
+        return max(len(one.prompt) + max(len(one.answer), self.max_new_tokens) for one in group)
 
     def _encode(self, probe: Line) -> _Encoded:
         where, _ = probe
@@ -145,23 +152,6 @@ class CheckpointAnswerer:
         return ids_BT, mask_BT
 
     @torch.inference_mode()
-    def _continued(
-        self, cache: Any, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64], prefix: int
-    ) -> Any:
-        """Return the prefix's cache for a batch, with all of the prompts but the last token."""
-        continued = copy.deepcopy(cache)
-        continued.batch_repeat_interleave(len(ids))
-        if ids.shape[1] - 1 > prefix:
-            self.model(
-                self._tensor(ids[:, prefix:-1]),
-                attention_mask=self._tensor(mask[:, :-1]),
-                position_ids=self._tensor(mask.cumsum(axis=1)[:, prefix:-1] - 1),
-                past_key_values=continued,
-                logits_to_keep=1,
-            )
-        return continued
-
-    @torch.inference_mode()
     def _log_likelihoods(
         self,
         batch: list[_Encoded],
@@ -169,19 +159,28 @@ class CheckpointAnswerer:
         mask: npt.NDArray[np.int64],
         cache: Any,
     ) -> list[float]:
+        """Return each true answer's; ``cache`` then has all of the prompts but the last token.
+
+        Questions and answers are one pass, after which the answers are taken out of the cache. A
+        cache that forgets what left its window cannot give them back: there it stays as it is.
+        """
         longest = max(len(one.answer) for one in batch)
         if not longest:
             return [0.0] * len(batch)
         answers_BA = np.full((len(batch), longest), self.tokenizer.eos_id)
         for answer_A, one in zip(answers_BA, batch, strict=True):
             answer_A[: len(one.answer)] = one.answer  # padded behind, where none before looks
-        mask = np.concatenate([mask, np.ones_like(answers_BA)], axis=1)
+        known, forgets = cache.get_seq_length(), _forgets(cache, ids.shape[1] + longest)
+        mask = np.concatenate([mask, np.ones_like(answers_BA)], axis=1)[:, :-1]
         logits_BAV = self.model(
-            self._tensor(np.concatenate([ids[:, -1:], answers_BA[:, :-1]], axis=1)),
-            attention_mask=self._tensor(mask[:, :-1]),
-            position_ids=self._tensor(mask.cumsum(axis=1)[:, -longest - 1 : -1] - 1),
-            past_key_values=copy.deepcopy(cache),
+            self._tensor(np.concatenate([ids[:, known:], answers_BA[:, :-1]], axis=1)),
+            attention_mask=self._tensor(mask),
+            position_ids=self._tensor(mask.cumsum(axis=1)[:, known:] - 1),
+            past_key_values=copy.deepcopy(cache) if forgets else cache,
+            logits_to_keep=longest,
         ).logits
+        if not forgets:
+            cache.crop(-longest)
         likelihoods = []
         for one, logits_AV in zip(batch, logits_BAV, strict=True):
             logits, targets = logits_AV[: len(one.answer)].float(), self._tensor(one.answer)
@@ -206,6 +205,11 @@ class CheckpointAnswerer:
 
     def _tensor(self, values: npt.NDArray[np.int64]) -> torch.Tensor:
         return torch.from_numpy(values).to(self.model.device)
+
+
+def _forgets(cache: Any, tokens: int) -> bool:
+    """Return whether a cache drops the first of so many tokens: a layer has a sliding window."""
+    return any(layer.is_sliding and layer.sliding_window <= tokens for layer in cache.layers)
 
 
 def _prediction(one: _Encoded, text: str, likelihood: float) -> dict[str, Any]:

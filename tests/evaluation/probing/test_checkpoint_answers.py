@@ -101,6 +101,30 @@ def test_every_family_answers_as_generate_does(
     assert len(set(expected)) > 1  # not one text for all
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_sliding_window_and_probes_without_an_answer(
+    answered: bool, small_tokenizer: Tokenizer, lines: list[Line], tmp_path: Path
+) -> None:
+    """A cache that forgets cannot give the answers back that were tried in it."""
+    window = 48
+    sizes = {"vocab_size": small_tokenizer.vocab_size, "max_position_embeddings": LONGEST}
+    folder = save_model(
+        "mistral", tmp_path / "m", small_tokenizer.path, **sizes, sliding_window=window
+    )
+    asked = lines if answered else [(where, {"prompt": row["prompt"]}) for where, row in lines]
+    together, apart = (
+        list(CheckpointAnswerer(folder, 6, batch_size=size, share_prefix=share).answer(asked))
+        for size, share in ((4, True), (1, False))
+    )
+    assert [one["samples"] for one in together] == [one["samples"] for one in apart]
+    for one, other in zip(together, apart, strict=True):
+        assert ("answer_log_likelihood" in one) == answered
+        if answered:
+            expected = pytest.approx(other["answer_log_likelihood"], rel=1e-5)
+            assert one["answer_log_likelihood"] == expected
+    assert len(small_tokenizer.encode(lines[0][1]["prompt"])) > 2 * window
+
+
 def test_a_shared_prefix_is_computed_once(
     tiny_model: Path, lines: list[Line], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from megatron_in2.files import read_json_lines
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
 from tests.conftest import RunTool
+from tests.training.callbacks.wandb_files import needs_wandb, read_offline_run
 from tests.training.conftest import SEQ_LENGTH, STEPS, Train
 
 NEW_TOKENS = 6
@@ -46,7 +47,7 @@ def probed(
     tmp_path_factory: pytest.TempPathFactory, train: Train, probes: Path
 ) -> tuple[Path, dict[int, dict]]:
     folder = tmp_path_factory.mktemp("probed") / "run"
-    return folder, train(folder, *_options(probes))
+    return folder, train(folder, *_options(probes), "--logging.tensorboard=true")
 
 
 def _options(probes: Path) -> tuple[str, ...]:
@@ -75,6 +76,48 @@ def test_a_run_with_probes_is_the_run_without(
         predictions = folder / "probe_answers" / f"step_{step:07d}.jsonl"
         report = score_predictions(probes, predictions, Grouping(bins=8))
         assert report.average == pytest.approx(line["probe_accuracy"])
+
+
+def _probe_values(line: dict) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name.startswith("probe_")}
+
+
+def test_tensorboard_has_the_values_of_the_metrics_file(
+    probed: tuple[Path, dict[int, dict]],
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = probed
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("probe_")]
+    found = {(event.step, tag): event.value for tag in tags for event in events.Scalars(tag)}
+    expected = {
+        (line["step"], name): value
+        for line in _lines(folder)
+        for name, value in _probe_values(line).items()
+    }
+    assert len({name for _, name in expected}) == 8  # accuracy, five positions, seconds, passes
+    assert {step for step, _ in expected} == {0, 4, STEPS}
+    assert found == pytest.approx(expected, rel=1e-6)  # events are float32
+
+
+@needs_wandb
+@pytest.mark.slow
+def test_weights_and_biases_has_the_values_of_the_metrics_file(
+    train: Train, probes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = tmp_path / "run"
+    train(folder, *_options(probes), "--logging.wandb_project=in2", nproc=2)
+    (start,) = (folder / "wandb").glob("offline-run-*")
+    *_, history = read_offline_run(start)
+    logged = [{"step": line["step"], **_probe_values(line)} for line in history]
+    expected = [{"step": line["step"], **_probe_values(line)} for line in _lines(folder)]
+    assert [line for line in logged if len(line) > 1] == [
+        line for line in expected if len(line) > 1
+    ]
+    assert [line["step"] for line in logged if len(line) > 1] == [0, 4, STEPS]
 
 
 def test_the_answers_are_those_of_transformers(

@@ -1,48 +1,18 @@
 """Weights & Biases with the real package, offline: one run for all starts."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RunTool, assert_refused
+from tests.training.callbacks.wandb_files import needs_wandb, read_offline_run
 from tests.training.conftest import STEPS, Train, read_metrics
 
-needs_wandb = pytest.mark.skipif(
-    find_spec("wandb") is None, reason="the package wandb is not installed (pip install wandb)"
-)
 PROJECT = "--logging.wandb_project=in2"
-
-
-def _read(folder: Path) -> tuple[str, str, dict, list[dict]]:
-    """Return what one start logged: run id, project, configuration, values in order."""
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
-    (file,) = folder.glob("run-*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(file))
-    run, config, history = None, {}, []
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        if record.HasField("run"):
-            run = record.run
-            config = {item.key: json.loads(item.value_json) for item in run.config.update}
-        elif record.HasField("history"):
-            history.append(
-                {
-                    item.key or ".".join(item.nested_key): json.loads(item.value_json)
-                    for item in record.history.item
-                }
-            )
-    assert run is not None
-    return run.run_id, run.project, config, history
 
 
 @needs_wandb
@@ -54,7 +24,7 @@ def test_a_restart_continues_the_same_run(
     folder = tmp_path / "run"
     train(folder, PROJECT, "--schedule.exit_after_steps=2", nproc=2)
     train(folder, PROJECT)
-    starts = [_read(each) for each in sorted((folder / "wandb").glob("offline-run-*"))]
+    starts = [read_offline_run(each) for each in sorted((folder / "wandb").glob("offline-run-*"))]
     assert len(starts) == 2
     assert starts[0][0] == starts[1][0] == (folder / "wandb_run_id").read_text()
     assert {project for _, project, _, _ in starts} == {"in2"}
