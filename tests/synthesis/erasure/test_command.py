@@ -200,6 +200,34 @@ def test_a_killed_process_loses_no_answer(
     assert whole.read_bytes() == output.read_bytes()
 
 
+def test_of_equal_strategies_the_cheaper_is_chosen_and_money_is_limited(
+    run_here: RunTool, command: list[object], teacher: Teacher, tmp_path: Path
+) -> None:
+    prices = tmp_path / "prices.yaml"  # a dollar a token
+    prices.write_text(
+        "as_of: 2026-01-01\nbatch_factor: 1\nmodels: {m: {input: 1000000.0, output: 1000000.0}}\n"
+    )
+    command += ["--prices", prices]
+
+    def says(system: str, message: str, number: int) -> str:
+        found = f"tone{number}" if "Which colour" in message else str(2 * number)
+        return f"{'So, so, so. ' if QUOTE in system else ''}Final answer: {found}"
+
+    teacher.says, teacher.usage = says, lambda content: len(content.split())
+    assert run_here(*command, "--pilot", 4).returncode == 0
+    assert _choice(tmp_path) == {"lookup": "steps", "parts": "null", "sum": "steps"}
+    pilot = read_json(tmp_path / "out" / "y.jsonl.pilot.json")["kinds"]["lookup"]["strategies"]
+    assert (pilot["quote"]["cost"], pilot["steps"]["cost"]) == (4 * 16, 4 * 13)
+    before, spent = len(teacher.asked), 8 * (16 + 13)
+    # Every request may cost 1,024 dollars and its prompt: then the run stops.
+    assert_refused(run_here(*command, "--max-cost", spent + 1300), "stopped before --max-cost")
+    assert before < len(teacher.asked) < before + 24
+    result = run_here(*command)
+    assert result.returncode == 0
+    assert read_json(tmp_path / "out" / "y.jsonl.report.json")["cost"] == 32 * 13
+    assert "40 answers, $" + format(8 * 16 + 32 * 13, ".4f") in " ".join(result.stdout.split())
+
+
 HOSTILE = {
     0: "",
     1: "Final answer:",
