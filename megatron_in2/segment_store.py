@@ -228,10 +228,9 @@ class SegmentStore:
         Returns:
             (ids [sum of lengths] of the store's dtype, length of each segment [segments]).
         """
-        starts, ends = self._plain_offsets[segments], self._plain_offsets[segments + 1]
-        tokens = self._tokens.view(np.ndarray)
-        pieces = [tokens[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
-        return np.concatenate(pieces), ends - starts
+        offsets = self._plain_offsets
+        ids = np.frombuffer(self.join_bytes(segments, ()), self.dtype)
+        return ids, offsets[segments + 1] - offsets[segments]
 
     def text(self, segment: int) -> str:
         """Return one segment's text."""

@@ -163,7 +163,8 @@ fi
 # One process checks configuration, data and checkpoint, and prints what is left to do.
 plan=$(mktemp)
 trap 'rm -f "$plan"' EXIT
-run_alone tools/cluster_check.py plan --world-size="$ranks" "${options[@]}" >"$plan" &
+run_alone tools/cluster_check.py plan --world-size="$ranks" ${IN2_TRACE:+--trace} "${options[@]}" \
+    >"$plan" &
 await $! || settle_alone plan $?
 read -r done_steps total_steps checkpoint_dir <"$plan"
 if [ "$done_steps" -ge "$total_steps" ]; then

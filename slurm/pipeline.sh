@@ -5,6 +5,10 @@
 #   IN2_HOME=/runs/film7b IN2_BASE=/models/Mistral-7B-Instruct-v0.2 \
 #       IN2_SYNTHESIS=configs/in2_film.yaml slurm/pipeline.sh [options of tools/train.py]
 #
+# IN2_ROUNDS=2 trains on the model's own attempts (Partial Answer Masking), in so many rounds:
+# attempts of the base, packing, training, export; attempts of the exported model, and so on, each
+# round in IN2_HOME/round-N. IN2_ATTEMPTS has options of "synthesize_in2.py self-correction".
+#
 # Run it on a login node from the repository's root. Run it again after a failure: stages whose
 # output exists are skipped. docs/cluster.md has the variables.
 set -euo pipefail
@@ -16,12 +20,21 @@ source slurm/common.sh
 [ -f "${IN2_SYNTHESIS:-}" ] || refuse "IN2_SYNTHESIS=${IN2_SYNTHESIS:-} names no synthesis config"
 base=${IN2_BASE:-${IN2_MODEL:-}} # IN2_MODEL is the older name
 [ -d "$base" ] || refuse "IN2_BASE=$base names no Hugging Face model and no checkpoint"
-unset IN2_BASE
+rounds=${IN2_ROUNDS:-0}
+[[ $rounds =~ ^[0-9]$ ]] || refuse "IN2_ROUNDS=$rounds: use 0 (none) to 9"
+if [ "$rounds" -gt 0 ]; then
+    [ "${IN2_DESIGN:=partial-answer-masking}" = partial-answer-masking ] ||
+        refuse "IN2_ROUNDS needs the design partial-answer-masking: leave IN2_DESIGN=$IN2_DESIGN out"
+    ! is_checkpoint "$base" ||
+        refuse "IN2_ROUNDS draws attempts from IN2_BASE=$base, a checkpoint of ours: export it first"
+fi
+unset IN2_BASE IN2_ROUND
 export IN2_ROOT=$PWD IN2_HOME IN2_SYNTHESIS IN2_MODEL=$base
 export IN2_SHARDS=${IN2_SHARDS:-16} IN2_TOKENIZER=${IN2_TOKENIZER:-$(tokenizer_of "$base")}
 export IN2_SEQ_LENGTH=${IN2_SEQ_LENGTH:-32768}
 export IN2_VALIDATION_FRACTION=${IN2_VALIDATION_FRACTION:-0.002}
-export IN2_MAX_COST=${IN2_MAX_COST:-} IN2_SEED=${IN2_SEED:-1234} IN2_DESIGN=${IN2_DESIGN:-answer}
+export IN2_ATTEMPTS=${IN2_ATTEMPTS:-} IN2_MAX_COST=${IN2_MAX_COST:-}
+export IN2_SEED=${IN2_SEED:-1234} IN2_DESIGN=${IN2_DESIGN:-answer}
 export IN2_PROBE_TOKENS=${IN2_PROBE_TOKENS:-32000} IN2_PROBE_POSITIONS=${IN2_PROBE_POSITIONS:-100}
 export IN2_PROBE_TASKS=${IN2_PROBE_TASKS:-document code database association}
 export IN2_PROBE_FILLS=${IN2_PROBE_FILLS-0.25 0.5 0.75} # of the window, beside the whole
@@ -42,7 +55,7 @@ queued=$(grep --line-regexp --fixed-strings --file="$logs/jobs" <<<"$queue" | so
 
 # Submits a job that depends on others; prints its number. If one of them fails, it is cancelled.
 submit() {
-    local name=$1 after=$2
+    local name=$1${IN2_ROUND:+-$IN2_ROUND} after=$2
     shift 2
     sbatch --parsable --job-name="in2-$name" --output="$logs/$name-%j.out" --open-mode=append \
         --kill-on-invalid-dep=yes ${after:+--dependency=afterok:$after} "$@" |
@@ -62,21 +75,57 @@ if [ -n "${IN2_PILOT:-}" ]; then # some questions only, to be read before the re
 fi
 
 shards=(--array="0-$((IN2_SHARDS - 1))")
-synthesis=$(stage synthesis "" synthesis "${shards[@]}" "${data_options[@]}")
-dataset=$(stage preprocessing "$synthesis" preprocessing "${shards[@]}" "${data_options[@]}")
-if [ "$IN2_SHARDS" -gt 1 ]; then
-    dataset=$(stage merging "$dataset" merge "${data_options[@]}")
-fi
-import=$(stage import "" import "${model_options[@]}")
-export IN2_DATA="$IN2_HOME/data/in2" IN2_VALIDATION="$IN2_HOME/data/in2_valid"
-export IN2_INIT="$IN2_HOME/init" IN2_OUTPUT="$IN2_HOME/checkpoints"
-if is_checkpoint "$base"; then IN2_INIT=$base; fi
-training=$(submit training "$dataset:$import" "${train_options[@]}" slurm/film7b.sh \
-    --runtime.seed "$IN2_SEED" "$@")
-export=$(stage export "$training" export_model "${model_options[@]}")
-probing=$(stage probing "$export" probing "${model_options[@]}")
+chain=() # the jobs' names and numbers, in turn
+all=()   # the numbers
 
-for name in synthesis dataset import training export probing; do
-    printf '%-10s job %s\n' "$name" "${!name}"
-done
-echo "logs in $logs; cancel all: scancel $synthesis $dataset $import $training $export $probing"
+note() { # NAME NUMBER
+    chain+=("$1${IN2_ROUND:-}" "$2")
+    all+=("$2")
+}
+
+# Submits the packing of samples, and the training on them with its export.
+learn() { # JOB-OF-THE-SAMPLES JOB-OF-THE-START OPTIONS-OF-TRAINING...
+    local samples=$1 start=$2 home="$IN2_HOME${IN2_ROUND:+/round-$IN2_ROUND}"
+    shift 2
+    dataset=$(stage preprocessing "$samples" preprocessing "${shards[@]}" "${data_options[@]}")
+    if [ "$IN2_SHARDS" -gt 1 ]; then
+        dataset=$(stage merging "$dataset" merge "${data_options[@]}")
+    fi
+    note dataset "$dataset"
+    if [ -z "$start" ]; then
+        start=$(stage import "" import "${model_options[@]}")
+        note import "$start"
+    fi
+    export IN2_DATA="$home/data/in2" IN2_VALIDATION="$home/data/in2_valid"
+    export IN2_INIT IN2_OUTPUT="$home/checkpoints"
+    training=$(submit training "$dataset:$start" "${train_options[@]}" slurm/film7b.sh \
+        --runtime.seed "$IN2_SEED" "$@")
+    note training "$training"
+    IN2_INIT=$IN2_OUTPUT # of another round
+    export=$(stage export "$training" export_model "${model_options[@]}")
+    note export "$export"
+}
+
+synthesis=$(stage synthesis "" synthesis "${shards[@]}" "${data_options[@]}")
+note synthesis "$synthesis"
+IN2_INIT="$IN2_HOME/init"
+if is_checkpoint "$base"; then IN2_INIT=$base; fi
+if [ "$rounds" -eq 0 ]; then
+    learn "$synthesis" "" "$@"
+else
+    export IN2_ROUND
+    model="" # whose attempts are drawn: the base, then that of the round before
+    for ((IN2_ROUND = 1; IN2_ROUND <= rounds; IN2_ROUND++)); do
+        attempts=$(stage attempts "$synthesis${model:+:$model}" attempts "${shards[@]}" \
+            "${model_options[@]}")
+        note attempts "$attempts"
+        learn "$attempts" "$model" "$@"
+        model=$export
+    done
+    IN2_ROUND=$rounds
+fi
+probing=$(stage probing "$export" probing "${model_options[@]}")
+note probing "$probing"
+
+printf '%-10s job %s\n' "${chain[@]}"
+echo "logs in $logs; cancel all: scancel ${all[*]}"

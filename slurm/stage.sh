@@ -13,7 +13,8 @@ load_site
 
 shard=${SLURM_ARRAY_TASK_ID:-0}
 number=$(printf '%05d-of-%05d' "$shard" "$IN2_SHARDS")
-samples="$IN2_HOME/samples" data="$IN2_HOME/data" probes="$IN2_HOME/probes"
+home="$IN2_HOME${IN2_ROUND:+/round-$IN2_ROUND}" # of a round's own outputs
+samples="$IN2_HOME/samples" data="$home/data" probes="$home/probes"
 
 tool() { "${launch[@]}" --ntasks=1 "$python" "tools/$1.py" "${@:2}"; }
 
@@ -45,11 +46,25 @@ pilot() {
     synthesize --writer openai --pilot "$IN2_PILOT"
 }
 
+# Draws attempts at this task's samples: from the base, later from the model of the round before.
+# A task that starts again continues from the attempts that it has kept.
+attempts() {
+    local model=$IN2_MODEL file=in2.jsonl options
+    if [ "$IN2_ROUND" -gt 1 ]; then model="$IN2_HOME/round-$((IN2_ROUND - 1))/huggingface"; fi
+    if [ "$IN2_SHARDS" -gt 1 ]; then file="in2.$number.jsonl"; fi
+    read -ra options <<<"$IN2_ATTEMPTS"
+    is_done "$home/samples/$file" ||
+        tool synthesize_in2 self-correction --model "$model" --samples "$samples/$file" \
+            --output "$home/samples/$file" --seed "$((IN2_SEED + IN2_ROUND))" "${options[@]}"
+}
+
 preprocessing() {
-    local inputs=("$samples/in2.jsonl") output="$data/in2" part=()
+    local inputs=("$home/samples/in2.jsonl") output="$data/in2" part=()
+    # An attempt makes a sample longer than its recipe was composed for.
+    if [ -n "${IN2_ROUND:-}" ]; then part+=(--overlong truncate-context); fi
     if [ "$IN2_SHARDS" -gt 1 ]; then
-        inputs=("$samples"/in2.?????-of-"${number#*-of-}.jsonl")
-        output="$data/shards/in2.$number" part=(--shard "$shard" --num-shards "$IN2_SHARDS")
+        inputs=("$home/samples"/in2.?????-of-"${number#*-of-}.jsonl")
+        output="$data/shards/in2.$number" part+=(--shard "$shard" --num-shards "$IN2_SHARDS")
     fi
     is_done "$output.json" ||
         tool preprocess_in2 --input "${inputs[@]}" --output-prefix "$output" \
@@ -73,15 +88,15 @@ import() {
 }
 
 export_model() {
-    is_done "$IN2_HOME/huggingface" ||
-        tool convert_checkpoint megatron-to-hf --input "$IN2_HOME/checkpoints" \
-            --output "$IN2_HOME/huggingface"
+    is_done "$home/huggingface" ||
+        tool convert_checkpoint megatron-to-hf --input "$home/checkpoints" \
+            --output "$home/huggingface"
 }
 
 # Every task whose pieces there are, over several fills of the window: curves with error bars over
 # the sets, a table of all tasks, a map of fill by position for each task, and a page of all of it.
 probing() {
-    local pieces=${IN2_PIECES:-$IN2_HOME/pieces} scores="$IN2_HOME/scores" task
+    local pieces=${IN2_PIECES:-$IN2_HOME/pieces} scores="$home/scores" task
     local full=() every=() answers=()
     is_done "$pieces" ||
         tool probe pieces --config "$IN2_SYNTHESIS" --output "$pieces"
@@ -114,22 +129,23 @@ probe_task() {
     read -ra fills <<<"$IN2_PROBE_FILLS"
     is_done "$probes/$task.jsonl" ||
         tool probe build --task "$task" --pieces "$pieces" --output "$probes" \
-            --tokenizer-model "$IN2_TOKENIZER" --template "$IN2_HOME/huggingface" \
+            --tokenizer-model "$IN2_TOKENIZER" --template "$home/huggingface" \
             --context-tokens "$IN2_PROBE_TOKENS" --positions "$IN2_PROBE_POSITIONS" \
             --fills "${fills[@]}" 1
     for labels in "$probes/$task"-fill-*.jsonl "$probes/$task.jsonl"; do
         [ -e "$labels" ] || continue
         name=$(basename "$labels" .jsonl)
-        tool probe generate --model "$IN2_HOME/huggingface" --probes "$labels" \
-            --batch-size "$IN2_PROBE_BATCH" --output "$IN2_HOME/predictions/$name.jsonl"
-        tool probe score --labels "$labels" --predictions "$IN2_HOME/predictions/$name.jsonl" \
-            --output "$scores/$name.json" --bins "$IN2_PROBE_BINS" --name "$(basename "$IN2_HOME")"
+        tool probe generate --model "$home/huggingface" --probes "$labels" \
+            --batch-size "$IN2_PROBE_BATCH" --output "$home/predictions/$name.jsonl"
+        tool probe score --labels "$labels" --predictions "$home/predictions/$name.jsonl" \
+            --output "$scores/$name.json" --bins "$IN2_PROBE_BINS" \
+            --name "$(basename "$IN2_HOME")${IN2_ROUND:+-$IN2_ROUND}"
         reports+=("$scores/$name.json")
     done
     tool probe plot --heat-map --reports "${reports[@]}" --output "$scores/$task-fills.png" ||
         log "$task has no map: its fills have other positions; raise IN2_PROBE_POSITIONS"
     every+=("${reports[@]}") full+=("$scores/$task.json")
-    answers+=("$probes/$task.jsonl" "$IN2_HOME/predictions/$task.jsonl")
+    answers+=("$probes/$task.jsonl" "$home/predictions/$task.jsonl")
 }
 
 log "$1${SLURM_ARRAY_TASK_ID:+, shard $number}"

@@ -35,6 +35,8 @@ from megatron_in2.training.arithmetic.estimate import describe_run
 from megatron_in2.training.checks.notes import notes_on_run
 from megatron_in2.training.checks.preflight import RunInputs, check_run
 from megatron_in2.training.config import TrainConfig
+from megatron_in2.training.trace.report import trace_report
+from megatron_in2.training.trace.stored import TraceStore, default_folder
 
 MIN_TIMEOUT_SECONDS = 300.0  # of the check; many ranks load Python from one file server
 CHECKPOINT_BYTES = 14  # of a parameter: bfloat16 weight, float32 master weight and two moments
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int | None:
 def _plan_parser() -> CommandParser:
     parser = CommandParser("Check the run in one process.", TrainConfig)
     parser.add_argument("--world-size", type=int, required=True, help="ranks of the job")
+    parser.add_argument(
+        "--trace", action="store_true", help="also describe what train --dry-run --trace shows"
+    )
     return parser
 
 
@@ -56,6 +61,9 @@ def _plan(options: Any) -> None:
     inputs = check_run(config, options.world_size)
     _check_data(config, inputs)
     print(describe_run(config, options.world_size), file=sys.stderr)
+    if options.trace:
+        trace = TraceStore(default_folder()).trace
+        print(trace_report(config, options.world_size, trace), file=sys.stderr)
     for note in notes_on_run(config, inputs):
         print(f"NOTE {note}", file=sys.stderr)
     done = inputs.resume_from[1].step if inputs.resume_from else 0

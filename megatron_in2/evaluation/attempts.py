@@ -5,6 +5,7 @@ The prompt is computed once for all tries. Shape letters: N tries, P prompt toke
 
 import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import numpy.typing as npt
 import torch
 
 from megatron_in2.data.packing.encoding.encode import SampleEncoder
+from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
-from megatron_in2.records import EncodedSample, id_hash
+from megatron_in2.records import ContextPart, EncodedSample, JoinedPart, Sample, id_hash
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
-from megatron_in2.synthesis.self_correction.tasks import Drawn, Task
+from megatron_in2.synthesis.self_correction.tasks import Drawn, Task, opened_store
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.ids import end_id
 
@@ -47,7 +49,7 @@ class CheckpointAttempts:
             if task.problem is not None:
                 yield Drawn(problem=task.problem)
                 continue
-            prompt = prompt_ids(self._encoder.encode(task.sample))
+            prompt = prompt_ids(self._encoder.encode(as_text(task.sample)))
             if len(prompt) + self._config.max_new_tokens > longest:
                 yield Drawn(problem="prompt and attempt are longer than the model takes")
                 continue
@@ -95,6 +97,32 @@ class CheckpointAttempts:
             cache = copy.deepcopy(cache)
             cache.batch_repeat_interleave(self._config.tries)
         return cache
+
+
+def as_text(sample: Sample) -> Sample:
+    """Return a recipe with its context as text, and any other sample as it is.
+
+    The model's tokenizer may be another one than that of the segment store: an export of a run
+    with a SentencePiece file has a ``tokenizer.json``.
+
+    Raises:
+        InputError: the store is missing or damaged.
+    """
+    parts = tuple(
+        _context_part(part) if isinstance(part, JoinedPart) else part for part in sample.parts
+    )
+    return replace(sample, parts=parts, stated_tokens=None)
+
+
+def _context_part(part: JoinedPart) -> ContextPart:
+    store = opened_store(part.store)
+    if max(part.segments) >= len(store):
+        raise InputError(
+            f"segment {max(part.segments)} is beyond the {len(store)} of {part.store}: the samples "
+            "belong to another store"
+        )
+    context = "\n".join(map(store.text, part.segments))
+    return ContextPart(part.before, context, part.after, follows=part.follows)
 
 
 def prompt_ids(sample: EncodedSample) -> npt.NDArray[np.int64]:

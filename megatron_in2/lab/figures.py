@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from megatron_in2.evaluation.probing.bootstrap import interval
@@ -30,10 +31,8 @@ def draw_groups(
 
     Thick lines are all seeds, thin ones single seeds, bands 95 % bootstrap intervals.
     """
-    panels = selection.panels
-    figure = new_figure(output, (max(5.2 * len(panels), 6.5), 4.6))
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
-    for panel, axes in zip(panels, grid[0], strict=True):
+    figure, panels = _panels(study, selection, output)
+    for panel, axes in panels.items():
         for arm in selection.arms:
             colour = study.text.arms[arm].colour
             for curves in scores.single:
@@ -43,40 +42,25 @@ def draw_groups(
             low = [depth.low for depth in report.depths]
             high = [depth.high for depth in report.depths]
             axes.fill_between(_centres(report), low, high, color=colour, alpha=0.15, linewidth=0)
-        if len(study.text.panels) > 1:
-            axes.set_title(study.text.panels[panel].title)
         axes.set_xlabel(study.measures[measure].axis)
         axes.set_xlim(0, 100)
         axes.set_ylim(*_LIMITS)
-        axes.grid(alpha=0.25)
-    grid[0][0].set_ylabel("accuracy")
-    shown = [study.text.arms[arm] for arm in selection.arms]
-    handles = [Line2D([], [], color=arm.colour, linewidth=2, label=arm.title) for arm in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
-    save_figure(figure, output)
+    panels[selection.panels[0]].set_ylabel("accuracy")
+    _finish(figure, _arm_styles(study, selection), output)
 
 
 def draw_doses(study: Study, selection: Selection, scores: MeasureScores, output: Path) -> None:
     """Draw the worst group and the mean against the arms' doses, which are spaced evenly."""
-    panels = selection.panels
     arms = [arm for arm in selection.arms if study.text.arms[arm].dose is not None]
-    figure = new_figure(output, (max(5.2 * len(panels), 6.5), 4.6))
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
-    for panel, axes in zip(panels, grid[0], strict=True):
+    figure, panels = _panels(study, selection, output)
+    for panel, axes in panels.items():
         for value, colour, _ in _DOSE_VALUES:
             _plot_doses(axes, [scores.right[panel, arm] for arm in arms], value, colour)
         axes.set_xticks(range(len(arms)), [f"{study.text.arms[arm].dose:g}" for arm in arms])
-        if len(study.text.panels) > 1:
-            axes.set_title(study.text.panels[panel].title)
         axes.set_xlabel("dose (%)")
         axes.set_ylim(*_LIMITS)
-        axes.grid(alpha=0.25)
-    grid[0][0].set_ylabel("accuracy")
-    handles = [
-        Line2D([], [], color=colour, linewidth=2, label=label) for _, colour, label in _DOSE_VALUES
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
-    save_figure(figure, output)
+    panels[selection.panels[0]].set_ylabel("accuracy")
+    _finish(figure, [(colour, title) for _, colour, title in _DOSE_VALUES], output)
 
 
 def draw_influence(
@@ -90,22 +74,38 @@ def draw_influence(
         curves: of shape (seeds, tokens), by panel and arm.
         output: the picture.
     """
-    panels = selection.panels
-    figure = new_figure(output, (max(5.2 * len(panels), 6.5), 4.6))
-    grid = figure.subplots(1, len(panels), squeeze=False, sharey=True)
-    for panel, axes in zip(panels, grid[0], strict=True):
+    figure, panels = _panels(study, selection, output)
+    for panel, axes in panels.items():
         for arm in selection.arms:
             mean = curves[panel, arm].mean(axis=0)
-            colour = study.text.arms[arm].colour
-            axes.plot(100 * np.arange(len(mean)) / len(mean), mean, color=colour, linewidth=0.8)
-        if len(study.text.panels) > 1:
-            axes.set_title(study.text.panels[panel].title)
+            places = 100 * np.arange(len(mean)) / len(mean)
+            axes.plot(places, mean, color=study.text.arms[arm].colour, linewidth=0.8)
         axes.set_yscale("log")
         axes.set_xlabel("position of the token in the context (%)")
+    panels[selection.panels[0]].set_ylabel("influence on the last token / mean")
+    _finish(figure, _arm_styles(study, selection), output)
+
+
+def _panels(study: Study, selection: Selection, output: Path) -> tuple[Figure, dict[str, Any]]:
+    """Return a figure with axes side by side, one for each panel of the study."""
+    figure = new_figure(output, (max(5.2 * len(selection.panels), 6.5), 4.6))
+    grid = figure.subplots(1, len(selection.panels), squeeze=False, sharey=True)
+    panels = dict(zip(selection.panels, grid[0], strict=True))
+    for panel, axes in panels.items():
         axes.grid(alpha=0.25)
-    grid[0][0].set_ylabel("influence on the last token / mean")
-    shown = [study.text.arms[arm] for arm in selection.arms]
-    handles = [Line2D([], [], color=arm.colour, linewidth=2, label=arm.title) for arm in shown]
+        if len(study.text.panels) > 1:
+            axes.set_title(study.text.panels[panel].title)
+    return figure, panels
+
+
+def _arm_styles(study: Study, selection: Selection) -> list[tuple[str, str]]:
+    arms = [study.text.arms[arm] for arm in selection.arms]
+    return [(arm.colour, arm.title) for arm in arms]
+
+
+def _finish(figure: Figure, styles: list[tuple[str, str]], output: Path) -> None:
+    """Write the figure with a legend of (colour, title) below its panels."""
+    handles = [Line2D([], [], color=colour, linewidth=2, label=title) for colour, title in styles]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
     save_figure(figure, output)
 

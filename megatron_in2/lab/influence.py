@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_in2.evaluation.probing.encoding import ProbeEncoder
-from megatron_in2.files import read_json, read_json_lines, write_json
+from megatron_in2.files import read_json_lines, write_json
 from megatron_in2.templates.load import read_template_beside
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -54,23 +54,3 @@ def squared_norms(model: Any, prompt: Sequence[int], chance: torch.Generator) ->
         total += gradient[0].double().square().sum(dim=-1)
     curve: _Curve = (total / _DIRECTIONS).numpy()
     return curve
-
-
-def read_influence(paths: Sequence[Path]) -> _Curve:
-    """Return curves of shape (files, tokens), each relative to its mean over the tokens."""
-    curves = np.array([read_json(path) for path in paths])
-    relative: _Curve = curves / curves.mean(axis=1, keepdims=True)
-    return relative
-
-
-def parts_of(curve: _Curve) -> tuple[float, float, float, float]:
-    """Return a token's mean influence in the first 16th, the middle half and the last 16th.
-
-    The last one without the last token, which the residual stream carries there; that token's is
-    the fourth value.
-    """
-    tokens = len(curve)
-    edge, quarter = tokens // 16, tokens // 4
-    means = (curve[:edge], curve[quarter:-quarter], curve[-edge:-1], curve[-1:])
-    first, middle, before_last, last = (float(part.mean()) for part in means)
-    return first, middle, before_last, last

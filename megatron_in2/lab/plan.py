@@ -1,9 +1,8 @@
 """The steps of one seed: data, training, export and probing."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from megatron_in2.commands.start import run_command_line
 from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
@@ -13,49 +12,11 @@ from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswere
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.lab.config import Selection
 from megatron_in2.lab.influence import write_influence
-from megatron_in2.lab.materials import (
-    CONTROL_PIECES,
-    write_probes,
-    write_samples,
-    write_tokenizer,
-)
-from megatron_in2.lab.reading import read_yaml
-from megatron_in2.lab.study import FOLDER, Study
+from megatron_in2.lab.materials import write_probes, write_samples, write_tokenizer
+from megatron_in2.lab.places import SeedFolder
+from megatron_in2.lab.study import Study
+from megatron_in2.lab.training_run import training_arguments
 from megatron_in2.steps import Step
-
-PHASES = FOLDER / "phases"
-
-
-@dataclass(frozen=True)
-class SeedFolder:
-    """Where one seed's files are."""
-
-    path: Path
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.path / "words.model"
-
-    def samples(self, dataset: str) -> Path:
-        return self.path / "samples" / f"{dataset}.jsonl"
-
-    def rows(self, dataset: str) -> Path:
-        return self.path / "data" / dataset
-
-    def probes(self, measure: str) -> Path:
-        return self.path / "probes" / f"{measure}.jsonl"
-
-    def checkpoints(self, panel: str, run: str) -> Path:
-        return self.path / panel / run / "checkpoints"
-
-    def export(self, panel: str, run: str) -> Path:
-        return self.path / panel / run / "huggingface"
-
-    def influence(self, panel: str, arm: str) -> Path:
-        return self.path / panel / arm / "influence.json"
-
-    def predictions(self, panel: str, arm: str, measure: str) -> Path:
-        return self.path / panel / arm / "predictions" / f"{measure}.jsonl"
 
 
 def steps_of_seed(study: Study, selection: Selection, seed: int, home: SeedFolder) -> list[Step]:
@@ -111,36 +72,13 @@ def _training(
     study: Study, selection: Selection, seed: int, home: SeedFolder, panel: str, name: str
 ) -> Step:
     """Return the step that trains one run with the ordinary trainer."""
-    run, dataset = study.text.runs[name], study.datasets[study.text.runs[name].data]
-    phase = PHASES / f"{run.phase}.yaml"
-    steps = read_yaml(phase)["schedule"]["steps"]
-    checkpoints = home.checkpoints(panel, name)
-    options = {"schedule.steps": steps, **study.text.panels[panel].options, **run.options}
-    options |= {
-        "schedule.steps": max(round(options["schedule.steps"] * selection.scale), 1),
-        "model.vocab_size": len(study.world.words) + CONTROL_PIECES,
-        "data.train": home.rows(run.data),
-        "data.seq_length": dataset.row_tokens,
-        "data.tokenizer_model": home.tokenizer,
-        "checkpoint.dir": checkpoints,
-        "runtime.seed": seed,
-    }
-    if run.start:
-        options["checkpoint.init_from"] = home.checkpoints(panel, run.start)
-    arguments = [
-        "--config",
-        PHASES / "model.yaml",
-        "--config",
-        phase,
-        "--nproc",
-        selection.processes,
-    ]
-    arguments += [f"--{key}={value}" for key, value in options.items()]
+    run = study.text.runs[name]
+    arguments = training_arguments(study, selection, seed, home, panel, name)
     start = f"from {run.start}" if run.start else "from random weights"
     return Step(
         f"{_prefix(study, seed, panel)}: {name}, {run.phase} phase on {run.data}, {start}",
-        (checkpoints,),
-        partial(run_command_line, "train", *arguments),
+        (home.checkpoints(panel, name),),
+        partial(run_command_line, "train", *arguments, "--nproc", selection.processes),
         continues=True,
     )
 

@@ -66,7 +66,7 @@ def made_of(kind: type[_Made], values: Any, where: str) -> _Made:
         needed = item.default is MISSING and item.default_factory is MISSING
         if needed and name not in values:
             raise InputError(f"{below(where, name)} is missing")
-    made = {name: _value(hints[name], each, below(where, name)) for name, each in values.items()}
+    made = {name: typed(hints[name], each, below(where, name)) for name, each in values.items()}
     try:
         return kind(**made)
     except InputError as error:  # what the dataclass checks of its own fields
@@ -96,12 +96,13 @@ def below(where: str, name: str) -> str:
     return f"{where}{'.' if ': ' in where else ': '}{name}"
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def typed(hint: Any, value: Any, where: str) -> Any:
+    """Return a value of a field, checked against the field's type; see :func:`made_of`."""
     if is_dataclass(hint):
         return made_of(hint, value, where)  # type: ignore[arg-type]
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return None if value is None else _value(inner[0], value, where)
+        return None if value is None else typed(inner[0], value, where)
     if origin is Literal:
         if value not in inner:
             raise wrong_choice(as_field(where, value), choices_in(hint))
@@ -109,9 +110,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise InputError(f"{where} must be a list, not {value!r:.60}")
-        return tuple(
-            _value(inner[0], each, f"{where}[{place}]") for place, each in enumerate(value)
-        )
+        return tuple(typed(inner[0], each, f"{where}[{place}]") for place, each in enumerate(value))
     if origin in (dict, Mapping):
         return _mapping(inner[1], value, where)
     return _plain(hint, value, where)
@@ -121,7 +120,7 @@ def _mapping(hint: Any, value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{where} must be names with values, not {value!r:.60}")
     return {
-        str(name): each if hint is Any else _value(hint, each, below(where, str(name)))
+        str(name): each if hint is Any else typed(hint, each, below(where, str(name)))
         for name, each in value.items()
     }
 

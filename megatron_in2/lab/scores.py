@@ -1,4 +1,4 @@
-"""Scores of a study's arms: curves pooled over the seeds, and what each probe got."""
+"""Scores of a study's arms: curves pooled over the seeds, what each probe got, and influence."""
 
 import json
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from megatron_in2.evaluation.probing.report import write_probe_report
 from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_predictions
 from megatron_in2.evaluation.probing.tasks import find_task
-from megatron_in2.files import atomic_file, read_json_lines
+from megatron_in2.files import atomic_file, read_json, read_json_lines
 from megatron_in2.lab.config import Selection
-from megatron_in2.lab.plan import SeedFolder
+from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.study import Study
 
 Key = tuple[str, str]  # panel, arm
@@ -86,3 +86,23 @@ def _right(labels: Path, answers: Path) -> npt.NDArray[np.float64]:
             for (_, label), (_, answer) in pairs
         ]
     )
+
+
+def read_influence(paths: Sequence[Path]) -> npt.NDArray[np.float64]:
+    """Return curves of shape (files, tokens), each relative to its mean over the tokens."""
+    curves = np.array([read_json(path) for path in paths])
+    relative: npt.NDArray[np.float64] = curves / curves.mean(axis=1, keepdims=True)
+    return relative
+
+
+def parts_of(curve: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Return a token's mean influence in the first 16th, the middle half and the last 16th.
+
+    The last one without the last token, which the residual stream carries there; that token's is
+    the fourth value.
+    """
+    tokens = len(curve)
+    edge, quarter = tokens // 16, tokens // 4
+    means = (curve[:edge], curve[quarter:-quarter], curve[-edge:-1], curve[-1:])
+    first, middle, before_last, last = (float(part.mean()) for part in means)
+    return first, middle, before_last, last

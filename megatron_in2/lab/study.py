@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from megatron_in2.choices import as_field
 from megatron_in2.errors import InputError
-from megatron_in2.lab.reading import below, made_of, read_yaml, require_known
+from megatron_in2.lab.reading import below, made_of, read_yaml, require_known, typed
 from megatron_in2.lab.worlds.base import Dataset, Measure, SmallWorld
 from megatron_in2.lab.worlds.registry import WORLDS, WorldName
 from megatron_in2.training.config import TrainConfig
@@ -218,21 +218,22 @@ def _check_runs(text: StudyText, shown: str) -> None:
 
 
 def _check_options(options: Mapping[str, Any], where: str) -> None:
+    """Check names and types; what values are possible together, the training checks itself."""
     known = _training_fields()
     for name, value in options.items():
         require_known(name, known, below(where, name))
         if name in OWN_OPTIONS:
             raise InputError(f"{below(where, name)} is set for every run: leave it out")
-        if not isinstance(value, str | int | float):
-            raise InputError(f"{below(where, name)} must be one value, not {value!r:.60}")
+        typed(known[name], value, below(where, name))
 
 
-def _training_fields(config: type = TrainConfig, prefix: str = "") -> list[str]:
+def _training_fields(config: type = TrainConfig, prefix: str = "") -> dict[str, Any]:
+    """Return the type of every field of the training configuration, by its dotted name."""
     hints = get_type_hints(config)
-    found = []
+    found: dict[str, Any] = {}
     for item in fields(config):
         inner, name = hints[item.name], f"{prefix}{item.name}"
-        found += _training_fields(inner, f"{name}.") if is_dataclass(inner) else [name]  # type: ignore[arg-type]
+        found |= _training_fields(inner, f"{name}.") if is_dataclass(inner) else {name: inner}  # type: ignore[arg-type]
     return found
 
 
@@ -261,3 +262,5 @@ def _check_expected(text: StudyText, shown: str) -> None:
             raise InputError(f"{where} compares {each.first} with itself: name two arms")
         if not 0 <= each.by < 1:
             raise InputError(f"{where}.by={each.by}: an accuracy difference from 0 to below 1")
+        if each.relation == "level" and not each.by:
+            raise InputError(f"{where}.by=0: no two arms are exactly level: give a margin")

@@ -5,7 +5,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from megatron_in2.synthesis.questions.asking import Lane, LaneEnd
 from megatron_in2.synthesis.questions.evidence import EvidenceWalk
 from megatron_in2.synthesis.questions.extractive import ExtractiveWriter
 from megatron_in2.synthesis.questions.stream import QuestionStage
-from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter
+from megatron_in2.synthesis.questions.writer import Decisions, Draft, Evidence, QuestionWriter
 from megatron_in2.synthesis.rejects import Rejects, listed_rejects
 from megatron_in2.synthesis.report import SynthesisReport
 from megatron_in2.synthesis.workers import ordered_map
@@ -90,9 +90,11 @@ def synthesize(config: SynthesisConfig, output: Path, options: RunOptions | None
             store = build_store(
                 config, options.shard, tokenizer, output, options.workers, sources.texts
             )
+            decisions = writer.decisions(_conditions(config, store, tokenizer))
             report = SynthesisReport(config.composition)
             with atomic_file(output) as stream, listed_rejects(output) as rejects:
-                run = _SynthesisRun(config, options, tokenizer, store, questions, rejects, sources)
+                stages = _Stages(store, questions, decisions, sources)
+                run = _SynthesisRun(config, options, tokenizer, stages, rejects)
                 for sample in run.samples():
                     stream.write(sample.line)
                     report.count(sample)
@@ -194,6 +196,32 @@ class Admission:
         return self._counter.count(parts)
 
 
+def _conditions(config: SynthesisConfig, store: SegmentStore, tokenizer: Tokenizer) -> str:
+    """Name what the fate of a question depends on beside the writer and the program."""
+    return repr(
+        (
+            store.manifest["content_sha256"],
+            tokenizer.sha256,
+            load_template(config.template, tokenizer, config.wording).sha256,
+            replace(config.filters, stop_share=1.0, duplicate_questions=True),  # looked at later
+            config.questions,
+            config.composition.max_tokens,
+            config.wording,
+            config.seed,
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Stages:
+    """What a run is made of before its first question."""
+
+    store: SegmentStore
+    questions: QuestionStage
+    decisions: Decisions | None
+    sources: SharedSources
+
+
 class _SynthesisRun:
     """The stages of one run, wired: evidence -> questions -> samples."""
 
@@ -202,19 +230,18 @@ class _SynthesisRun:
         config: SynthesisConfig,
         options: RunOptions,
         tokenizer: Tokenizer,
-        store: SegmentStore,
-        questions: QuestionStage,
+        stages: _Stages,
         rejects: Rejects,
-        sources: SharedSources,
     ) -> None:
-        limits = config.composition
-        self._sources = sources
+        limits, store = config.composition, stages.store
+        self._sources = stages.sources
+        self._decisions = stages.decisions
         self._config = config
         self._options = options
         self._tokenizer = tokenizer
         self._template = load_template(config.template, tokenizer, config.wording)
         self._store = store
-        self._stage = questions
+        self._stage = stages.questions
         self._rejects = rejects
         self._walk = EvidenceWalk(store, limits.max_tokens, config.seed)
         self._admit = Admission(self._template, tokenizer, store, limits)
@@ -265,7 +292,7 @@ class _SynthesisRun:
             Lane(kind, self._walk.candidates(kind), self._questions(kind)) for kind in LONG_KINDS
         ]
         accepted: Counter[str] = Counter()
-        for each in self._stage.questions(lanes, self._admit, self._rejects):
+        for each in self._stage.questions(lanes, self._admit, self._rejects, self._decisions):
             if isinstance(each, LaneEnd):
                 self._require_all(each.kind, accepted[each.kind])
                 continue

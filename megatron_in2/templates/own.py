@@ -44,7 +44,7 @@ class OwnTemplate:
         """None: what structures the prompt cannot come from a user's text."""
         return ()
 
-    @property
+    @cached_property  # every recipe is compared with it
     def sha256(self) -> str:
         """A hash of the template, the tokens that it writes, the wording and the day it is told."""
         texts = (self.source, repr(self.tokens), repr(self.control), repr(asdict(self.wording)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from megatron_in2.files import sha256_of_text
@@ -77,7 +78,7 @@ class InstructionTemplate:
         """The tokenizer's end-of-sequence token, whatever its name."""
         return END_OF_SEQUENCE
 
-    @property
+    @cached_property  # every recipe is compared with it
     def sha256(self) -> str:
         """A hash of the wording, by which datasets and checkpoints tell templates apart."""
         wording = (

@@ -23,8 +23,10 @@ class Dictionary:
 
     def encode(self, cuttings: list[str]) -> bytes:
         """Return the ids of cuttings, one after the other."""
-        if missing := set(cuttings).difference(self._known):
-            self._add(missing, cuttings)
+        try:  # most texts have no new cutting, and looking for one takes as long as the rest
+            return b"".join(map(self._known.__getitem__, cuttings))
+        except KeyError:
+            self._add(set(cuttings).difference(self._known), cuttings)
         return b"".join(map(self._known.__getitem__, cuttings))
 
     def _add(self, missing: set[str], cuttings: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from megatron_in2.cluster.all_reduce import bus_bandwidth
 from megatron_in2.cluster.findings import CheckConfig, RankFindings, Verdict
 from megatron_in2.cluster.local import software_versions
 from megatron_in2.cluster.verdict import different_software, judge
+from megatron_in2.commands.cluster_check import main
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.parallel.rank import Rank
@@ -143,6 +145,20 @@ def options(tmp_path: Path, dataset: Path) -> list[str]:
     (tmp_path / "run").mkdir()
     config = ["--config", str(ROOT / "configs" / "tiny.yaml")]
     return [*config, f"--data.train={dataset}", f"--checkpoint.dir={tmp_path / 'run'}"]
+
+
+def test_the_plan_shows_the_trace_beside_its_one_line(
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for extra in ([], ["--trace"]):
+        assert main(["plan", "--world-size=1", "--model.num_layers=1", *options, *extra]) is None
+        output, errors = capsys.readouterr()
+        assert re.fullmatch(r"0 \d+ \S+/run\n", output)
+        assert ("checkpoint, GB   writes" in errors) == bool(extra)
 
 
 def test_two_nodes_measure_their_all_reduce(tmp_path: Path, options: list[str]) -> None:

@@ -11,7 +11,7 @@ from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.files import read_json_lines
 from megatron_in2.lab.materials import write_probes, write_samples, write_tokenizer
 from megatron_in2.lab.study import load_study
-from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactMeasure
+from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactDataset, FactMeasure
 from megatron_in2.lab.worlds.facts import VALUES, WORDS
 from megatron_in2.tokenizers.base import Tokenizer
 from megatron_in2.tokenizers.load import load_tokenizer
@@ -32,31 +32,59 @@ def test_every_word_is_one_piece(words: Tokenizer) -> None:
     assert len({each[0] for each in ids}) == len(WORDS) == words.vocab_size - 3
 
 
-@pytest.mark.parametrize("name", ["short", "long-in2", "long-ends"])
-def test_only_answers_are_trained_on(tmp_path: Path, words: Tokenizer, name: str) -> None:
-    dataset = replace(load_study("placement").datasets[name], samples=24)
-    write_samples(tmp_path / "x.jsonl", FACT_WORLD, dataset, "seed")
-    preprocess(
-        PreprocessConfig(
-            input=[tmp_path / "x.jsonl"],
-            output_prefix=tmp_path / "x",
-            tokenizer_model=str(words.path),
-            seq_length=dataset.row_tokens,
-            pad_multiple=1,
-        )
-    )
-    packed = PackedDataset(tmp_path / "x")
+@pytest.mark.parametrize(
+    ("study", "name"),
+    [
+        ("placement", "short"),
+        ("placement", "long-in2"),
+        ("placement", "long-ends"),
+        ("dose", "more10"),
+        ("repeats", "repeated"),
+        ("fillers", "long-random"),
+        ("isolation", "medium-joined"),
+    ],
+)
+def test_only_answers_are_trained_on(
+    tmp_path: Path, words: Tokenizer, study: str, name: str
+) -> None:
+    dataset = replace(load_study(study).datasets[name], samples=24)
+    packed = _packed(tmp_path, words, dataset)
     trained = [words.piece(index) for row in packed for index in row.tokens[row.loss_mask == 1]]
     answers = [piece.lstrip("▁") for piece in trained if piece != "</s>"]
     assert set(answers) <= set(VALUES)
     assert trained.count("</s>") == 24
     lengths = [int(length) for row in packed for length in row.records["length"] if length]
-    assert max(lengths) <= dataset.tokens
-    if name == "long-in2":
-        assert set(lengths) == {dataset.tokens}
-        assert len(answers) == 24 * dataset.questions
-    if name == "short":
+    assert max(lengths) <= dataset.sample_tokens
+    if name == "long-ends":
+        assert len(answers) <= 24 * dataset.questions
+    elif name == "short":
         assert dataset.shortest <= min(lengths) < 80 < max(lengths)
+    else:
+        assert len(answers) == 24 * dataset.questions * dataset.joined
+        assert len(set(lengths)) == 1
+
+
+def test_long_answers_have_most_of_the_loss_by_token(tmp_path: Path, words: Tokenizer) -> None:
+    dataset = replace(load_study("loss").datasets["long"], samples=60)
+    packed = _packed(tmp_path, words, dataset)
+    trained = [int(count) for row in packed for count in row.records["learnt_tokens"] if count]
+    short = [count for count in trained if count == 2]  # the value and the end of the sample
+    assert 15 < len(short) < 45
+    assert sum(short) < 0.02 * sum(trained)
+
+
+def _packed(folder: Path, words: Tokenizer, dataset: FactDataset) -> PackedDataset:
+    write_samples(folder / "x.jsonl", FACT_WORLD, dataset, "seed")
+    preprocess(
+        PreprocessConfig(
+            input=[folder / "x.jsonl"],
+            output_prefix=folder / "x",
+            tokenizer_model=str(words.path),
+            seq_length=dataset.row_tokens,
+            pad_multiple=1,
+        )
+    )
+    return PackedDataset(folder / "x")
 
 
 def test_probes_ask_about_their_bin_and_take_the_whole_length(

@@ -11,7 +11,7 @@ from megatron_in2.files import atomic_file, read_json, read_json_lines, write_js
 from megatron_in2.lab.config import LabConfig, Selection, select
 from megatron_in2.lab.expected import compare_all, resampled, value_of
 from megatron_in2.lab.materials import write_probes
-from megatron_in2.lab.plan import SeedFolder
+from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.results import report_study
 from megatron_in2.lab.scores import score_measure
 from megatron_in2.lab.study import Study, load_study

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.lab.command import main
 from megatron_in2.lab.config import LabConfig, select
-from megatron_in2.lab.plan import PHASES
+from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.reading import read_yaml
 from megatron_in2.lab.study import STUDIES, Study, load_study, study_names, study_of
+from megatron_in2.lab.training_run import PHASES, training_arguments
+from megatron_in2.training.config import TrainConfig
 
 
 def _changed(fields: str, value: Any) -> Study:
@@ -46,7 +49,7 @@ def _changed(fields: str, value: Any) -> Study:
             "runs.copy.options.optimizer.learning_rate is not known",
         ),
         ("runs/copy/options", {"data.train": "x"}, "options.data.train is set for every run"),
-        ("runs/copy/options", {"optimizer.lr": [1]}, "optimizer.lr must be one value, not [1]"),
+        ("runs/copy/options", {"optimizer.lr": [1]}, "optimizer.lr must be a number, not [1]"),
         ("panels/1e4/options", {"model.theta": 1}, "panels.1e4.options.model.theta is not known"),
         ("arms/in2/run", "in", "arms.in2.run='in' is not known: did you mean in2?"),
         ("arms/in2/colour", "green", "arms.in2.colour='green': write it as '#2E7D32'"),
@@ -57,6 +60,9 @@ def _changed(fields: str, value: Any) -> Study:
         ("expected/0/measure", "depth", "expected[0].measure='depth' is not known: use position"),
         ("expected/0/panel", "1e5", "expected[0].panel='1e5' is not known: did you mean"),
         ("expected/0/by", 1.5, "x.yaml: expected[0].by=1.5: an accuracy difference"),
+        ("runs/copy/options", {"schedule.steps": "9"}, "steps must be a whole number, not '9'"),
+        ("runs/copy/options", {"optimizer.normalisation": "row"}, "='row': use token or sample"),
+        ("expected/2/by", 0, "x.yaml: expected[2].by=0: no two arms are exactly level"),
         ("expected/0/by", -1, "expected[0].by=-1.0"),
     ],
 )
@@ -79,6 +85,30 @@ def test_a_study_of_the_package_sees_almost_no_sample_twice(name: str) -> None:
         assert steps * batch <= 1.01 * dataset.samples * dataset.sample_tokens / dataset.row_tokens
     assert study.text.question.endswith("?")
     assert len(set(study.text.arms)) > 1
+
+
+@pytest.mark.parametrize("name", ["placement", "loss"])
+def test_the_trainer_takes_every_kind_of_run(name: str) -> None:
+    study = load_study(name)
+    selection, home = select(study, LabConfig()), SeedFolder(Path("seed1"))
+    # What starts from a checkpoint only adds its path; placement has every phase.
+    kinds = {
+        (run.phase, study.datasets[run.data].row_tokens, str(run.options)): run_name
+        for run_name, run in study.text.runs.items()
+        if run.options or name == "placement"
+    }
+    panel = selection.panels[-1]
+    assert len(kinds) > 1
+    for run_name in kinds.values():
+        arguments = training_arguments(study, selection, 3, home, panel, run_name)
+        without_start = [str(each) for each in arguments if "init_from" not in str(each)]
+        config = config_of(CommandParser(None, TrainConfig).read(without_start), TrainConfig)
+        config.validate(2)
+        run = study.text.runs[run_name]
+        assert config.data.seq_length == study.datasets[run.data].row_tokens
+        assert config.optimizer.normalisation == run.options.get("optimizer.normalisation", "token")
+        assert config.model.rope_theta == study.text.panels[panel].options["model.rope_theta"]
+        assert config.runtime.seed == 3
 
 
 def test_an_arm_trains_only_what_it_needs() -> None:

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from megatron_in2.checkpoint.folder import complete_steps
+from megatron_in2.files import read_json
 from megatron_in2.tokenizers.base import Tokenizer
 from tests.conftest import ROOT, RunTool
 from tests.slurm.cluster import SlurmCluster
@@ -76,15 +77,25 @@ def jobs(cluster: SlurmCluster) -> Iterator[list[str]]:
     cluster.run("scancel", *submitted, check=False)
 
 
+CHAIN = ("synthesis", "dataset", "import", "training", "export", "probing")
+ROUNDS = (
+    *("synthesis", "attempts1", "dataset1", "import1", "training1", "export1"),
+    *("attempts2", "dataset2", "training2", "export2", "probing2"),
+)
+
+
 def _run_chain(
-    cluster: SlurmCluster, variables: dict[str, str], jobs: list[str], *options: str
+    cluster: SlurmCluster,
+    variables: dict[str, str],
+    jobs: list[str],
+    expected: tuple[str, ...] = CHAIN,
 ) -> dict[str, str]:
     """Submit the chain and wait until it has left the queue; return each job's state by name."""
     environment = job_environment(variables)
-    printed = cluster.run(str(ROOT / "slurm" / "pipeline.sh"), *LAYOUT, *options, **environment)
+    printed = cluster.run(str(ROOT / "slurm" / "pipeline.sh"), *LAYOUT, **environment)
     print(printed)
     chain = dict(re.findall(r"^(\w+) +job (\d+)$", printed, flags=re.MULTILINE))
-    assert list(chain) == ["synthesis", "dataset", "import", "training", "export", "probing"]
+    assert sorted(chain) == sorted(expected)
     jobs.extend(chain.values())
     numbers = ",".join(chain.values())
     waiting = ("squeue", "--noheader", "--states=all", f"--jobs={numbers}", "--format=%T")
@@ -128,6 +139,33 @@ def test_the_chain_ends_in_a_probed_model_and_is_restartable(
     assert model.exists()
 
 
+@pytest.mark.slow
+def test_two_rounds_train_on_the_attempts_of_the_model_before(
+    cluster: SlurmCluster, variables: dict[str, str], jobs: list[str]
+) -> None:
+    home = Path(variables["IN2_HOME"])
+    asked = {
+        **variables,
+        "IN2_ROUNDS": "2",
+        "IN2_SHARDS": "1",
+        # A model that has hardly been trained is never right.
+        "IN2_ATTEMPTS": "--tries 8 --max-new-tokens 40 --wrong-share 1 --judge exact",
+        "IN2_PROBE_TASKS": "document",
+        "IN2_PROBE_FILLS": "",
+    }
+    states = _run_chain(cluster, asked, jobs, ROUNDS)
+    logs = "".join(path.read_text() for path in (home / "logs").glob("*.out"))
+    assert set(states.values()) == {"COMPLETED"}, logs
+    assert f"starting from {home}/init/iter_" in logs
+    assert f"starting from {home}/round-1/checkpoints/iter_{STEPS:07d}" in logs
+    first, second = (
+        read_json(home / name / "samples" / "in2.jsonl.attempts.run.json")["weights"]
+        for name in ("round-1", "round-2")
+    )
+    assert first != second
+    assert (home / "round-2" / "scores" / "document.json").exists()
+
+
 def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
     command = ["bash", str(ROOT / "slurm" / "pipeline.sh")]
     complete = {
@@ -146,25 +184,88 @@ def test_a_chain_without_its_inputs_is_not_submitted(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_a_chain_is_not_submitted_twice(tmp_path: Path) -> None:
-    """With commands in place of Slurm's: a job is in the queue as long as a file names it."""
-    queue, programs = tmp_path / "queue", tmp_path / "bin"
+def _client(tmp_path: Path, **commands: str) -> dict[str, str]:
+    """Write commands in place of Slurm's; return the variables of a chain that uses them."""
+    programs = tmp_path / "bin"
     programs.mkdir()
-    queue.touch()
-    submits = f"number=$((100 + $(wc -l <{queue})))\necho $number | tee -a {queue}\n"
-    for name, lines in (("sbatch", submits), ("squeue", f"cat {queue}\n")):
+    for name, lines in commands.items():
         (programs / name).write_text(f"#!/bin/bash\n{lines}")
         (programs / name).chmod(0o755)
-    known = {
+    return {
         "PATH": f"{programs}:/usr/bin:/bin",
         "IN2_HOME": str(tmp_path / "home"),
         "IN2_SYNTHESIS": str(ROOT / "megatron_in2" / "quickstart" / "synthesis.yaml"),
         "IN2_MODEL": str(tmp_path),
     }
 
+
+def _submit(variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(ROOT / "slurm" / "pipeline.sh"), "--optimizer.lr=1"]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+
+
+def test_a_round_waits_for_the_model_of_the_one_before(tmp_path: Path) -> None:
+    record = tmp_path / "record"
+    shown = "IN2_ROUND IN2_DESIGN IN2_INIT IN2_DATA IN2_OUTPUT"
+    submits = f"""printf "%s " "$@" >>{record}
+for name in {shown}; do printf "%s=%s " $name "${{!name:-}}" >>{record}; done
+echo >>{record}
+wc -l <{record}
+"""
+    known = _client(tmp_path, sbatch=submits, squeue="true\n")
+    known |= {"IN2_ROUNDS": "2", "IN2_SHARDS": "1", "IN2_SBATCH_MODEL": "--gpus-per-node=1"}
+    done = _submit(known)
+    assert done.returncode == 0, done.stderr
+    numbers = dict(re.findall(r"^(\w+) +job (\d+)$", done.stdout, flags=re.MULTILINE))
+    assert sorted(numbers) == sorted(ROUNDS)
+    jobs = dict(enumerate(record.read_text().splitlines(), start=1))
+    waits = {
+        name: sorted(
+            re.findall(r"\d+", (re.findall(r"afterok:(\S+)", jobs[int(number)]) or [""])[0])
+        )
+        for name, number in numbers.items()
+    }
+    expected = {
+        "synthesis": (), "import1": (), "attempts1": ("synthesis",), "dataset1": ("attempts1",),
+        "training1": ("dataset1", "import1"), "export1": ("training1",),
+        "attempts2": ("synthesis", "export1"), "dataset2": ("attempts2",),
+        "training2": ("dataset2", "export1"), "export2": ("training2",), "probing2": ("export2",),
+    }  # fmt: skip
+    assert waits == {name: sorted(numbers[each] for each in of) for name, of in expected.items()}
+    home = known["IN2_HOME"]
+    for number, start in ((1, f"{home}/init"), (2, f"{home}/round-1/checkpoints")):
+        place = f"{home}/round-{number}"
+        training = jobs[int(numbers[f"training{number}"])]
+        assert "--optimizer.lr=1" in training
+        assert f"IN2_ROUND={number} IN2_DESIGN=partial-answer-masking IN2_INIT={start} " in training
+        assert f"IN2_DATA={place}/data/in2 IN2_OUTPUT={place}/checkpoints" in training
+        assert "--gpus-per-node=1" in jobs[int(numbers[f"attempts{number}"])]
+    assert "IN2_ROUND=2" in jobs[int(numbers["probing2"])]
+    assert "IN2_ROUND= " in jobs[int(numbers["synthesis"])]
+
+    for name, value, words in (
+        ("IN2_DESIGN", "answer", "needs the design partial-answer-masking"),
+        ("IN2_ROUNDS", "two", "IN2_ROUNDS=two: use 0 (none) to 9"),
+    ):
+        refused = _submit({**known, name: value})
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    (tmp_path / "complete.json").touch()  # a checkpoint of ours, from which nothing is drawn
+    refused = _submit(known)
+    assert refused.returncode == 2
+    assert "export it first" in refused.stderr
+    assert len(record.read_text().splitlines()) == len(jobs)
+
+
+def test_a_chain_is_not_submitted_twice(tmp_path: Path) -> None:
+    """With commands in place of Slurm's: a job is in the queue as long as a file names it."""
+    queue = tmp_path / "queue"
+    queue.touch()
+    submits = f"number=$((100 + $(wc -l <{queue})))\necho $number | tee -a {queue}\n"
+    known = _client(tmp_path, sbatch=submits, squeue=f"cat {queue}\n")
+
     def submit() -> subprocess.CompletedProcess[str]:
-        command = ["bash", str(ROOT / "slurm" / "pipeline.sh")]
-        return subprocess.run(command, env=known, capture_output=True, text=True, check=False)
+        return _submit(known)
 
     first = submit()
     assert first.returncode == 0, first.stderr
@@ -211,6 +312,8 @@ def _commands(tmp_path: Path, stage: str, **variables: str) -> list[list[str]]:
         "IN2_SEED": "7",
         "IN2_MAX_COST": "",
         "IN2_DESIGN": "prompt-erasing",
+        "IN2_MODEL": "base",
+        "IN2_ATTEMPTS": "",
         "IN2_SEQ_LENGTH": "64",
         "IN2_VALIDATION_FRACTION": "0.1",
         "IN2_PROBE_TOKENS": "60",
@@ -224,7 +327,8 @@ def _commands(tmp_path: Path, stage: str, **variables: str) -> list[list[str]]:
     }
     command = ["bash", str(ROOT / "slurm" / "stage.sh"), stage]
     subprocess.run(command, env=known, capture_output=True, text=True, check=True)
-    return [line.rstrip("\t").split("\t") for line in record.read_text().splitlines()]
+    lines = record.read_text().splitlines() if record.exists() else []
+    return [line.rstrip("\t").split("\t") for line in lines]
 
 
 def _option(command: list[str], name: str) -> str:
@@ -245,6 +349,33 @@ def test_seeds_design_and_money_are_passed(tmp_path: Path) -> None:
     (packing,) = _commands(tmp_path, "preprocessing", IN2_SHARDS="1")
     assert _option(packing, "--design") == "prompt-erasing"
     assert _option(packing, "--seed") == "7"
+
+
+def test_a_round_has_its_own_samples_data_and_model(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    options = {"IN2_ATTEMPTS": "--tries 2 --judge number", "SLURM_ARRAY_TASK_ID": "3"}
+    (first,) = _commands(tmp_path, "attempts", IN2_ROUND="1", **options)
+    assert first[1] == "self-correction"
+    assert _option(first, "--model") == "base"
+    assert _option(first, "--samples") == f"{home}/samples/in2.00003-of-00004.jsonl"
+    assert _option(first, "--output") == f"{home}/round-1/samples/in2.00003-of-00004.jsonl"
+    assert first[-4:] == ["--tries", "2", "--judge", "number"]
+    (second,) = _commands(tmp_path, "attempts", IN2_ROUND="2", IN2_SHARDS="1")
+    assert _option(second, "--model") == f"{home}/round-1/huggingface"
+    assert _option(second, "--samples") == f"{home}/samples/in2.jsonl"
+    assert _option(second, "--seed") != _option(first, "--seed")
+    (packing,) = _commands(tmp_path, "preprocessing", IN2_ROUND="2", IN2_SHARDS="1")
+    assert _option(packing, "--input") == f"{home}/round-2/samples/in2.jsonl"
+    assert _option(packing, "--output-prefix") == f"{home}/round-2/data/in2"
+    assert _option(packing, "--overlong") == "truncate-context"
+    (plain,) = _commands(tmp_path, "preprocessing", IN2_SHARDS="1")
+    assert "--overlong" not in plain
+    (export,) = _commands(tmp_path, "export_model", IN2_ROUND="2")
+    assert _option(export, "--output") == f"{home}/round-2/huggingface"
+    drawn = home / "round-1" / "samples" / "in2.00003-of-00004.jsonl"
+    drawn.parent.mkdir(parents=True)
+    drawn.touch()
+    assert _commands(tmp_path, "attempts", IN2_ROUND="1", **options) == []
 
 
 def test_all_tasks_with_pieces_are_probed(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ openai.AsyncOpenAI client with the same requests in turns, against a server proc
 replies after 0.5 s at concurrency 256; or 1 % of them after 12 s, the others after 0.3 s, at
 concurrency 32. The time is the server's, from the first request to the last reply. "limit": a
 server that takes 10 requests a second. "restart": processor time of a run that finds all answers
-in its journal, composition left out, and the size of the journal.
+in its journal, composition left out: first without, then with the decisions about them; and the
+size of the journal.
 """
 
 import contextlib
@@ -180,21 +181,23 @@ def _restart(folder: Path, answers: int) -> None:
     walk = EvidenceWalk(store, config.composition.max_tokens, config.seed)
     output = folder / "x.jsonl"
     _fill_journal(config, walk, output, answers)
+    for what in ("all checked again, as after a changed filter", "as a run that was stopped"):
+        started, asked = time.process_time(), 0
+        writer = build_writer(config, tokenizer, output, None)
+        with QuestionStage(writer, config.filters) as stage:
+            lane = Lane("fine_grained", walk.candidates("fine_grained"), answers)
+            template = load_template(config.template, tokenizer, config.wording)
+            admit = Admission(template, tokenizer, store, config.composition)
+            decisions = writer.decisions("the same in both turns")
+            for _ in stage.questions([lane], admit, Rejects(io.StringIO()), decisions):
+                asked += 1
+        seconds = time.process_time() - started
+        each = seconds / answers
+        print(
+            f"{what}: {asked - 1:,} answers found in {seconds:.1f} s of processor time, "
+            f"{1e6 * each:.0f} microseconds each; 1.4 million: {1.4e6 * each / 60:.1f} minutes"
+        )
     size = journal_path(output).stat().st_size
-    started, asked = time.process_time(), 0
-    with QuestionStage(build_writer(config, tokenizer, output, None), config.filters) as stage:
-        lane = Lane("fine_grained", walk.candidates("fine_grained"), answers)
-        template = load_template(config.template, tokenizer, config.wording)
-        admit = Admission(template, tokenizer, store, config.composition)
-        for _ in stage.questions([lane], admit, Rejects(io.StringIO())):
-            asked += 1
-    seconds = time.process_time() - started
-    each = seconds / answers
-    print(
-        f"{asked - 1:,} answers found in {seconds:.1f} s of processor time, "
-        f"{1e6 * each:.0f} microseconds each"
-    )
-    print(f"1.4 million answers: {1.4e6 * each / 60:.1f} minutes")
     print(f"{size / answers / 1000:.2f} KB of journal a question")
 
 

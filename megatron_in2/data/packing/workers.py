@@ -75,13 +75,14 @@ class ChunkEncoder:
         self._reader.notes.clear()
         self._encoder.notes.clear()
         results: list[tuple[str, str, CompactSample] | Reject] = []
+        folder = chunk.path.parent
         for index in range(len(chunk)):
             where = chunk.where(index)
             try:
                 record = chunk.parsed(index)
                 if record is None:
                     continue
-                sample = self._reader.read(record, where, chunk.path.parent)
+                sample = self._reader.read(record, where, folder)
                 results.append((where, sample.id, self._encoder.encode_compact(sample)))
             except SampleError as error:
                 message = str(error).removeprefix(f"{where}: ")

@@ -155,7 +155,9 @@ class Composer:
         self, offered: Segments, strangers: "_Strangers", fillers: Segments, budget: int
     ) -> Segments:
         """Return the offered segments, in order and distinct, until one exceeds the budget."""
-        offered = offered[np.sort(np.unique(offered, return_index=True)[1])]
+        in_order = np.sort(offered)
+        if (in_order[1:] == in_order[:-1]).any():  # rarely, in a large store
+            offered = offered[np.sort(np.unique(offered, return_index=True)[1])]
         if len(fillers):
             offered = offered[~np.isin(offered, fillers)]
         offered = strangers.among(offered)

@@ -16,13 +16,15 @@ _THOUGHT = re.compile(r"\A\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
 class Reply:
     """The result of a request: ``text``, or the ``problem`` if there is none.
 
-    ``usage`` is None where the server states none. ``cost`` is in US dollars.
+    ``usage`` is None where the server states none. ``cost`` is in US dollars. ``given_up``: there
+    was no reply, and the next run asks again.
     """
 
     text: str
     problem: str | None
     usage: Usage | None = None
     cost: float = 0.0
+    given_up: bool = False
 
 
 def checked_envelope(body: str) -> dict[str, Any]:

@@ -78,6 +78,10 @@ class RequestMaker:
         count = partial(self.count_tokens, prompt)
         return Request(key, payload, count, self._config.max_answer_tokens, earlier)
 
+    def asks_as(self) -> tuple[object, ...]:
+        """Return what tells the requests of two makers for the same evidence apart."""
+        return (self.prompts, self._earlier, self._payload(""), self._config.structured_output)
+
     def count_tokens(self, prompt: str) -> int:
         """Estimate a prompt's tokens, the chat format's few included."""
         return len(self._tokenizer.encode(prompt)) + _CHAT_TOKENS

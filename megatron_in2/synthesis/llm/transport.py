@@ -58,7 +58,7 @@ class StoppedError(Exception):
 def given_up(refusal: Refusal) -> Reply:
     """Return a reply whose ``problem`` says that the request was given up."""
     if refusal.status is None:
-        return Reply("", "given up: no reply came")
+        return Reply("", "given up: no reply came", given_up=True)
     refused = 400 <= refusal.status < 500 and refusal.status != 429
     what = "the server refused it" if refused else "given up: the server failed each time"
-    return Reply("", f"{what} (HTTP {refusal.status})")
+    return Reply("", f"{what} (HTTP {refusal.status})", given_up=True)

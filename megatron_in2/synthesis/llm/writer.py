@@ -1,6 +1,7 @@
 """The question writer behind the OpenAI protocol: prompts out, drafts and verdicts in."""
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from megatron_in2.synthesis.llm.batch.api import BatchApi
 from megatron_in2.synthesis.llm.batch.transport import BatchTransport
 from megatron_in2.synthesis.llm.calls import JournalledCalls
 from megatron_in2.synthesis.llm.config import OpenAIConfig
+from megatron_in2.synthesis.llm.decisions import JournalledDecisions, conditions_of
 from megatron_in2.synthesis.llm.dialect import Dialect
 from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.failures import Redactor
@@ -62,6 +64,8 @@ class LanguageModelWriter:
         self._all_calls = [model.calls] if checker is None else [model.calls, checker.calls]
         self._ledger = ledger
         self._used_cost = 0.0
+        self._unanswered = 0
+        self._decisions: JournalledDecisions | None = None
 
     async def write(self, evidence: Evidence) -> Draft:
         reply = await self._ask(question_request(self._model.requests, evidence), self._model)
@@ -111,7 +115,14 @@ class LanguageModelWriter:
     async def _ask(self, request: Request, model: LanguageModel) -> Reply:
         reply = await model.calls.ask(request)
         self._used_cost += reply.cost
+        self._unanswered += reply.given_up
         return reply
+
+    def decisions(self, conditions: str) -> JournalledDecisions:
+        model, checker = self._model.requests, self._checker.requests
+        named = conditions_of(conditions, model.asks_as(), checker.asks_as())
+        self._decisions = JournalledDecisions(self._ledger, lambda: self._unanswered, named)
+        return self._decisions
 
     def used_cost(self) -> float | None:
         return self._used_cost
@@ -129,6 +140,9 @@ class LanguageModelWriter:
     async def close(self) -> None:
         for calls in self._all_calls:
             await calls.close()
+        if self._decisions is not None:
+            with suppress(InputError):  # they only save time; what stopped the run is known
+                await self._decisions.flush()
         await self._ledger.close()
 
 

@@ -98,7 +98,7 @@ class EvidenceRuns:
         starts = compared.starts(ids, self._holds)
         if len(evidence) > 1:  # no run that only their order makes
             starts = starts[compared.owners(starts, ends) >= 0]
-        self._hashes = compared.hashes(ids, starts)
+        self._hashes = np.append(np.sort(compared.hashes(ids, starts)), np.uint32(0))
 
     def shared_by(self, segments: Numbers) -> npt.NDArray[np.bool_]:
         """Return which of the segments share a run with the evidence, [segments]."""
@@ -107,7 +107,9 @@ class EvidenceRuns:
             ids, ends = self._compared.ids(segments)
             likely = self._compared.starts(ids, self._holds)
             if len(likely):
-                certain = likely[np.isin(self._compared.hashes(ids, likely), self._hashes)]
+                hashes = self._compared.hashes(ids, likely)
+                places = np.searchsorted(self._hashes[:-1], hashes)
+                certain = likely[self._hashes[places] == hashes]
                 owners = self._compared.owners(certain, ends)
                 shared[owners[owners >= 0]] = True
         return shared

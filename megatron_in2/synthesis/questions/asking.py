@@ -21,7 +21,14 @@ from megatron_in2.synthesis.questions.filters import first_paid_problem, first_p
 from megatron_in2.synthesis.questions.reject_watch import RejectWatch
 from megatron_in2.synthesis.questions.restate import restated
 from megatron_in2.synthesis.questions.rewording import is_reworded, reworded
-from megatron_in2.synthesis.questions.writer import Draft, Evidence, QuestionWriter, Unusable
+from megatron_in2.synthesis.questions.writer import (
+    Decisions,
+    Draft,
+    Evidence,
+    Outcome,
+    QuestionWriter,
+    Unusable,
+)
 from megatron_in2.synthesis.rejects import Rejects
 
 MAX_AHEAD = 65_536  # answers that wait for one before them, at 1 KB each
@@ -66,19 +73,6 @@ class LaneEnd:
     asked: int
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one question: ``reason`` to drop it, or None.
-
-    ``key`` is the hash that it shares with questions that differ in case and punctuation only.
-    """
-
-    draft: Draft
-    reason: str | None
-    key: int
-    frame_tokens: int = 0
-
-
 HandOn = Callable[[list[Accepted | LaneEnd]], None]
 Admit = Callable[[Evidence, Draft], tuple[int, str | None]]
 
@@ -95,6 +89,7 @@ class _Place:
 class _LaneState:
     lane: Lane
     places: deque[_Place] = field(default_factory=deque)
+    taken: int = 0  # candidates
     asked: int = 0
     dropped: int = 0
     exhausted: bool = False
@@ -119,6 +114,7 @@ class Asker:
         hand_on: takes what is accepted, in order.
         has_space: whether more may be handed on just now; ``wake`` says when to look again.
         changes: how questions and answers are changed.
+        decisions: of an earlier run; None decides about every question.
     """
 
     def __init__(
@@ -130,7 +126,9 @@ class Asker:
         hand_on: HandOn,
         has_space: Callable[[], bool],
         changes: QuestionConfig | None = None,
+        decisions: Decisions | None = None,
     ) -> None:
+        self._decisions = decisions
         self._writer = writer
         self._config = config if writer.gives_quotes else replace(config, citations=False)
         self._changes = changes or QuestionConfig()
@@ -191,10 +189,11 @@ class Asker:
                     break
                 place = _Place(candidate)
                 state.places.append(place)
+                state.taken += 1
                 self._waiting += 1
                 if isinstance(candidate, Evidence):
                     state.asked += 1
-                    self._start(state, place, candidate)
+                    self._start(state, place, candidate, state.taken - 1)
                 if self._error is not None or time.monotonic() > end:
                     return True
         return False
@@ -203,8 +202,8 @@ class Asker:
         free = len(self._under_way) < self._writer.window
         return free and self._waiting < MAX_AHEAD and self._has_space()
 
-    def _start(self, state: _LaneState, place: _Place, evidence: Evidence) -> None:
-        answer = eager.start(self._question(evidence))
+    def _start(self, state: _LaneState, place: _Place, evidence: Evidence, number: int) -> None:
+        answer = eager.start(self._outcome(evidence, number))
         if answer.done():
             self._settle(state, place, answer)
             return
@@ -232,6 +231,16 @@ class Asker:
             self._watch.note(reason)
         except Exception as error:
             self._error = self._error or error
+
+    async def _outcome(self, evidence: Evidence, number: int) -> Outcome:
+        if self._decisions is None:
+            return await self._question(evidence)
+        outcome = self._decisions.recall(evidence, number)
+        if outcome is None:
+            mark = self._decisions.mark()
+            outcome = await self._question(evidence)
+            await self._decisions.keep(evidence, number, outcome, mark)
+        return outcome
 
     async def _question(self, evidence: Evidence) -> Outcome:
         draft = await self._writer.write(evidence)

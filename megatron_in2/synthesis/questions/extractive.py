@@ -63,6 +63,9 @@ class ExtractiveWriter:
     def calls(self) -> dict[str, Any] | None:
         return None
 
+    def decisions(self, conditions: str) -> None:
+        """Keep nothing: asking again costs nothing."""
+
     def stop(self) -> None:
         """Nothing is ever under way."""
 

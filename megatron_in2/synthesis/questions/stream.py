@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from megatron_in2.synthesis.quality.config import QuestionConfig
 from megatron_in2.synthesis.questions.asking import Accepted, Admit, Asker, Lane, LaneEnd
 from megatron_in2.synthesis.questions.config import FilterConfig
-from megatron_in2.synthesis.questions.writer import QuestionWriter
+from megatron_in2.synthesis.questions.writer import Decisions, QuestionWriter
 from megatron_in2.synthesis.rejects import Rejects
 
 MAX_UNTAKEN = 64  # times that questions were handed on and nobody has taken them yet
@@ -53,7 +53,11 @@ class QuestionStage:
             self._loop.close()
 
     def questions(
-        self, lanes: list[Lane], admit: Admit, rejects: Rejects
+        self,
+        lanes: list[Lane],
+        admit: Admit,
+        rejects: Rejects,
+        decisions: Decisions | None = None,
     ) -> Iterator[Accepted | LaneEnd]:
         """Yield accepted questions lane by lane, a LaneEnd behind each lane's last one.
 
@@ -61,11 +65,12 @@ class QuestionStage:
             lanes: the kinds, in the order in which they are handed on.
             admit: returns the tokens of a question's frame, and a reason to drop it or None.
             rejects: takes what is dropped.
+            decisions: of an earlier run; None decides about every question.
 
         Raises:
             InputError: the writer cannot go on, or nearly all it writes is dropped.
         """
-        asyncio.run_coroutine_threadsafe(self._ask(lanes, admit, rejects), self._loop)
+        asyncio.run_coroutine_threadsafe(self._ask(lanes, admit, rejects, decisions), self._loop)
         ends = 0
         while ends < len(lanes):
             chunk = self._handed_on.get()
@@ -76,7 +81,9 @@ class QuestionStage:
                 ends += isinstance(each, LaneEnd)
                 yield each
 
-    async def _ask(self, lanes: list[Lane], admit: Admit, rejects: Rejects) -> None:
+    async def _ask(
+        self, lanes: list[Lane], admit: Admit, rejects: Rejects, decisions: Decisions | None
+    ) -> None:
         self._asker = Asker(
             self._writer,
             self._config,
@@ -85,6 +92,7 @@ class QuestionStage:
             self._handed_on.put,
             lambda: self._handed_on.qsize() < MAX_UNTAKEN,
             self._changes,
+            decisions,
         )
         self._asking = asyncio.current_task()
         try:

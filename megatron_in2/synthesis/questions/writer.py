@@ -66,6 +66,32 @@ class Draft:
     reply: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one question: ``reason`` to drop it, or None.
+
+    ``key`` is the hash that it shares with questions that differ in case and punctuation only.
+    """
+
+    draft: Draft
+    reason: str | None
+    key: int
+    frame_tokens: int = 0
+
+
+class Decisions(Protocol):
+    """Outcomes of an earlier run under the same conditions; ``place`` is that in a kind's order."""
+
+    def mark(self) -> int:
+        """Return what :meth:`keep` compares with, before a question is begun."""
+
+    def recall(self, evidence: Evidence, place: int) -> Outcome | None:
+        """Return what became of a question, or None."""
+
+    async def keep(self, evidence: Evidence, place: int, outcome: Outcome, mark: int) -> None:
+        """Keep what became of a question, if the next run would come to the same."""
+
+
 class QuestionWriter(Protocol):
     """Writes questions and checks them; all calls of one run share one event loop."""
 
@@ -96,6 +122,13 @@ class QuestionWriter(Protocol):
 
     def calls(self) -> dict[str, Any] | None:
         """Counts and costs of all paid calls; None where there are none."""
+
+    def decisions(self, conditions: str) -> Decisions | None:
+        """Return what earlier runs decided; None where deciding again is as quick.
+
+        Args:
+            conditions: what outcomes depend on beside the writer and the program.
+        """
 
     def stop(self) -> None:
         """Begin nothing new; what is under way comes to its end."""

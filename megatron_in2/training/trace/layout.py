@@ -89,7 +89,8 @@ def step_work(
         sent_gib=max(_sent(trace, more) for trace in traces) / GIB,
         seconds=seconds,
         recomputed=more * busiest.recomputed / seconds,
-        waited=1 - (more * (busiest.compute - update) + update) / seconds,
+        # Further micro-batches take what the last one takes, which may be less than the mean.
+        waited=max(1 - (more * (busiest.compute - update) + update) / seconds, 0.0),
         checkpoint=max((trace.checkpoint for trace in traces), key=lambda share: share.written),
     )
 

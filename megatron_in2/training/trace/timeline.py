@@ -3,7 +3,8 @@
 An operation takes the longest of its arithmetic, its memory traffic and the start of a kernel. All
 operations run one after the other. A collective starts when the program has reached its call and
 its link is free, and runs beside the operations until the program waits for it. Links are those
-inside a node and those between nodes; collectives on the same link follow each other.
+inside a node and those between nodes; collectives on the same link follow each other, but what is
+received comes beside what is sent.
 
 The card's figures are from ``gpus.yaml``; the shares and latencies below are assumptions. Not
 counted: what overlapped kernels take from each other, the host's own time, and waiting for slower
@@ -82,7 +83,8 @@ def play(events: Sequence[Event], gpu: Gpu) -> Timeline:
             case Collective() if len(event.ranks) > 1 and event.name != "barrier":
                 phase, (link, seconds) = event.phase, collective_seconds(event, gpu)
                 links[link] += seconds
-                free[link] = done[place] = max(now, free[link]) + seconds
+                lane = f"{link} in" if event.name == "receive" else link
+                free[lane] = done[place] = max(now, free[lane]) + seconds
             case Wait() if event.collective in done:
                 now = max(now, done[event.collective])
             case MicroBatchEnd():

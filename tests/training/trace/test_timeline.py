@@ -118,6 +118,15 @@ def test_collectives_of_a_link_follow_each_other() -> None:
     assert _total(_gather(ranks=(3,)), _gather(name="barrier"), Wait(0)) == 0
 
 
+def test_a_message_is_received_while_another_is_sent() -> None:
+    sent, received = _gather(name="send"), _gather(name="receive")
+    seconds = collective_seconds(sent, GPU)[1]
+    both = play([sent, received, Wait(0), Wait(1)], GPU)
+    assert both.total == pytest.approx(seconds)
+    assert both.links["node"] == pytest.approx(2 * seconds)
+    assert _total(sent, sent, Wait(1)) == pytest.approx(2 * seconds)
+
+
 def test_phases_are_told_apart() -> None:
     again, update = _operation(SECOND, again=True), _operation(2 * SECOND, phase="update")
     line = play([_operation(SECOND), MicroBatchEnd(), again, update], GPU)

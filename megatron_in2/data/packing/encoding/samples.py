@@ -155,7 +155,7 @@ class SampleReader:
             raise fields.error("evidence", f"slot {max(evidence)} is beyond the segments")
         self._note_markers(question)
         before, after = self._wording.around_context(question)
-        store = folder / fields.text("store")
+        store = _store_path(folder, fields.text("store"))
         # A recipe states its length under the template and the design of its synthesis.
         counted = fields.get("template_sha256", str, required=False) or FILM.sha256
         stated = fields.get("n_tokens", int, required=False)
@@ -257,6 +257,11 @@ class SampleReader:
 def middle_position(span: tuple[int, int], length: int) -> float:
     """Return where the middle of a span is in a text of some length, from 0 to 1."""
     return (span[0] + span[1]) / 2 / length
+
+
+@lru_cache(maxsize=1024)
+def _store_path(folder: Path, name: str) -> Path:
+    return folder / name
 
 
 @lru_cache(maxsize=1024)

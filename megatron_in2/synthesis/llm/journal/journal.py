@@ -6,6 +6,7 @@
     refusals       requests that were given up: refused by the server, or failed too often
     batches, batch_requests   what was handed to the Batch API and how far it went
     dictionaries   what payloads and replies are packed with (compression.py)
+    decisions      what became of each question (decision_table.py)
     notes          small facts about the server
 
 A row stays ``sent`` only when the process died in between: such requests are asked again. Answers
@@ -24,6 +25,7 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.synthesis.llm.journal.answered import AnsweredRequests
+from megatron_in2.synthesis.llm.journal.decision_table import DecisionTable
 from megatron_in2.synthesis.llm.journal.file import (
     VERSION,
     add_request,
@@ -105,6 +107,7 @@ class Journal:
             make_tables(self._database)
             self._packer = load_packer(self._database, resembled)
             self._answered = AnsweredRequests(self._database)
+        self.decisions = DecisionTable(self._database, self.transaction)
 
     def close(self) -> None:
         self._database.close()
