@@ -1,6 +1,5 @@
 """Runs the long-context suites through lm-evaluation-harness, on the hub's data or the user's."""
 
-import random
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -25,8 +24,6 @@ from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.suites import SUITES, Suite, run_name
 from megatron_in2.evaluation.benchmarks.truncation import Window
 from megatron_in2.templates.film import FILM
-
-SEED = 0  # of each task's samples
 
 
 @dataclass
@@ -64,7 +61,6 @@ class SuiteRun:
                 self.not_run[part] = sources.missing[source]
                 continue
             with self._data(name, suite):
-                _seed_generators()
                 made = partial(_with_sources, task, sources)
                 loaded = load_tasks(manager, made, part, self.not_run)
             if name == "ruler" and loaded and not ruler.has_answers(loaded[0]):
@@ -119,12 +115,6 @@ class SuiteRun:
         answer = tasks[0].config.generation_kwargs["max_gen_toks"]
         most = min(length, self.model.max_length)
         return Window(self.model.tokenizer, self.model.tok_encode, most - answer)
-
-
-def _seed_generators() -> None:
-    """Have RULER's generators, which draw from these, ask every model the same."""
-    random.seed(SEED)
-    np.random.seed(SEED)
 
 
 def _say_what_lacks(sources: ruler.RulerSources) -> None:
