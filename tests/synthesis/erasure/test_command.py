@@ -270,9 +270,10 @@ def test_hostile_replies_are_dropped_with_their_reasons(
         return HOSTILE[number] if colour else right_by_kind(system, message, number)
 
     teacher.says, teacher.usage = hostile, lambda content: 5
-    (tmp_path / "choice.yaml").write_text("lookup: quote\nsum: steps\nparts: null\n")
+    (tmp_path / "choice.yaml").write_text("lookup: quote\nsum: steps\nparts: null\nold: steps\n")
     result = run_here(*command, "--choice", tmp_path / "choice.yaml")
     assert result.returncode == 0, result.stderr
+    assert "old" not in result.stdout
     output = tmp_path / "out" / "y.jsonl"
     report = read_json(output.with_name("y.jsonl.report.json"))
     assert report["dropped"] == REASONS
@@ -292,6 +293,7 @@ def test_a_choice_that_cannot_be_used_costs_nothing(
     arguments = [*command, "--choice", choice]
     for text, words in (
         ("lookup: quote\nsum: step\n", "field 'sum': no strategy 'step': use quote, steps or null"),
+        ("lookup: quote\nsum: [steps]\n", "field 'sum': no strategy ['steps']: use quote"),
         ("lookup: quote\n", "has no strategy for 'parts', 'sum'"),
         ("- quote\n", "give one line KIND: STRATEGY"),
         ("{", "is not readable as YAML"),
