@@ -62,7 +62,7 @@ def variables(
         "IN2_SEQ_LENGTH": str(SEQ_LENGTH),
         "IN2_SHARDS": str(SHARDS),
         "IN2_VALIDATION_FRACTION": "0.1",
-        "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 192),
+        "IN2_PROBE_TOKENS": str(SEQ_LENGTH - 128),  # less the longest answer
         "IN2_PROBE_POSITIONS": "2",
         "IN2_PROBE_BINS": "2",
         "IN2_PROBE_FILLS": "0.9",
