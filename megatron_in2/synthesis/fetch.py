@@ -87,13 +87,19 @@ class FetchedFolder:
         """
         if not self.path.exists():
             return None
-        manifest = read_json(self.path / "fetched.json")
-        if any(manifest.get(name) != value for name, value in self._origin().items()):
+        if not self.is_there():
             raise InputError(
                 f"{self.path} was fetched from another data set or for another number of shards "
                 f"than {self.shards}: fetch again with --overwrite, or name another --output"
             )
-        return int(manifest["records"])
+        return int(read_json(self.path / "fetched.json")["records"])
+
+    def is_there(self) -> bool:
+        """Whether the folder exists and holds this data set in this number of parts."""
+        if not self.path.exists():
+            return False
+        manifest = read_json(self.path / "fetched.json")
+        return all(manifest.get(name) == value for name, value in self._origin().items())
 
     def _write(self) -> int:
         count = 0
@@ -151,7 +157,7 @@ class SharedSources:
 
     def _folder(self, name: str) -> FetchedFolder | None:
         folder = self._folders.get(name)
-        if folder is None or self._shard.count > 1 or folder.path.exists():
+        if folder is None or self._shard.count > 1 or folder.is_there():
             return folder
         return None
 

@@ -201,8 +201,12 @@ def test_a_run_of_one_shard_reads_the_hub_as_it_comes(tmp_path: Path, reads: lis
     config, output = _config(_repository(tmp_path / "texts", TEXTS)), tmp_path / "x.jsonl"
     alone = list(read_corpus(config.corpus, texts=SharedSources(config, output, Shard()).texts()))
     assert not (tmp_path / "x.corpus").exists()
+    (folder,) = fetched_folders(config, output, SHARDS).values()
+    folder.fetch()  # for shards: of no use to it
+    again = list(read_corpus(config.corpus, texts=SharedSources(config, output, Shard()).texts()))
+    assert again == alone
     (folder,) = fetched_folders(config, output, 1).values()
-    folder.fetch()
+    folder.fetch(overwrite=True)
     fetched = list(read_corpus(config.corpus, texts=SharedSources(config, output, Shard()).texts()))
     assert fetched == alone
-    assert len(reads) == 2
+    assert len(reads) == 4  # alone, for shards, alone, for one

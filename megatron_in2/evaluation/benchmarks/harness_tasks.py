@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.catalogue import Benchmark, BenchmarkScore
 
 TASK_FILES = Path(__file__).parent / "harness"
@@ -19,7 +20,8 @@ CANNOT_BE_HAD = (OSError, ValueError, RuntimeError, LookupError, ImportError)
 
 def why(error: Exception) -> str:
     """Return an error as one short line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+    said = " ".join(str(error).split())
+    return said if isinstance(error, InputError) else f"{type(error).__name__}: {said:.200}"
 
 
 def load_tasks(

@@ -1,5 +1,6 @@
 """Runs the long-context suites through lm-evaluation-harness, on the hub's data or the user's."""
 
+import random
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.suites import SUITES, Suite, run_name
 from megatron_in2.evaluation.benchmarks.truncation import Window
 from megatron_in2.templates.film import FILM
+
+SEED = 0  # of each task's samples
 
 
 @dataclass
@@ -61,6 +64,7 @@ class SuiteRun:
                 self.not_run[part] = sources.missing[source]
                 continue
             with self._data(name, suite):
+                _seed_generators()
                 made = partial(_with_sources, task, sources)
                 loaded = load_tasks(manager, made, part, self.not_run)
             if name == "ruler" and loaded and not ruler.has_answers(loaded[0]):
@@ -68,16 +72,17 @@ class SuiteRun:
             elif loaded:
                 self.scores[part] = self._score(suite, length, loaded, manager)
                 parts.append(self.scores[part])
-        if len(suite.tasks) == 1:
+        if len(suite.tasks) > 1:
+            self._sum_up(run_name(name, length), parts, len(suite.tasks))
+
+    def _sum_up(self, name: str, parts: list[BenchmarkScore], tasks: int) -> None:
+        """Give a suite the mean of its tasks, if all of them were run."""
+        if len(parts) < tasks:
+            reason = f"no mean: {tasks - len(parts)} of its {tasks} tasks were not run"
+            self.not_run[name] = reason
             return
-        if len(parts) == len(suite.tasks):
-            mean = float(np.mean([part.score for part in parts]))
-            samples = sum(part.samples for part in parts)
-            self.scores[run_name(name, length)] = BenchmarkScore(mean, samples)
-        else:
-            gap = len(suite.tasks) - len(parts)
-            reason = f"no mean: {gap} of its {len(suite.tasks)} tasks were not run"
-            self.not_run[run_name(name, length)] = reason
+        mean = float(np.mean([part.score for part in parts]))
+        self.scores[name] = BenchmarkScore(mean, sum(part.samples for part in parts))
 
     def _data(self, name: str, suite: Suite) -> AbstractContextManager[None]:
         """Have the harness take a suite's repository from ``--data`` while its tasks load."""
@@ -114,6 +119,12 @@ class SuiteRun:
         answer = tasks[0].config.generation_kwargs["max_gen_toks"]
         most = min(length, self.model.max_length)
         return Window(self.model.tokenizer, self.model.tok_encode, most - answer)
+
+
+def _seed_generators() -> None:
+    """Have RULER's generators, which draw from these, ask every model the same."""
+    random.seed(SEED)
+    np.random.seed(SEED)
 
 
 def _say_what_lacks(sources: ruler.RulerSources) -> None:

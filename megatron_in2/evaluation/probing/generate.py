@@ -31,10 +31,12 @@ def generate_predictions(answerer: Answerer, probes: Path, output: Path) -> int:
     interruption continues where it stopped.
 
     Raises:
-        InputError: a probe has no prompt, ``output`` holds predictions of another run, or the
-            answerer cannot continue.
+        InputError: there are no probes, one has no prompt, ``output`` holds predictions of another
+            run, or the answerer cannot continue.
     """
     records = list(read_json_lines(probes))
+    if not records:
+        raise InputError(f"{probes} holds no probes: build them with in2 probe build")
     for where, record in records:
         if not isinstance(record.get("prompt"), str):
             raise InputError(f"{where}: field 'prompt' is missing or not text")

@@ -120,6 +120,9 @@ def read_choice(path: Path, strategies: Mapping[str, Strategy], kinds: Iterable[
         strategies: all there are, by name.
         kinds: of the samples.
 
+    Returns:
+        The choice for these kinds; others in the file play no part.
+
     Raises:
         InputError: there is no such file, it names no strategy that there is, or lacks a kind.
     """
@@ -136,14 +139,16 @@ def read_choice(path: Path, strategies: Mapping[str, Strategy], kinds: Iterable[
     if not isinstance(values, dict):
         raise InputError(f"{path}: give one line KIND: STRATEGY for each kind of task")
     for kind, name in values.items():
-        if name is not None and name not in strategies:
+        if name is not None and not (isinstance(name, str) and name in strategies):
             raise InputError(
                 f"{path}: field {kind!r}: no strategy {name!r:.60}: use {', '.join(strategies)} "
                 "or null"
             )
-    if missing := sorted(set(kinds) - set(values)):
+    wanted = sorted(set(kinds))
+    if missing := [kind for kind in wanted if kind not in values]:
         raise InputError(
             f"{path} has no strategy for {', '.join(map(repr, missing))}: add a line KIND: "
             f"STRATEGY ({', '.join(strategies)}, or null), or repeat --pilot"
         )
-    return {kind: None if name is None else strategies[name] for kind, name in values.items()}
+    names = {kind: values[kind] for kind in wanted}
+    return {kind: None if name is None else strategies[name] for kind, name in names.items()}

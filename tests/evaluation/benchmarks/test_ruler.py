@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from lm_eval.tasks.ruler import niah_utils, qa_utils
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks import ruler
+from megatron_in2.evaluation.benchmarks import ruler, suite_run
 from megatron_in2.evaluation.benchmarks.harness_config import HarnessConfig
 from megatron_in2.evaluation.benchmarks.suite_run import SuiteRun
 from megatron_in2.evaluation.benchmarks.suites import SUITES
@@ -62,6 +63,29 @@ def test_needles_in_the_users_essays_and_questions_of_the_users_files(
     assert row["outputs"] == ["Town1"]
     assert "Ann 1 was born in Town1." in row["input"]
     assert ruler.generator("ruler_vt", sources) is None
+
+
+def test_every_model_is_asked_the_same(
+    tiny_model: Path, essays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ruler, "_fetch", _no_network)
+    monkeypatch.setattr(niah_utils, "generate_samples", _few(niah_utils.generate_samples))
+    one = replace(SUITES["ruler"], tasks=("niah_single_3",))
+    monkeypatch.setitem(SUITES, "ruler", one)
+    config = HarnessConfig(tiny_model, ["ruler"], essays=essays, lengths=[4096])
+
+    def asked() -> list[str]:
+        oracle = Oracle(tiny_model, lambda row: row["outputs"][0])
+        run = SuiteRun(config, oracle)
+        run.run("ruler")
+        assert run.scores["ruler_4096"].score == 100.0
+        return oracle.prompts
+
+    first = asked()
+    assert len(set(first)) == 3
+    assert asked() == first
+    monkeypatch.setattr(suite_run, "SEED", 1)
+    assert asked() != first
 
 
 def test_files_that_cannot_be_used(

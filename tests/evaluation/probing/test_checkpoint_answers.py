@@ -182,6 +182,9 @@ def test_an_interrupted_run_continues(tiny_model: Path, lines: list[Line], tmp_p
     asked.write_text("{}")
     with pytest.raises(InputError, match=r"asked\.jsonl:1: field 'prompt' is missing"):
         generate_predictions(answerer, asked, tmp_path / "y.jsonl")
+    asked.write_text("")
+    with pytest.raises(InputError, match=r"asked\.jsonl holds no probes"):
+        generate_predictions(answerer, asked, tmp_path / "y.jsonl")
 
 
 def test_folders_that_are_no_checkpoint(tiny_model: Path, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +149,21 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     output = tmp_path / "out" / "y.jsonl"
     assert run_here(*command, "--pilot", 3).returncode == 0
     pilot_calls = len(teacher.asked)
-    # In the middle of its requests:
-    teacher.seen = lambda count: (
-        os.kill(os.getpid(), signal.SIGTERM) if count == pilot_calls + 5 else None
-    )
+    free = threading.Event()
+    free.set()
+
+    def stop(count: int) -> None:
+        """Stop the run in the middle of its requests; nobody is answered before it knows."""
+        if count == pilot_calls + 5:
+            free.clear()
+            handler = signal.getsignal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            while signal.getsignal(signal.SIGTERM) is handler:  # the first signal changes it
+                time.sleep(0.001)
+            free.set()
+        free.wait()
+
+    teacher.seen = stop
     assert run_here(*command).returncode == 75
     assert not output.exists()
     drained = len(teacher.asked)
@@ -257,9 +270,10 @@ def test_hostile_replies_are_dropped_with_their_reasons(
         return HOSTILE[number] if colour else right_by_kind(system, message, number)
 
     teacher.says, teacher.usage = hostile, lambda content: 5
-    (tmp_path / "choice.yaml").write_text("lookup: quote\nsum: steps\nparts: null\n")
+    (tmp_path / "choice.yaml").write_text("lookup: quote\nsum: steps\nparts: null\nold: steps\n")
     result = run_here(*command, "--choice", tmp_path / "choice.yaml")
     assert result.returncode == 0, result.stderr
+    assert "old" not in result.stdout
     output = tmp_path / "out" / "y.jsonl"
     report = read_json(output.with_name("y.jsonl.report.json"))
     assert report["dropped"] == REASONS
@@ -279,6 +293,7 @@ def test_a_choice_that_cannot_be_used_costs_nothing(
     arguments = [*command, "--choice", choice]
     for text, words in (
         ("lookup: quote\nsum: step\n", "field 'sum': no strategy 'step': use quote, steps or null"),
+        ("lookup: quote\nsum: [steps]\n", "field 'sum': no strategy ['steps']: use quote"),
         ("lookup: quote\n", "has no strategy for 'parts', 'sum'"),
         ("- quote\n", "give one line KIND: STRATEGY"),
         ("{", "is not readable as YAML"),

@@ -14,7 +14,7 @@ MOST = 7
 WORD = st.text(alphabet="qxzj", min_size=3, max_size=8)  # in none of the prompts
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), st.sampled_from(sorted(PROMPTS)))
 def test_a_run_of_the_prompt_is_found_wherever_it_is(data: st.DataObject, name: str) -> None:
     prompt = words(PROMPTS[name])
