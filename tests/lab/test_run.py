@@ -38,7 +38,7 @@ def test_one_arm_learns_survives_a_kill_and_is_probed(tmp_path: Path, run_tool: 
         os.killpg(first.pid, signal.SIGKILL)
         first.communicate()
 
-    result = run_tool("lab", "placement", *options, "--home", tmp_path)
+    result = run_tool("lab", "placement", *options, "--home", tmp_path, timeout=1800)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("reused: already done") == 2  # materials and the copy phase
     copying = _losses(home / "seed1" / "1e4" / "copy" / "checkpoints")
