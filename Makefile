@@ -8,8 +8,8 @@ READY := $(VENV)/.ready
 # make test SLURM=1 installs Slurm (Debian, as root) for the tests of slurm/.
 export SLURM
 
-# Two test files at a time; all tests of Slurm by one worker.
-WORKERS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+# Three test files at a time, for many tests wait; all tests of Slurm by one worker.
+WORKERS ?= -n 3 --dist loadgroup --no-loadscope-reorder
 
 # make quickstart BASE=llama3 gives the model the form of another base; see docs/quickstart.md.
 BASE ?= mistral

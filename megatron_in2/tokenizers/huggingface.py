@@ -30,7 +30,7 @@ from megatron_in2.tokenizers.word_cache import WordEncoder
 
 # Put before a run of text so that the library sees it behind a control token; noncharacters,
 # which no text should hold.
-_MARK = "\ufdd0\ufdd1in2\ufdd0"
+RESERVED_MARK = "\ufdd0\ufdd1in2\ufdd0"
 
 
 def _byte_characters() -> dict[int, int]:
@@ -209,15 +209,19 @@ class HuggingFaceTokenizer:
         return self._library.normalizer.normalize_str(text)  # type: ignore[no-any-return]
 
     def _behind_mark(self, text: str) -> list[int]:
-        assert _MARK not in text, "a text holds the mark of this module"
-        ids: list[int] = self._marked.encode(_MARK + text, add_special_tokens=False).ids
+        if RESERVED_MARK in text:
+            raise InputError(
+                f"a text holds {RESERVED_MARK!r}, which is reserved for encoding behind a control token: "
+                "remove these characters"
+            )
+        ids: list[int] = self._marked.encode(RESERVED_MARK + text, add_special_tokens=False).ids
         return ids[1:]
 
     @cached_property
     def _marked(self) -> Any:
         """The library's tokenizer with one more added token, the mark."""
         library = _loaded(self.path, self._settings)
-        library.add_tokens([tokenizers.AddedToken(_MARK, normalized=False)])
+        library.add_tokens([tokenizers.AddedToken(RESERVED_MARK, normalized=False)])
         return library
 
     @cached_property

