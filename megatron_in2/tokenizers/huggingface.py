@@ -211,7 +211,7 @@ class HuggingFaceTokenizer:
     def _behind_mark(self, text: str) -> list[int]:
         if RESERVED_MARK in text:
             raise InputError(
-                f"a text holds {RESERVED_MARK!r}, which is reserved for encoding behind a control token: "
+                f"a text holds {RESERVED_MARK!r}, which is reserved for a control token's place: "
                 "remove these characters"
             )
         ids: list[int] = self._marked.encode(RESERVED_MARK + text, add_special_tokens=False).ids

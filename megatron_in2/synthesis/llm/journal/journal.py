@@ -18,7 +18,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -305,9 +305,15 @@ class Journal:
         with self._named_errors():
             self._database.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
             self._in_transaction = True
+            # Not ``with self._database``: Python 3.11 loses the error there if, on a full disk,
+            # the way back fails like the commit.
             try:
-                with self._database:
-                    yield
+                yield
+                self._database.commit()
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._database.rollback()
+                raise
             finally:
                 self._in_transaction = False
 
