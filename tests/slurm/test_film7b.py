@@ -68,22 +68,25 @@ def test_shellcheck_has_no_complaint(script: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_sixteen_nodes_train_to_the_end(
-    submit: Submit, tmp_path: Path, write_config: WriteConfig, train: Train
+@pytest.mark.parametrize(
+    "nodes", [pytest.param(4, id="four"), pytest.param(16, id="sixteen", marks=pytest.mark.slow)]
+)
+def test_all_nodes_train_to_the_end(
+    nodes: int, submit: Submit, tmp_path: Path, write_config: WriteConfig, train: Train
 ) -> None:
     options = ("--schedule.global_batch_rows=8", "--schedule.steps=3")
     folder = tmp_path / "run"
-    job = submit(16, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    job = submit(nodes, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
     assert job.finish() == "COMPLETED 0:0", job.log
-    assert "16 nodes, 16 ranks, all alike; all-reduce of 64 MiB over gloo" in job.log
-    assert "TP2 PP1 CP1 DP8 SP" in job.log
+    assert f"{nodes} nodes, {nodes} ranks, all alike; all-reduce of 64 MiB over gloo" in job.log
+    assert f"TP2 PP1 CP1 DP{nodes // 2} SP" in job.log
     assert [step.name for step in complete_steps(folder)] == ["iter_0000003"]
     alone = train(tmp_path / "alone", *options)
     metrics = read_metrics(folder)
     assert sorted(metrics) == sorted(alone) == [1, 2, 3]
     for step, line in metrics.items():
         assert line["loss"] == pytest.approx(alone[step]["loss"], rel=1e-5)
-    assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == 16
+    assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == nodes
 
     again = submit(2, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
     assert again.finish() == "COMPLETED 0:0"

@@ -37,6 +37,7 @@ def test_contenders_train_the_same_model(run_tool: RunTool) -> None:
     assert rows[2][heading.index("x Hugging Face")] == "1.00"
 
 
+@pytest.mark.slow
 def test_data_path_and_opening_are_timed(run_tool: RunTool) -> None:
     result = run_tool(
         "benchmarks/data_loading",
@@ -86,6 +87,7 @@ def test_the_gpu_benchmark_reports_every_case(run_tool: RunTool) -> None:
     assert "3,890" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_row_that_cannot_hold_the_samples_is_refused(run_tool: RunTool) -> None:
     case = json.dumps({"samples": 5})
     assert_refused(run_tool("benchmarks/gpu", *SMALL_GPU_CASE, "--case", case), "5 samples")

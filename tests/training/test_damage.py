@@ -108,6 +108,7 @@ def test_a_run_without_a_sound_step_is_not_begun_anew(
     assert_refused(resume(folder), "no sound checkpoint left (damaged_iter_0000002; ")
 
 
+@pytest.mark.slow
 def test_damage_that_only_a_full_reading_finds_ends_the_run_when_no_other_step_is_left(
     folder: Path, resume: Callable[..., subprocess.CompletedProcess]
 ) -> None:
@@ -118,6 +119,7 @@ def test_damage_that_only_a_full_reading_finds_ends_the_run_when_no_other_step_i
     assert_refused(result, "no sound checkpoint left (iter_0000006")
 
 
+@pytest.mark.slow
 def test_damaged_initial_weights_are_refused(
     folder: Path, tmp_path: Path, resume: Callable[..., subprocess.CompletedProcess]
 ) -> None:

@@ -136,6 +136,7 @@ def test_ranks_that_are_all_slow_are_not_named(run_odd: RunOdd) -> None:
     assert "WARNING" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_rank_that_sees_other_data_is_named(
     run_odd: RunOdd, dataset: Path, tmp_path: Path
 ) -> None:
