@@ -9,8 +9,8 @@ from megatron_in2.files import atomic_file
 from megatron_in2.lab.config import Selection
 from megatron_in2.lab.expected import Compared, compare_all
 from megatron_in2.lab.figures import draw_doses, draw_groups, draw_influence
-from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.scores import Key, MeasureScores, parts_of, read_influence, score_measure
+from megatron_in2.lab.seed.places import SeedFolder
 from megatron_in2.lab.study import Study
 
 SUFFIXES = (".png", ".svg")

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from megatron_in2.lab.config import Selection
-from megatron_in2.lab.places import SeedFolder
-from megatron_in2.lab.plan import steps_of_seed
 from megatron_in2.lab.results import report_study
+from megatron_in2.lab.seed.places import SeedFolder
+from megatron_in2.lab.seed.plan import steps_of_seed
 from megatron_in2.lab.study import Study
 from megatron_in2.steps import fingerprint_of, package_files, run_steps
 

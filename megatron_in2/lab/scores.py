@@ -13,7 +13,7 @@ from megatron_in2.evaluation.probing.score import Grouping, ProbeReport, score_p
 from megatron_in2.evaluation.probing.tasks import find_task
 from megatron_in2.files import atomic_file, read_json, read_json_lines
 from megatron_in2.lab.config import Selection
-from megatron_in2.lab.places import SeedFolder
+from megatron_in2.lab.seed.places import SeedFolder
 from megatron_in2.lab.study import Study
 
 Key = tuple[str, str]  # panel, arm

@@ -10,10 +10,10 @@ import pytest
 from megatron_in2.files import atomic_file, read_json, read_json_lines, write_json
 from megatron_in2.lab.config import LabConfig, Selection, select
 from megatron_in2.lab.expected import compare_all, resampled, value_of
-from megatron_in2.lab.materials import write_probes
-from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.results import report_study
 from megatron_in2.lab.scores import score_measure
+from megatron_in2.lab.seed.materials import write_probes
+from megatron_in2.lab.seed.places import SeedFolder
 from megatron_in2.lab.study import Study, load_study
 from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactMeasure
 

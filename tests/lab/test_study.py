@@ -9,10 +9,10 @@ from megatron_in2.commands.parser import CommandParser, config_of
 from megatron_in2.errors import InputError
 from megatron_in2.lab.command import main
 from megatron_in2.lab.config import LabConfig, select
-from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.reading import read_yaml
+from megatron_in2.lab.seed.places import SeedFolder
+from megatron_in2.lab.seed.training_run import PHASES, training_arguments
 from megatron_in2.lab.study import STUDIES, Study, load_study, study_names, study_of
-from megatron_in2.lab.training_run import PHASES, training_arguments
 from megatron_in2.training.config import TrainConfig
 
 

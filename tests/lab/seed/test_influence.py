@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from megatron_in2.lab.influence import squared_norms
 from megatron_in2.lab.scores import parts_of
+from megatron_in2.lab.seed.influence import squared_norms
 
 VOCABULARY, WIDTH, TOKENS = 11, 6, 64
 

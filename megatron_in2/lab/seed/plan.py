@@ -11,11 +11,11 @@ from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.lab.config import Selection
-from megatron_in2.lab.influence import write_influence
-from megatron_in2.lab.materials import write_probes, write_samples, write_tokenizer
-from megatron_in2.lab.places import SeedFolder
+from megatron_in2.lab.seed.influence import write_influence
+from megatron_in2.lab.seed.materials import write_probes, write_samples, write_tokenizer
+from megatron_in2.lab.seed.places import SeedFolder
+from megatron_in2.lab.seed.training_run import training_arguments
 from megatron_in2.lab.study import Study
-from megatron_in2.lab.training_run import training_arguments
 from megatron_in2.steps import Step
 
 

@@ -1,9 +1,9 @@
 """How the ordinary trainer is called for one run of a study."""
 
 from megatron_in2.lab.config import Selection
-from megatron_in2.lab.materials import CONTROL_PIECES
-from megatron_in2.lab.places import SeedFolder
 from megatron_in2.lab.reading import read_yaml
+from megatron_in2.lab.seed.materials import CONTROL_PIECES
+from megatron_in2.lab.seed.places import SeedFolder
 from megatron_in2.lab.study import FOLDER, Study
 
 PHASES = FOLDER / "phases"

@@ -9,7 +9,7 @@ from megatron_in2.data.packed.dataset import PackedDataset
 from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.files import read_json_lines
-from megatron_in2.lab.materials import write_probes, write_samples, write_tokenizer
+from megatron_in2.lab.seed.materials import write_probes, write_samples, write_tokenizer
 from megatron_in2.lab.study import load_study
 from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactDataset, FactMeasure
 from megatron_in2.lab.worlds.facts import VALUES, WORDS
