@@ -29,8 +29,12 @@ def draw_groups(
 ) -> None:
     """Draw one panel for each panel of the study, one curve for each arm.
 
-    Thick lines are all seeds, thin ones single seeds, bands 95 % bootstrap intervals.
+    Thick lines are all seeds, thin ones single seeds, bands 95 % bootstrap intervals. Groups that
+    are names have bars of that interval instead of lines and bands.
     """
+    if study.measures[measure].named:
+        _draw_names(study, selection, scores, measure, output)
+        return
     figure, panels = _panels(study, selection, output)
     for panel, axes in panels.items():
         for arm in selection.arms:
@@ -45,6 +49,32 @@ def draw_groups(
         axes.set_xlabel(study.measures[measure].axis)
         axes.set_xlim(0, 100)
         axes.set_ylim(*_LIMITS)
+    panels[selection.panels[0]].set_ylabel("accuracy")
+    _finish(figure, _arm_styles(study, selection), output)
+
+
+def _draw_names(
+    study: Study, selection: Selection, scores: MeasureScores, measure: str, output: Path
+) -> None:
+    """Draw the accuracy of each named group, the arms side by side; crosses are single seeds."""
+    figure, panels = _panels(study, selection, output)
+    names = study.measures[measure].groups
+    width = 0.8 / len(selection.arms)
+    for panel, axes in panels.items():
+        for number, arm in enumerate(selection.arms):
+            places = np.arange(len(names)) + (number + 0.5) * width - 0.4
+            report, colour = scores.pooled[panel, arm], study.text.arms[arm].colour
+            heights = np.array([depth.accuracy for depth in report.depths])
+            low = heights - [depth.low for depth in report.depths]
+            high = [depth.high for depth in report.depths] - heights
+            errors = np.maximum([low, high], 0)
+            axes.bar(places, heights, width, color=colour, alpha=0.8, yerr=errors, capsize=2)
+            for curves in scores.single:
+                single = [depth.accuracy for depth in curves[panel, arm].depths]
+                axes.plot(places, single, "x", color="black", markersize=3)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlabel(study.measures[measure].axis)
+        axes.set_ylim(0, _LIMITS[1])
     panels[selection.panels[0]].set_ylabel("accuracy")
     _finish(figure, _arm_styles(study, selection), output)
 

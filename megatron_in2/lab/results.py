@@ -1,5 +1,6 @@
 """Tables and figures of a study, and what came of its expected directions."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy.typing as npt
 
 from megatron_in2.files import atomic_file
 from megatron_in2.lab.config import Selection
+from megatron_in2.lab.corrections import CORRECTION_HEADS, count_corrections
 from megatron_in2.lab.expected import Compared, compare_all
 from megatron_in2.lab.figures import draw_doses, draw_groups, draw_influence
 from megatron_in2.lab.scores import Key, MeasureScores, parts_of, read_influence, score_measure
@@ -34,6 +36,10 @@ def report_study(study: Study, selection: Selection, seeds: Sequence[SeedFolder]
             if study.text.figure == "dose":
                 draw_doses(study, selection, each, selection.home / f"{name}_dose{suffix}")
     tables = [arm_table(study, name, each) for name, each in scores.items()]
+    tables += [
+        name_table(study, name, each) for name, each in scores.items() if study.measures[name].named
+    ]
+    tables += correction_tables(study, selection, seeds)
     if study.text.influence:
         curves = {
             (panel, arm): read_influence([seed.influence(panel, arm) for seed in seeds])
@@ -69,6 +75,34 @@ def arm_table(study: Study, measure: str, scores: MeasureScores) -> str:
             ]
         )
     return _markdown(lines)
+
+
+def name_table(study: Study, measure: str, scores: MeasureScores) -> str:
+    """Return each arm's accuracy in each named group."""
+    several = len(study.text.panels) > 1
+    lines = [["panel"] * several + [study.measures[measure].title, *study.measures[measure].groups]]
+    for (panel, arm), report in scores.pooled.items():
+        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
+        cells = (
+            f"{each.accuracy:.3f} ({_interval((each.low, each.high))})" for each in report.depths
+        )
+        lines.append([*names, *cells])
+    return _markdown(lines)
+
+
+def correction_tables(study: Study, selection: Selection, seeds: Sequence[SeedFolder]) -> list[str]:
+    """Return, for measures whose replies may correct themselves, how often they do, and spoil."""
+    several = len(study.text.panels) > 1
+    head = [*["panel"] * several, "a model's own attempts", *CORRECTION_HEADS]
+    tables = []
+    for measure in (name for name, each in study.measures.items() if each.corrects):
+        lines = [head]
+        for panel, arm in itertools.product(selection.panels, selection.arms):
+            counts = count_corrections(study, seeds, panel, arm, measure)
+            names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
+            lines.append([*names, *counts.cells()])
+        tables.append(_markdown(lines))
+    return tables
 
 
 def influence_table(study: Study, curves: Mapping[Key, npt.NDArray[np.float64]]) -> str:

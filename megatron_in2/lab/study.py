@@ -35,12 +35,17 @@ class Run:
     Args:
         phase: its settings, a file of ``phases/``.
         data: the dataset.
+        beside: a second dataset, which has the other half of the rows.
+        turns: rows of both are in every step, or, if given, one dataset's alone for that share of
+            the steps, then the other's, so many turns in all; ``data`` has the first.
         start: the run whose last checkpoint it starts from; random weights where not given.
         options: fields of the training configuration that differ from the phase's.
     """
 
     phase: PhaseName
     data: str
+    beside: str = ""
+    turns: int = 0
     start: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -139,12 +144,18 @@ class Study:
         """Return the last training run of an arm."""
         return self.text.arms[arm].run or arm
 
+    def datasets_of(self, run: str) -> list[str]:
+        """Return the names of a run's datasets."""
+        both = self.text.runs[run].data, self.text.runs[run].beside
+        return [name for name in both if name]
+
     def runs_of(self, arms: tuple[str, ...]) -> list[str]:
         """Return the runs that arms need; each starts from an earlier one in this list."""
         needed = {self.run_of(arm) for arm in arms}
         for name in reversed(list(self.text.runs)):
             if name in needed:
                 needed.add(self.text.runs[name].start)
+                needed |= {self.datasets[each].drawn_from for each in self.datasets_of(name)}
         return [name for name in self.text.runs if name in needed]
 
 
@@ -185,7 +196,7 @@ def study_of(values: Any, path: Path) -> Study:
         _check_names(getattr(text, section), below(shown, section))
     if text.seeds < 1:
         raise InputError(f"{below(shown, 'seeds')}={text.seeds}: must be 1 or more")
-    _check_runs(text, shown)
+    _check_runs(study, shown)
     _check_arms(text, shown)
     _check_expected(text, shown)
     return study
@@ -203,12 +214,21 @@ def _check_names(section: Mapping[str, object], where: str) -> None:
             raise InputError(f"{below(where, name)}: names have letters, digits and . _ - only")
 
 
-def _check_runs(text: StudyText, shown: str) -> None:
+def _check_runs(study: Study, shown: str) -> None:
     """Check that runs name datasets, earlier runs, and fields of the training configuration."""
-    earlier: dict[str, Run] = {}
+    text, earlier = study.text, dict[str, Run]()
     for name, run in text.runs.items():
         where = below(shown, f"runs.{name}")
         require_known(run.data, text.datasets, as_field(below(where, "data"), run.data))
+        if run.beside:
+            require_known(run.beside, text.datasets, as_field(below(where, "beside"), run.beside))
+        if run.turns < 0 or run.turns == 1 or (run.turns and not run.beside):
+            raise InputError(f"{where}.turns={run.turns}: 2 or more, of data and beside")
+        for dataset in study.datasets_of(name):
+            if drawn_from := study.datasets[dataset].drawn_from:
+                require_known(
+                    drawn_from, earlier, f"{where}: {dataset} with attempts_of={drawn_from}"
+                )
         if run.start:
             require_known(run.start, earlier, as_field(below(where, "start"), run.start))
         _check_options(run.options, below(where, "options"))

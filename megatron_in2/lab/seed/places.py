@@ -20,6 +20,10 @@ class SeedFolder:
     def rows(self, dataset: str) -> Path:
         return self.path / "data" / dataset
 
+    def drawn(self, panel: str, run: str) -> "SeedFolder":
+        """Return where the samples are that hold a run's attempts."""
+        return SeedFolder(self.path / panel / run / "attempts")
+
     def probes(self, measure: str) -> Path:
         return self.path / "probes" / f"{measure}.jsonl"
 
@@ -28,6 +32,9 @@ class SeedFolder:
 
     def export(self, panel: str, run: str) -> Path:
         return self.path / panel / run / "huggingface"
+
+    def replies(self, panel: str, arm: str, measure: str) -> Path:
+        return self.path / panel / arm / "replies" / f"{measure}.jsonl"
 
     def influence(self, panel: str, arm: str) -> Path:
         return self.path / panel / arm / "influence.json"

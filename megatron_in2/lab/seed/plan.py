@@ -4,17 +4,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 
-from megatron_in2.commands.start import run_command_line
 from megatron_in2.conversion.megatron_to_huggingface import export_checkpoint
-from megatron_in2.data.packing.config import PreprocessConfig
-from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.evaluation.probing.generate import generate_predictions
 from megatron_in2.lab.config import Selection
+from megatron_in2.lab.seed.attempts import draw_attempts
 from megatron_in2.lab.seed.influence import write_influence
-from megatron_in2.lab.seed.materials import write_probes, write_samples, write_tokenizer
+from megatron_in2.lab.seed.materials import (
+    pack_samples,
+    scaled,
+    write_judged,
+    write_probes,
+    write_samples,
+    write_tokenizer,
+)
 from megatron_in2.lab.seed.places import SeedFolder
-from megatron_in2.lab.seed.training_run import training_arguments
+from megatron_in2.lab.seed.training_run import train
 from megatron_in2.lab.study import Study
 from megatron_in2.steps import Step
 
@@ -25,15 +30,19 @@ def steps_of_seed(study: Study, selection: Selection, seed: int, home: SeedFolde
 
 
 def _steps(study: Study, selection: Selection, seed: int, home: SeedFolder) -> Iterator[Step]:
-    datasets = dict.fromkeys(study.text.runs[name].data for name in selection.runs)
+    names = dict.fromkeys(name for run in selection.runs for name in study.datasets_of(run))
+    datasets = [name for name in names if not study.datasets[name].drawn_from]
     yield Step(
         f"seed {seed}: samples -> packed rows, and probes",
         tuple(home.path / name for name in ("samples", "data", "probes")),
-        partial(_make_materials, study, selection, seed, home, list(datasets)),
+        partial(_make_materials, study, selection, seed, home, datasets),
     )
     for panel in selection.panels:
         for run in selection.runs:
             yield _training(study, selection, seed, home, panel, run)
+            drawn = [name for name in names if study.datasets[name].drawn_from == run]
+            if drawn:
+                yield _drawing(study, selection, seed, home, panel, run, drawn)
     for panel in selection.panels:
         for arm in selection.arms:
             yield _probing(study, seed, home, panel, arm)
@@ -48,24 +57,10 @@ def _make_materials(
         # Not by the measure's name: measures of one world share their contexts.
         write_probes(home.probes(name), study.world, asked, f"{seed}/probes")
     for name in datasets:
-        full = study.datasets[name]
-        dataset = replace(full, samples=max(round(full.samples * selection.scale), 1))
+        dataset = scaled(study.datasets[name], selection)
         write_samples(home.samples(name), study.world, dataset, f"{seed}/{name}")
-        manifest = preprocess(
-            PreprocessConfig(
-                input=[home.samples(name)],
-                output_prefix=home.rows(name),
-                tokenizer_model=str(home.tokenizer),
-                seq_length=dataset.row_tokens,
-                design=dataset.design,
-                pad_multiple=1,
-            )
-        )["train"]
-        print(
-            f"    {name}: {manifest.samples:,} samples, {manifest.rows:,} rows of "
-            f"{manifest.seq_length:,}, trained on {manifest.learnt_fraction:.1%}",
-            flush=True,
-        )
+        packed = pack_samples(dataset, home.samples(name), home.rows(name), home.tokenizer)
+        print(f"    {packed}", flush=True)
 
 
 def _training(
@@ -73,14 +68,38 @@ def _training(
 ) -> Step:
     """Return the step that trains one run with the ordinary trainer."""
     run = study.text.runs[name]
-    arguments = training_arguments(study, selection, seed, home, panel, name)
+    data = " and ".join(study.datasets_of(name)) + f", {run.turns} turns" * bool(run.turns)
     start = f"from {run.start}" if run.start else "from random weights"
     return Step(
-        f"{_prefix(study, seed, panel)}: {name}, {run.phase} phase on {run.data}, {start}",
+        f"{_prefix(study, seed, panel)}: {name}, {run.phase} phase on {data}, {start}",
         (home.checkpoints(panel, name),),
-        partial(run_command_line, "train", *arguments, "--nproc", selection.processes),
+        partial(train, study, selection, seed, home, panel, name),
         continues=True,
     )
+
+
+def _drawing(
+    study: Study,
+    selection: Selection,
+    seed: int,
+    home: SeedFolder,
+    panel: str,
+    run: str,
+    datasets: list[str],
+) -> Step:
+    """Return the step that draws a run's attempts, and makes the samples that hold them."""
+    drawn = home.drawn(panel, run)
+
+    def draw() -> None:
+        export_checkpoint(home.checkpoints(panel, run), drawn.path / "huggingface")
+        chosen = {name: scaled(study.datasets[name], selection) for name in datasets}
+        draw_attempts(study.world, chosen, drawn, f"{seed}/{run}")
+        for name, dataset in chosen.items():
+            packed = pack_samples(dataset, drawn.samples(name), drawn.rows(name), home.tokenizer)
+            print(f"    {packed}", flush=True)
+
+    title = f"{_prefix(study, seed, panel)}: attempts of {run} -> {', '.join(datasets)}"
+    return Step(title, (drawn.path,), draw)
 
 
 def _probing(study: Study, seed: int, home: SeedFolder, panel: str, arm: str) -> Step:
@@ -95,13 +114,15 @@ def _probing(study: Study, seed: int, home: SeedFolder, panel: str, arm: str) ->
             answerer = CheckpointAnswerer(
                 export, max_new_tokens=measure.answer_tokens, batch_size=len(measure.groups)
             )
-            generate_predictions(answerer, home.probes(name), outputs[name])
+            replies = home.replies(panel, arm, name)
+            generate_predictions(answerer, home.probes(name), replies)
+            write_judged(measure, home.probes(name), replies, outputs[name])
         if study.text.influence:
             write_influence(export, home.probes(next(iter(outputs))), home.influence(panel, arm))
 
     title = f"{_prefix(study, seed, panel)}: {arm}, export to Hugging Face and probing"
-    folder = home.path / panel / arm / "predictions"
-    return Step(title, (export, folder), probe)
+    folders = (home.path / panel / arm / name for name in ("replies", "predictions"))
+    return Step(title, (export, *folders), probe)
 
 
 def _prefix(study: Study, seed: int, panel: str) -> str:

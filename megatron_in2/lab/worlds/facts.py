@@ -9,7 +9,7 @@ random, no two have the same entity. Each pair of entity and attribute occurs on
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,10 +104,7 @@ def make_context(
         for entity, attribute in _pairs(chance, facts, fillers)
     ]
     sentences += sentences[:twice]
-    while rest:
-        length = min(rest, 1 + chance.randint(*FILLER_WORDS))
-        sentences.append((*chance.choices(FILLERS, k=length - 1), "."))
-        rest -= length
+    sentences += filler_sentences(chance, rest)
     chance.shuffle(sentences)
     starts = itertools.accumulate((len(sentence) for sentence in sentences), initial=0)
     found: dict[tuple[str, ...], Fact] = {}
@@ -119,6 +116,14 @@ def make_context(
             found[sentence] = Fact(sentence[2], sentence[3], sentence[4], start)
     text = " ".join(itertools.chain.from_iterable(sentences))
     return Context(text, tokens, tuple(found.values()), tuple(again))
+
+
+def filler_sentences(chance: random.Random, tokens: int) -> Iterator[tuple[str, ...]]:
+    """Yield sentences of random words that have exactly ``tokens`` tokens together."""
+    while tokens:
+        length = min(tokens, 1 + chance.randint(*FILLER_WORDS))
+        yield (*chance.choices(FILLERS, k=length - 1), ".")
+        tokens -= length
 
 
 def _pairs(chance: random.Random, facts: int, fillers: FillerName) -> list[tuple[str, str]]:
