@@ -1,6 +1,7 @@
 """Tables, figures and expected directions from answers whose curve is known."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -12,7 +13,7 @@ from megatron_in2.lab.config import LabConfig, Selection, select
 from megatron_in2.lab.expected import compare_all, resampled, value_of
 from megatron_in2.lab.results import report_study
 from megatron_in2.lab.scores import score_measure
-from megatron_in2.lab.seed.materials import write_probes
+from megatron_in2.lab.seed.materials import write_judged, write_probes
 from megatron_in2.lab.seed.places import SeedFolder
 from megatron_in2.lab.study import Study, load_study
 from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactMeasure
@@ -112,6 +113,56 @@ def test_a_dose_curve(tmp_path: Path) -> None:
     drawn = (selection.home / "position_dose.svg").read_text()
     assert "dose (%)" in drawn
     assert "worst group" in drawn
+
+
+def test_replies_that_correct_themselves(tmp_path: Path) -> None:
+    study = load_study("self_correction")
+    selection = select(study, LabConfig(home=tmp_path, arms=["masked"], contexts=1))
+    seed = SeedFolder(tmp_path / "seed1")
+    wanted = {"first": 8, "corrected": 12, "kept": 4}  # right answers of 16
+    for name, measure in study.measures.items():
+        write_probes(seed.probes(name), study.world, replace(measure, contexts=1), "1")
+        replies = seed.replies("1e4", "masked", name)
+        with atomic_file(replies) as stream:
+            for _, probe in read_json_lines(seed.probes(name)):
+                right, place = probe["completion"], probe["position_id"]
+                text = right if place < wanted[name] else "Bako"
+                if name == "first" and place in (0, 14, 15):  # spoils one, corrects two
+                    text += f" no {'Bako' if place == 0 else right}"
+                if name != "first":
+                    text = f"no {text}"
+                stream.write(json.dumps({"samples": [text]}) + "\n")
+        write_judged(measure, seed.probes(name), replies, seed.predictions("1e4", "masked", name))
+    table = report_study(study, selection, [seed])
+    title = study.text.arms["masked"].title
+    own = (
+        f"| {title} | 0.500 (8 of 16) | 0.562 (9 of 16) | 0.250 (2 of 8) | 0.125 (1 of 8) |",
+        f"| {title} | 0.500 (0.50 to 0.50) |",
+        f"| {title} | 0.750 (0.75 to 0.75) |",
+        f"| {title} | 0.250 (0.25 to 0.25) |",
+    )
+    assert all(line in table for line in own)
+
+
+def test_named_groups_have_bars_and_a_table(tmp_path: Path) -> None:
+    study = load_study("prompt_erasing")
+    selection = select(study, LabConfig(home=tmp_path, arms=["erased", "direct"]))
+    seed = SeedFolder(tmp_path / "seed1")
+    for name, measure in study.measures.items():
+        write_probes(seed.probes(name), study.world, replace(measure, contexts=4), "1")
+        for arm in selection.arms:
+            with atomic_file(seed.predictions("1e4", arm, name)) as stream:
+                for _, probe in read_json_lines(seed.probes(name)):
+                    lost = arm == "direct" and probe["position_id"] > 0
+                    text = "" if lost else probe["completion"]
+                    stream.write(json.dumps({"samples": [text]}) + "\n")
+    table = report_study(study, selection, [seed])
+    assert "| accuracy without a prompt by kind of task | stated | alias | pair |" in table
+    perfect, none = "1.000 (1.00 to 1.00)", "0.000 (0.00 to 0.00)"
+    assert f"| prompts erased | {perfect} | {perfect} | {perfect} |" in table
+    assert f"| direct answers | {perfect} | {none} | {none} |" in table
+    drawn = (tmp_path / "prompt_erasing" / "unprompted.svg").read_text()
+    assert all(name in drawn for name in ("stated", "alias", "pair", "prompts erased"))
 
 
 def test_differences_are_of_pairs() -> None:

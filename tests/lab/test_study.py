@@ -11,7 +11,8 @@ from megatron_in2.lab.command import main
 from megatron_in2.lab.config import LabConfig, select
 from megatron_in2.lab.reading import read_yaml
 from megatron_in2.lab.seed.places import SeedFolder
-from megatron_in2.lab.seed.training_run import PHASES, training_arguments
+from megatron_in2.lab.seed.plan import steps_of_seed
+from megatron_in2.lab.seed.training_run import PHASES, training_arguments, turn_at
 from megatron_in2.lab.study import STUDIES, Study, load_study, study_names, study_of
 from megatron_in2.training.config import TrainConfig
 
@@ -41,6 +42,8 @@ def _changed(fields: str, value: Any) -> Study:
         ("datasets/copy/samples", 0, "x.yaml: datasets.copy: samples=0: must be 1 or more"),
         ("measures/position/bin", 3, "measures.position.bin is not known: did you mean bins?"),
         ("runs/copy/data", "cpy", "runs.copy.data='cpy' is not known: did you mean copy?"),
+        ("runs/copy/beside", "shrt", "runs.copy.beside='shrt' is not known: did you mean short?"),
+        ("runs/copy/turns", 4, "runs.copy.turns=4: 2 or more, of data and beside"),
         ("runs/copy/start", "short", "runs.copy.start='short' is not known"),
         ("runs/copy/phase", "cop", "runs.copy.phase='cop': use copy, short"),
         (
@@ -111,11 +114,53 @@ def test_the_trainer_takes_every_kind_of_run(name: str) -> None:
         assert config.runtime.seed == 3
 
 
+def test_two_datasets_of_a_run_are_a_blend() -> None:
+    study, home = load_study("mixing"), SeedFolder(Path("seed1"))
+    selection = select(study, LabConfig(scale=0.1))
+    arguments = training_arguments(study, selection, 1, home, "1e4", "even")
+    long = "0.5 seed1/data/long-questions 0.5 seed1/data/long-copies"
+    assert f"--data.train={long}" in arguments
+    assert "--schedule.steps=30" in arguments
+    assert study.datasets_of("even") == ["long-questions", "long-copies"]
+
+
+@pytest.mark.parametrize(("total", "turns"), [(300, 6), (15, 6), (7, 2)])
+def test_turns_share_all_steps(total: int, turns: int) -> None:
+    done, sizes = 0, []
+    while done < total:
+        turn, left = turn_at(done, total, turns)
+        assert turn == len(sizes)
+        assert turn_at(done + left - 1, total, turns) == (turn, 1)  # after an interruption, too
+        sizes.append(left)
+        done += left
+    assert len(sizes) == turns
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_an_arm_trains_only_what_it_needs() -> None:
     study = load_study("placement")
     assert study.runs_of(("in2",)) == ["copy", "short", "in2-medium", "in2"]
     assert study.runs_of(("control",)) == ["copy", "short", "ends-medium", "ends", "control"]
     assert study.runs_of(tuple(study.text.arms)) == list(study.text.runs)
+
+
+def test_a_run_on_attempts_needs_the_run_that_makes_them() -> None:
+    values = read_yaml(STUDIES / "self_correction.yaml")
+    del values["runs"]["masked"]["start"]
+    study = study_of(values, Path("x.yaml"))
+    assert study.runs_of(("masked",)) == ["copy", "short", "ends-medium", "ends", "masked"]
+    values["datasets"]["masked"]["attempts_of"] = "unmasked"
+    with pytest.raises(InputError, match="masked with attempts_of=unmasked is not known"):
+        study_of(values, Path("x.yaml"))
+
+
+def test_attempts_are_drawn_before_what_is_trained_on_them() -> None:
+    study = load_study("self_correction")
+    selection = select(study, LabConfig(arms=["masked", "bare"]))
+    titles = [step.title for step in steps_of_seed(study, selection, 1, SeedFolder(Path("seed1")))]
+    drawing = titles.index("seed 1: attempts of ends -> masked, bare")
+    assert titles[drawing - 1].startswith("seed 1: ends, long phase on long-ends")
+    assert titles[drawing + 1].startswith("seed 1: masked, more phase on masked, from ends")
 
 
 def test_a_selection_keeps_the_order_of_the_study() -> None:

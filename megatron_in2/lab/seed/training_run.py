@@ -67,7 +67,8 @@ def _steps(study: Study, selection: Selection, panel: str, name: str) -> int:
     run = study.text.runs[name]
     phase = read_yaml(PHASES / f"{run.phase}.yaml")["schedule"]["steps"]
     options = {"schedule.steps": phase, **study.text.panels[panel].options, **run.options}
-    return max(round(options["schedule.steps"] * selection.scale), 1)
+    steps: int = options["schedule.steps"]
+    return max(round(steps * selection.scale), 1)
 
 
 def _rows(study: Study, home: SeedFolder, panel: str, dataset: str) -> Path:

@@ -80,7 +80,7 @@ def make_kind_context(chance: random.Random, tokens: int) -> KindContext:
     known, meant, first, second = stated
     attributes = chance.sample(ATTRIBUTES, 2)
     values = {(each, name): chance.choice(NUMBERS) for each in stated for name in attributes}
-    sentences = [
+    sentences: list[tuple[str, ...]] = [
         ("fact", "of", *fact, value, ".")
         for fact, value in [*values.items(), ((alias, SAME), meant), ((first, PAIR), second)]
     ]

@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from megatron_in2.data.packed.dataset import PackedDataset
-from megatron_in2.data.packing.config import PreprocessConfig
-from megatron_in2.data.packing.preprocess import preprocess
-from megatron_in2.files import read_json_lines
-from megatron_in2.lab.seed.materials import write_probes, write_samples, write_tokenizer
+from megatron_in2.files import atomic_file, read_json_lines
+from megatron_in2.lab.seed.materials import (
+    pack_samples,
+    write_judged,
+    write_probes,
+    write_samples,
+    write_tokenizer,
+)
 from megatron_in2.lab.study import load_study
+from megatron_in2.lab.worlds.attempt_samples import ATTEMPT_WORLD, AttemptMeasure
 from megatron_in2.lab.worlds.fact_samples import FACT_WORLD, FactDataset, FactMeasure
 from megatron_in2.lab.worlds.facts import VALUES, WORDS
 from megatron_in2.tokenizers.base import Tokenizer
@@ -73,17 +78,45 @@ def test_long_answers_have_most_of_the_loss_by_token(tmp_path: Path, words: Toke
     assert sum(short) < 0.02 * sum(trained)
 
 
+@pytest.mark.parametrize(
+    ("name", "has_plan", "longest"),
+    [("kept", True, 12), ("erased", False, 12), ("direct", False, 3)],
+)
+def test_prompts_are_erased_by_the_packing(
+    tmp_path: Path, name: str, has_plan: bool, longest: int
+) -> None:
+    study = load_study("prompt_erasing")
+    write_tokenizer(tmp_path / "words.model", study.world.words)
+    dataset = replace(study.datasets[name], samples=30)
+    write_samples(tmp_path / "x.jsonl", study.world, dataset, "seed")
+    line = pack_samples(dataset, tmp_path / "x.jsonl", tmp_path / "x", tmp_path / "words.model")
+    assert line.startswith("x: 30 samples, 3 rows of 960, trained on ")
+    tokenizer = load_tokenizer(str(tmp_path / "words.model"))
+    packed = PackedDataset(tmp_path / "x")
+    used = [row.tokens[: row.records["length"].sum()] for row in packed]
+    pieces = [tokenizer.piece(index).lstrip("▁") for ids in used for index in ids]
+    assert "<unk>" not in pieces
+    assert pieces.count("plan") == 30 * has_plan
+    assert pieces.count("answer") == 30
+    trained = [int(count) for row in packed for count in row.records["learnt_tokens"] if count]
+    assert max(trained) == longest  # the end of the sequence is one of them
+    assert min(trained) == 3
+
+
+def test_what_is_judged_of_replies(tmp_path: Path) -> None:
+    measure = AttemptMeasure("title", contexts=1)
+    write_probes(tmp_path / "probes.jsonl", ATTEMPT_WORLD, measure, "seed")
+    with atomic_file(tmp_path / "replies.jsonl") as stream:
+        for number in range(BINS):
+            stream.write(f'{{"samples": ["a{number} yes"], "answer_tokens": 2}}\n')
+    write_judged(measure, *(tmp_path / f"{each}.jsonl" for each in ("probes", "replies", "judged")))
+    judged = [line for _, line in read_json_lines(tmp_path / "judged.jsonl")]
+    assert judged == [{"samples": [f"a{number}"], "answer_tokens": 2} for number in range(BINS)]
+
+
 def _packed(folder: Path, words: Tokenizer, dataset: FactDataset) -> PackedDataset:
     write_samples(folder / "x.jsonl", FACT_WORLD, dataset, "seed")
-    preprocess(
-        PreprocessConfig(
-            input=[folder / "x.jsonl"],
-            output_prefix=folder / "x",
-            tokenizer_model=str(words.path),
-            seq_length=dataset.row_tokens,
-            pad_multiple=1,
-        )
-    )
+    pack_samples(dataset, folder / "x.jsonl", folder / "x", Path(words.path))
     return PackedDataset(folder / "x")
 
 
