@@ -88,7 +88,9 @@ def final_answer(attempt: str, verdict: str) -> str:
 
 
 def wrong_value(chance: random.Random, facts: Sequence[Fact], fact: Fact) -> str:
-    """Draw a wrong answer to a question: another fact's value, of the same entity if it has one."""
+    """Draw a wrong answer to a question: a fact's value that shares its entity or attribute."""
     others = [other for other in facts if other.value != fact.value]
-    near = [other for other in others if other.entity == fact.entity]
+    near = [
+        each for each in others if fact.entity == each.entity or fact.attribute == each.attribute
+    ]
     return chance.choice(near or others or [fact]).value
