@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from megatron_in2.files import read_json, read_json_lines
+from megatron_in2.lab.seed.places import SeedFolder
+from megatron_in2.lab.study import load_study
+from megatron_in2.lab.worlds.attempt_samples import ATTEMPT_WORLD
 from tests.conftest import ROOT, RunTool
 
 
@@ -50,6 +53,39 @@ def test_one_arm_learns_survives_a_kill_and_is_probed(tmp_path: Path, run_tool: 
     assert report["probes"] == 48
     assert (home / "position.svg").is_file()
     assert "a  IN2 from the start" in (home / "table.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "arm", "measure"),
+    [
+        ("self_correction", "unmasked", "corrected"),
+        ("prompt_erasing", "erased", "prompted"),
+        ("mixing", "lumpy-copies", "position"),
+    ],
+)
+def test_a_small_version_of_a_study_runs(
+    tmp_path: Path, run_tool: RunTool, study: str, arm: str, measure: str
+) -> None:
+    options = ("--quick", "--scale", 0.02, "--contexts", 2, "--arms", arm, "--processes", 1)
+    result = run_tool("lab", study, *options, "--home", tmp_path, timeout=1800)
+    assert result.returncode == 0, result.stdout + result.stderr
+    home = tmp_path / study
+    assert (home / f"{measure}.svg").is_file()
+    assert load_study(study).text.arms[arm].title in (home / "table.md").read_text()
+    seed = SeedFolder(home / "seed1")
+    if study == "self_correction":
+        samples = [line for _, line in read_json_lines(seed.drawn("1e4", "ends").samples(arm))]
+        attempts = [part["text"] for each in samples for part in each["parts"][1::3]]
+        assert len(samples) == 64
+        assert set(" ".join(attempts).split()) <= set(ATTEMPT_WORLD.words)
+    if study == "mixing":
+        steps = [
+            line for _, line in read_json_lines(seed.checkpoints("1e4", arm) / "metrics.jsonl")
+        ]
+        trained = [line["answer_tokens"] for line in steps if "answer_tokens" in line]
+        # One step a turn: eight samples with questions, then eight rows to copy.
+        assert [tokens > 300 for tokens in trained] == [False, True] * 3
 
 
 @pytest.mark.slow
