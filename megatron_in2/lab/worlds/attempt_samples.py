@@ -49,13 +49,13 @@ class AttemptDataset(FactDataset):
             if self.attempts_of or self.asked or self.train_wrong:
                 raise InputError("verification=none: attempts_of, asked and train_wrong are unused")
             return
-        shortest = self.shortest or self.tokens
-        facts = round(self.facts * shortest / self.tokens)
-        if not self.facts or facts * FACT_TOKENS > context_tokens(shortest, self.questions):
-            raise InputError(
-                f"tokens={shortest}: {facts} facts and {self.questions} questions with attempts "
-                "need at least one fact, and fewer tokens than that"
-            )
+        for tokens in range(self.shortest or self.tokens, self.tokens + 1):
+            facts, questions = self.asked_at(tokens)
+            if not facts or facts * FACT_TOKENS > context_tokens(tokens, questions):
+                raise InputError(
+                    f"{facts} facts and {questions} questions with attempts do not fit into "
+                    f"{tokens} tokens: give fewer of them, but at least one"
+                )
         if self.copies or self.repeated or self.joined > 1 or self.ends < 0.5:
             raise InputError("copies, repeated, joined and ends are for verification=none only")
         if not 0 <= self.wrong <= 1:
@@ -68,6 +68,11 @@ class AttemptDataset(FactDataset):
                 f"attempts_of={self.attempts_of!r}, asked={self.asked}: give both or none; asked "
                 f"is from questions={self.questions} to facts={self.facts}"
             )
+
+    def asked_at(self, tokens: int) -> tuple[int, int]:
+        """Return how many facts and questions a sample of so many tokens has."""
+        facts = round(self.facts * tokens / self.tokens)
+        return facts, min(self.questions, facts)
 
     @property
     def drawn_from(self) -> str:
@@ -107,8 +112,7 @@ def attempt_sample(chance: random.Random, dataset: AttemptDataset) -> Record:
     if dataset.verification == "none":
         return fact_sample(chance, dataset)
     tokens = chance.randint(dataset.shortest or dataset.tokens, dataset.tokens)
-    facts = round(dataset.facts * tokens / dataset.tokens)
-    questions = min(dataset.questions, facts)
+    facts, questions = dataset.asked_at(tokens)
     context = make_context(chance, context_tokens(tokens, questions), facts, dataset.fillers)
     asked = chance.sample(context.facts, questions)
     tried = [

@@ -137,7 +137,7 @@ def test_given_attempts_end_the_prompt(seed: int) -> None:
         ({"asked": 3}, "asked is from questions=4 to facts=16"),
         ({"wrong": 1.5}, "wrong=1.5: must be from 0 to 1"),
         ({"ends": 0.1}, "copies, repeated, joined and ends are for verification=none only"),
-        ({"facts": 36}, "tokens=256: 36 facts and 4 questions with attempts"),
+        ({"facts": 36}, "36 facts and 4 questions with attempts do not fit into 256"),
     ],
 )
 def test_impossible_datasets_are_refused(fields: dict[str, object], message: str) -> None:
