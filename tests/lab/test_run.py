@@ -84,8 +84,8 @@ def test_a_small_version_of_a_study_runs(
             line for _, line in read_json_lines(seed.checkpoints("1e4", arm) / "metrics.jsonl")
         ]
         trained = [line["answer_tokens"] for line in steps if "answer_tokens" in line]
-        # One step a turn: eight samples with questions, then eight rows to copy.
-        assert [tokens > 300 for tokens in trained] == [False, True] * 3
+        # Four turns of six steps: eight samples with questions in a step, or eight rows to copy.
+        assert [tokens > 300 for tokens in trained] == [False, True, True, False, True, True]
 
 
 @pytest.mark.slow
