@@ -81,7 +81,7 @@ def _samples(options: Any) -> int:
 _FETCH = """Read the hub's data sets of a configuration once, divided among the shards of a run.
 
 Example:
-    %(prog)s --config configs/in2_film.yaml --output data/in2.jsonl --num-shards 16
+    %(prog)s fetch --config configs/in2_film.yaml --output data/in2.jsonl --num-shards 16
 
 Writes X.corpus and X.instructions beside the output X.jsonl. The shards of that output read them;
 while they are being written, shards wait. Shards that find none fetch themselves: the first one for
