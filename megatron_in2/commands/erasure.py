@@ -19,7 +19,7 @@ Every answer is in OUTPUT.journal.sqlite: a stopped run continues from there.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,8 @@ def make_erased(options: Any) -> None:
         return _tasks(source.samples, template)
 
     kinds = counted_kinds(tasks())
+    if not kinds:
+        raise InputError(f"--samples {source.samples} holds no sample")
     choice = None
     if source.pilot is None:
         choice = read_choice(source.choice_file, strategies, kinds)
@@ -184,7 +186,7 @@ def _print_pilot(pilot: ErasurePilot, kinds: Counter[str]) -> None:
     print(f"{'whole':>14} ${whole:,.2f}, without a judge")
 
 
-def _print_scores(scores: Scores, choice: Any) -> None:
+def _print_scores(scores: Scores, choice: Mapping[str, str | None]) -> None:
     for kind, of_kind in sorted(scores.items()):
         for name, score in of_kind.items():
             mark = "*" if choice[kind] == name else " "

@@ -9,7 +9,7 @@ from megatron_in2.synthesis.llm.replies import read_object
 from megatron_in2.synthesis.llm.transport import Request
 from megatron_in2.synthesis.self_correction.judging import Parted, Verdicts
 from megatron_in2.synthesis.self_correction.servers import ModelServer
-from megatron_in2.synthesis.self_correction.tasks import Task, opened_store
+from megatron_in2.synthesis.self_correction.tasks import Task, stored_texts
 
 PROMPTS = Path(__file__).with_name("prompts")
 _LONGEST_CORRECTION = 2000  # characters; more is no sentence or two
@@ -72,8 +72,8 @@ def evidence_of(task: Task) -> str:
     """Return the texts that a sample names as its evidence; empty where it names none."""
     record = task.record
     if "segments" in record:
-        store = opened_store(task.folder / record["store"])
-        return "\n\n".join(store.text(record["segments"][slot]) for slot in record["evidence"])
+        segments = [record["segments"][slot] for slot in record["evidence"]]
+        return "\n\n".join(stored_texts(task.folder / record["store"], segments))
     context, spans = record.get("context") or "", record.get("evidence") or []
     return "\n\n".join(context[start:end] for start, end in spans)
 
