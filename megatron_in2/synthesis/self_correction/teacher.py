@@ -49,20 +49,19 @@ class Teacher:
             items: tasks, each with a wrong attempt or None.
         """
         asked = (
-            (task, [] if text is None else [self._request(self._correction, task, text)])
-            for task, text in items
+            (task, [] if text is None else [self._corrected(task, text)]) for task, text in items
         )
         for task, replies in self._server.replies(asked):
             yield task, _said(replies[0]) if replies else None
 
-    def _request(self, prompt: str, task: Task, attempt: str) -> Request:
+    def _corrected(self, task: Task, attempt: str) -> Request:
+        evidence = evidence_of(task) or "(not known)"
+        return self._request(self._correction, task, attempt, evidence=evidence)
+
+    def _request(self, prompt: str, task: Task, attempt: str, **more: str) -> Request:
         config = self._server.config
         content = fill(
-            prompt,
-            question=task.question,
-            reference=task.reference,
-            attempt=attempt,
-            evidence=evidence_of(task) or "(not known)",
+            prompt, question=task.question, reference=task.reference, attempt=attempt, **more
         )
         messages = [{"role": "user", "content": content}]
         return self._server.request(messages, config.max_answer_tokens, temperature=0.0)
