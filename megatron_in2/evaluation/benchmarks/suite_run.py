@@ -18,11 +18,11 @@ from megatron_in2.evaluation.benchmarks.harness_tasks import (
     changed_task,
     load_tasks,
     mean_score,
-    replaced,
 )
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.suites import SUITES, Suite, run_name
 from megatron_in2.evaluation.benchmarks.truncation import Window
+from megatron_in2.parallel.replaced import replaced
 from megatron_in2.templates.film import FILM
 
 
@@ -87,7 +87,7 @@ class SuiteRun:
         import datasets
 
         copy = partial(_load_copy, suite.repository, self.config.data / name, datasets.load_dataset)
-        return replaced(datasets, load_dataset=copy)
+        return replaced({datasets: {"load_dataset": copy}})
 
     def _score(
         self, suite: Suite, length: int | None, tasks: list[Any], manager: Any
