@@ -40,7 +40,6 @@ from megatron_in2.synthesis.erasure.run import (
 from megatron_in2.synthesis.erasure.strategies import load_strategies
 from megatron_in2.synthesis.erasure.trials import Trials
 from megatron_in2.synthesis.llm.config import OpenAIConfig
-from megatron_in2.synthesis.llm.journal.journal import JournalSummary
 from megatron_in2.synthesis.pipeline import journal_path
 from megatron_in2.synthesis.self_correction.servers import ModelServers
 from megatron_in2.synthesis.self_correction.tasks import Task
@@ -159,7 +158,7 @@ def make_erased(options: Any) -> None:
             _print_pilot(pilot, kinds)
         else:
             _print_report(make_erased_samples(trials, choice, tasks, source.output, kinds.total()))
-        _print_calls(servers.summary())
+        print(servers.summary().line())
     print(f"{source.choice_file if choice is None else source.output} is complete")
 
 
@@ -209,10 +208,3 @@ def _print_report(report: dict[str, Any]) -> None:
         print(f"{name:>14} {count:>9,} samples")
     for reason, count in report["dropped"].items():
         print(f"{'dropped':>14} {count:>9,} {reason}")
-
-
-def _print_calls(calls: JournalSummary) -> None:
-    print(
-        f"{'paid calls':>14} {calls.answers:>9,} answers, ${calls.cost:.4f}; {calls.lost} lost and "
-        f"{calls.sent_unanswered} unanswered attempts may have cost ${calls.possible_cost:.4f} more"
-    )
