@@ -131,8 +131,7 @@ def make_erased(options: Any) -> None:
         return _tasks(source.samples, template)
 
     kinds = counted_kinds(tasks())
-    if not kinds:
-        raise InputError(f"--samples {source.samples} holds no sample")
+    _require_kinds(kinds, source.samples, config)
     choice = None
     if source.pilot is None:
         choice = read_choice(source.choice_file, strategies, kinds)
@@ -170,6 +169,17 @@ def _tasks(path: Path, template: Template) -> Iterator[Task]:
                 "already; name the samples from before"
             )
         yield task
+
+
+def _require_kinds(kinds: Counter[str], samples: Path, config: ErasureConfig) -> None:
+    """Check that there are samples, and some of every kind that has a judge of its own."""
+    if not kinds:
+        raise InputError(f"--samples {samples} holds no sample")
+    for kind, judge in config.judges.items():
+        if kind not in kinds:
+            raise InputError(
+                f"--kind-judges {kind}={judge}: no sample is of this kind: use {', '.join(kinds)}"
+            )
 
 
 def _print_pilot(pilot: ErasurePilot, kinds: Counter[str]) -> None:
