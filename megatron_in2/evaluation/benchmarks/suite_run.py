@@ -28,7 +28,7 @@ from megatron_in2.templates.film import FILM
 
 @dataclass
 class SuiteRun:
-    """Runs suites on one model; what they score, and what cannot be run, gathers here."""
+    """Runs suites on one model; keeps what they score, and why others cannot be run."""
 
     config: HarnessConfig
     model: Any
