@@ -123,8 +123,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not readable as JSON: {error}") from error
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, what: str = "") -> Any:
     """Read one YAML file.
+
+    Args:
+        path: the file.
+        what: precedes the path in messages, such as ``template``.
 
     Raises:
         InputError: the file is absent or is not YAML.
@@ -133,7 +137,8 @@ def read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
-        raise InputError(f"{path} is not readable as YAML: {problem}") from error
+        named = f"{what} {path}".lstrip()
+        raise InputError(f"{named} is not readable as YAML: {problem}") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

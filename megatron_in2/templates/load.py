@@ -66,7 +66,7 @@ def _loaded(name: str, tokenizer: Tokenizer | None, wording: Wording) -> Templat
     if not path.is_file():
         known = ", ".join((BASE, *TEMPLATES))
         raise InputError(f"template {name}: use {known} or name a YAML file or an export")
-    return _checked(read_yaml(path), path)
+    return _checked(read_yaml(path, "template"), path)
 
 
 def _template_in(folder: Path, wording: Wording) -> Template:

@@ -44,7 +44,7 @@ def load_verifications(path: Path | None) -> Verifications:
         InputError: it has no two lists of sentences, or one sentence says both.
     """
     file = path or PACKAGED
-    values = read_yaml(file)
+    values = read_yaml(file, "--wordings")
     if not isinstance(values, dict) or set(values) != {"right", "wrong"}:
         raise InputError(f"--wordings {file}: give the lists 'right' and 'wrong', nothing else")
     for name, sentences in values.items():
