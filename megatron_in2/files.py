@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and JSON lines that name the line when they are bad."""
+"""Files that are either whole or absent, and errors that name the file and the line."""
 
 import contextlib
 import errno
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow
+import yaml
 
 from megatron_in2.errors import InputError
 
@@ -120,6 +121,24 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not readable as JSON: {error}") from error
+
+
+def read_yaml(path: Path, what: str = "") -> Any:
+    """Read one YAML file.
+
+    Args:
+        path: the file.
+        what: precedes the path in messages, such as ``template``.
+
+    Raises:
+        InputError: the file is absent or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        named = f"{what} {path}".lstrip()
+        raise InputError(f"{named} is not readable as YAML: {problem}") from error
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

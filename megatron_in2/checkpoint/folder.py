@@ -28,7 +28,14 @@ from megatron_in2.checkpoint.integrity import COMPLETE, FileSum, seal_step
 from megatron_in2.checkpoint.source import SourceFiles, keep_source
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.errors import InputError
-from megatron_in2.files import atomic_file, read_json, sha256_of_file, sync_directory, write_json
+from megatron_in2.files import (
+    atomic_file,
+    read_json,
+    read_yaml,
+    sha256_of_file,
+    sync_directory,
+    write_json,
+)
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.load import TEMPLATE_FILE, read_template_beside, template_of_values
 from megatron_in2.tokenizers.base import Tokenizer
@@ -271,10 +278,7 @@ def read_state(step: Path) -> CheckpointState:
 
 def read_config(step: Path) -> dict[str, Any]:
     """Read the configuration that a step was saved with."""
-    try:
-        values = yaml.safe_load((step / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{step / CONFIG} is not readable: {error}") from error
+    values = read_yaml(step / CONFIG)
     if not isinstance(values, dict) or "model" not in values:
         raise InputError(f"{step / CONFIG} has no model section")
     return values

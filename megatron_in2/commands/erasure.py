@@ -19,7 +19,7 @@ Every answer is in OUTPUT.journal.sqlite: a stopped run continues from there.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,6 @@ from megatron_in2.synthesis.erasure.run import (
 from megatron_in2.synthesis.erasure.strategies import load_strategies
 from megatron_in2.synthesis.erasure.trials import Trials
 from megatron_in2.synthesis.llm.config import OpenAIConfig
-from megatron_in2.synthesis.llm.journal.journal import JournalSummary
 from megatron_in2.synthesis.pipeline import journal_path
 from megatron_in2.synthesis.self_correction.servers import ModelServers
 from megatron_in2.synthesis.self_correction.tasks import Task
@@ -132,6 +131,7 @@ def make_erased(options: Any) -> None:
         return _tasks(source.samples, template)
 
     kinds = counted_kinds(tasks())
+    _require_kinds(kinds, source.samples, config)
     choice = None
     if source.pilot is None:
         choice = read_choice(source.choice_file, strategies, kinds)
@@ -157,7 +157,7 @@ def make_erased(options: Any) -> None:
             _print_pilot(pilot, kinds)
         else:
             _print_report(make_erased_samples(trials, choice, tasks, source.output, kinds.total()))
-        _print_calls(servers.summary())
+        print(servers.summary().line())
     print(f"{source.choice_file if choice is None else source.output} is complete")
 
 
@@ -169,6 +169,17 @@ def _tasks(path: Path, template: Template) -> Iterator[Task]:
                 "already; name the samples from before"
             )
         yield task
+
+
+def _require_kinds(kinds: Counter[str], samples: Path, config: ErasureConfig) -> None:
+    """Check that there are samples, and some of every kind that has a judge of its own."""
+    if not kinds:
+        raise InputError(f"--samples {samples} holds no sample")
+    for kind, judge in config.judges.items():
+        if kind not in kinds:
+            raise InputError(
+                f"--kind-judges {kind}={judge}: no sample is of this kind: use {', '.join(kinds)}"
+            )
 
 
 def _print_pilot(pilot: ErasurePilot, kinds: Counter[str]) -> None:
@@ -184,7 +195,7 @@ def _print_pilot(pilot: ErasurePilot, kinds: Counter[str]) -> None:
     print(f"{'whole':>14} ${whole:,.2f}, without a judge")
 
 
-def _print_scores(scores: Scores, choice: Any) -> None:
+def _print_scores(scores: Scores, choice: Mapping[str, str | None]) -> None:
     for kind, of_kind in sorted(scores.items()):
         for name, score in of_kind.items():
             mark = "*" if choice[kind] == name else " "
@@ -207,10 +218,3 @@ def _print_report(report: dict[str, Any]) -> None:
         print(f"{name:>14} {count:>9,} samples")
     for reason, count in report["dropped"].items():
         print(f"{'dropped':>14} {count:>9,} {reason}")
-
-
-def _print_calls(calls: JournalSummary) -> None:
-    print(
-        f"{'paid calls':>14} {calls.answers:>9,} answers, ${calls.cost:.4f}; {calls.lost} lost and "
-        f"{calls.sent_unanswered} unanswered attempts may have cost ${calls.possible_cost:.4f} more"
-    )

@@ -42,6 +42,7 @@ from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import SynthesisConfig
 from megatron_in2.synthesis.estimate import Estimate, estimate_run
 from megatron_in2.synthesis.fetch import fetched_folders
+from megatron_in2.synthesis.llm.journal.journal import JournalSummary
 from megatron_in2.synthesis.pilot import SHOWN_SAMPLES, Pilot, run_pilot
 from megatron_in2.synthesis.pipeline import RunOptions, Tally, synthesize
 
@@ -81,7 +82,7 @@ def _samples(options: Any) -> int:
 _FETCH = """Read the hub's data sets of a configuration once, divided among the shards of a run.
 
 Example:
-    %(prog)s --config configs/in2_film.yaml --output data/in2.jsonl --num-shards 16
+    %(prog)s fetch --config configs/in2_film.yaml --output data/in2.jsonl --num-shards 16
 
 Writes X.corpus and X.instructions beside the output X.jsonl. The shards of that output read them;
 while they are being written, shards wait. Shards that find none fetch themselves: the first one for
@@ -164,11 +165,7 @@ def _print_tally(tally: Tally) -> None:
     for reason, count in sorted(tally.dropped.items()):
         print(f"{'dropped':>14} {count:>9,} {reason}")
     if tally.calls is not None:
-        print(
-            f"{'paid calls':>14} {tally.calls['answers']:>9,} answers, ${tally.calls['cost']:.4f}; "
-            f"{tally.calls['lost']} lost and {tally.calls['sent_unanswered']} unanswered attempts "
-            f"may have cost ${tally.calls['possible_cost']:.4f} more"
-        )
+        print(JournalSummary(**tally.calls).line())
     print(f"{tally.output} is complete")
 
 

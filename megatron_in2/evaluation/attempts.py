@@ -13,11 +13,10 @@ import numpy.typing as npt
 import torch
 
 from megatron_in2.data.packing.encoding.encode import SampleEncoder
-from megatron_in2.errors import InputError
 from megatron_in2.evaluation.probing.checkpoint_answers import CheckpointAnswerer
 from megatron_in2.records import ContextPart, EncodedSample, JoinedPart, Sample, id_hash
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
-from megatron_in2.synthesis.self_correction.tasks import Drawn, Task, opened_store
+from megatron_in2.synthesis.self_correction.tasks import Drawn, Task, stored_texts
 from megatron_in2.templates.base import Template
 from megatron_in2.templates.ids import end_id
 
@@ -106,7 +105,7 @@ def as_text(sample: Sample) -> Sample:
     with a SentencePiece file has a ``tokenizer.json``.
 
     Raises:
-        InputError: the store is missing or damaged.
+        InputError: the store is missing or damaged, or lacks a segment.
     """
     parts = tuple(
         _context_part(part) if isinstance(part, JoinedPart) else part for part in sample.parts
@@ -115,13 +114,7 @@ def as_text(sample: Sample) -> Sample:
 
 
 def _context_part(part: JoinedPart) -> ContextPart:
-    store = opened_store(part.store)
-    if max(part.segments) >= len(store):
-        raise InputError(
-            f"segment {max(part.segments)} is beyond the {len(store)} of {part.store}: the samples "
-            "belong to another store"
-        )
-    context = "\n".join(map(store.text, part.segments))
+    context = "\n".join(stored_texts(part.store, part.segments))
     return ContextPart(part.before, context, part.after, follows=part.follows)
 
 

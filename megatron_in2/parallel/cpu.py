@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from megatron_in2.parallel.replaced import is_cuda, replaced
+from megatron_in2.parallel.replaced import replaced
+
+
+def is_cuda(device: Any) -> bool:
+    """Say whether an argument of a torch call names a CUDA device."""
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
 
 
 class _CudaMeansCpu(TorchFunctionMode):

@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
-
 
 @contextlib.contextmanager
 def replaced(names: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
@@ -25,10 +23,3 @@ def replaced(names: Mapping[Any, Mapping[str, Any]]) -> Iterator[None]:
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
-
-
-def is_cuda(device: Any) -> bool:
-    """Say whether an argument of a torch call names a CUDA device."""
-    if isinstance(device, str):
-        return device.startswith("cuda")
-    return isinstance(device, torch.device) and device.type == "cuda"

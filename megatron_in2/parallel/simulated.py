@@ -19,8 +19,9 @@ from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
 from megatron_in2.parallel.config import ParallelConfig
+from megatron_in2.parallel.cpu import is_cuda
 from megatron_in2.parallel.rank import Rank
-from megatron_in2.parallel.replaced import is_cuda, replaced
+from megatron_in2.parallel.replaced import replaced
 from megatron_in2.parallel.world import World, model_parallel_state
 
 CUDA = torch.device("cuda", 0)

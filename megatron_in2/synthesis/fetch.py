@@ -89,8 +89,9 @@ class FetchedFolder:
             return None
         if not self.is_there():
             raise InputError(
-                f"{self.path} was fetched from another data set or for another number of shards "
-                f"than {self.shards}: fetch again with --overwrite, or name another --output"
+                f"{self.path} was fetched from another data set, with other settings of it, or for "
+                f"another number of shards than {self.shards}: fetch again with --overwrite, or "
+                "name another --output"
             )
         return int(read_json(self.path / "fetched.json")["records"])
 

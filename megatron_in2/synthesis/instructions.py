@@ -58,7 +58,7 @@ class InstructionStage:
         template: of a chat turn.
         max_tokens: longer conversations are left out.
         seed: of the draw.
-        records: yields (place, record) at each call, where the source was read before.
+        records: yields all (place, record) at each call.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class InstructionStage:
         template: Template,
         max_tokens: int,
         seed: int,
-        records: Callable[[], Iterator[tuple[str, dict[str, Any]]]] | None = None,
+        records: Callable[[], Iterator[tuple[str, dict[str, Any]]]],
     ) -> None:
         self._config = config
         self._shard = shard
@@ -77,7 +77,7 @@ class InstructionStage:
         self._template = template
         self._max_tokens = max_tokens
         self._seed = seed
-        self._records = records or (lambda: instruction_records(config))
+        self._records = records
 
     def samples(self, wanted: int, rejects: Rejects) -> Iterator[Finished]:
         """Yield ``wanted`` conversations in the order of their source, each as likely as another.

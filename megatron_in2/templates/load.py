@@ -4,11 +4,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megatron_in2.choices import as_option, wrong_choice
 from megatron_in2.errors import InputError
-from megatron_in2.files import read_json
+from megatron_in2.files import read_json, read_yaml
 from megatron_in2.templates.base import Template, Wording
 from megatron_in2.templates.chatml import CHATML
 from megatron_in2.templates.film import FILM
@@ -68,11 +66,7 @@ def _loaded(name: str, tokenizer: Tokenizer | None, wording: Wording) -> Templat
     if not path.is_file():
         known = ", ".join((BASE, *TEMPLATES))
         raise InputError(f"template {name}: use {known} or name a YAML file or an export")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"template {path} is not readable as YAML: {error}") from error
-    return _checked(values, path)
+    return _checked(read_yaml(path, "template"), path)
 
 
 def _template_in(folder: Path, wording: Wording) -> Template:

@@ -1,5 +1,6 @@
 """What all commands share: options, subcommands, exit codes, one line instead of a traceback."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from megatron_in2.choices import as_option, require_choices
 from megatron_in2.commands.parser import (
     CommandParser,
     Subcommand,
+    called_as,
     config_of,
     run_command,
     run_subcommand,
 )
+from megatron_in2.commands.synthesize_in2 import SUBCOMMANDS
 from megatron_in2.errors import InputError
 from tests.conftest import ROOT, RunTool
 
@@ -232,3 +235,10 @@ def test_an_option_of_another_subcommand_is_refused(run: Run) -> None:
 def test_wrong_subcommands_and_options_are_refused(arguments: list[str], run: Run) -> None:
     with pytest.raises(InputError, match=r"first.*second|--depht"):
         run(*arguments)
+
+
+@pytest.mark.parametrize("name", [each for each in SUBCOMMANDS if each != "samples"])
+def test_the_examples_of_a_subcommand_name_it(name: str) -> None:
+    """Without its name the default subcommand would run."""
+    described = SUBCOMMANDS[name].parser().description or ""
+    assert set(re.findall(rf"{re.escape(called_as())} (\S+)", described)) == {name}

@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from megatron_in2.data.packing.encoding.samples import read_samples
 from megatron_in2.errors import InputError
 from megatron_in2.shards import Shard
 from megatron_in2.synthesis.config import InstructionsConfig, InstructionWording
-from megatron_in2.synthesis.instructions import InstructionStage
+from megatron_in2.synthesis.instructions import InstructionStage, instruction_records
 from megatron_in2.synthesis.rejects import Rejects
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
@@ -27,7 +28,8 @@ def _draw(
     config: InstructionsConfig, tokenizer: Tokenizer, wanted: int, shard: Shard | None = None
 ) -> tuple[list[dict], Rejects]:
     rejects = Rejects(io.StringIO())
-    stage = InstructionStage(config, shard or Shard(), tokenizer, FILM, 60, seed=1)
+    records = partial(instruction_records, config)
+    stage = InstructionStage(config, shard or Shard(), tokenizer, FILM, 60, 1, records)
     return [json.loads(sample.line) for sample in stage.samples(wanted, rejects)], rejects
 
 
@@ -66,7 +68,8 @@ def test_lengths_are_those_of_the_encoded_samples(
 ) -> None:
     records = [{**_orca(1), "system_prompt": "Be brief."}, _orca(2), {"messages": CHAT}]
     config = replace(_file(tmp_path / "x.jsonl", records), wording=wording)
-    stage = InstructionStage(config, Shard(), tokenizer, FILM, 60, seed=1)
+    found = partial(instruction_records, config)
+    stage = InstructionStage(config, Shard(), tokenizer, FILM, 60, 1, found)
     finished = list(stage.samples(5, Rejects(io.StringIO())))
     lines = tmp_path / "drawn.jsonl"
     lines.write_text("".join(sample.line for sample in finished))

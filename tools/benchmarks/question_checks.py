@@ -61,11 +61,8 @@ class FreeCheck:
         return sum(check(line) == line[self.label] for line in read_labelled(self.file))
 
     def __str__(self) -> str:
-        lines, right, naive = (
-            len(read_labelled(self.file)),
-            self.right(self.check),
-            self.right(self.naive),
-        )
+        lines = len(read_labelled(self.file))
+        right, naive = self.right(self.check), self.right(self.naive)
         return f"| {self.name} | {right} of {lines} | {naive} of {lines} |"
 
 

@@ -34,7 +34,8 @@ def run_benchmarks(config: HarnessConfig) -> tuple[dict[str, BenchmarkScore], di
         (scores by benchmark, reason by benchmark that was not run).
 
     Raises:
-        InputError: the harness is not installed, or the model cannot be loaded.
+        InputError: the harness is not installed, the model cannot be loaded, or a file of the
+            user's cannot be used.
     """
     model = _load_model(config)
     from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]

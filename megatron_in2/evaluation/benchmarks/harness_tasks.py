@@ -1,9 +1,7 @@
 """How tasks of lm-evaluation-harness are loaded, from the hub or from files, and their scores."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -55,20 +53,6 @@ def mean_score(outcome: Any, metric: str) -> BenchmarkScore:
     counts = [count["effective"] for count in outcome["n-samples"].values()]
     values = [outcome["results"][name][f"{metric},none"] for name in outcome["n-samples"]]
     return BenchmarkScore(100 * float(np.average(values, weights=counts)), sum(counts))
-
-
-@contextmanager
-def replaced(module: ModuleType, **values: Any) -> Iterator[None]:
-    """Have other values in a module inside the block.
-
-    Some of the harness' tasks take their data from functions that have no option for files.
-    """
-    before = {name: getattr(module, name) for name in values}
-    vars(module).update(values)
-    try:
-        yield
-    finally:
-        vars(module).update(before)
 
 
 def _local_data(benchmark: Benchmark, folder: Path) -> dict[str, Any]:

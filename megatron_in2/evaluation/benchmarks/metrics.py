@@ -41,7 +41,7 @@ def _f1(prediction: list[str], reference: list[str]) -> float:
 
 
 def substring_match(prediction: str, references: list[str]) -> float:
-    """1 where the normalised words of a reference stand in a row in the prediction's (HELMET).
+    """1 where the normalised words of a reference are in a row in the prediction's (HELMET).
 
     It is a match of texts: the first and last word may be parts of longer ones.
     """

@@ -12,8 +12,9 @@ from typing import Any
 
 from megatron_in2.errors import InputError
 from megatron_in2.evaluation.benchmarks.harness_config import HarnessConfig
-from megatron_in2.evaluation.benchmarks.harness_tasks import CANNOT_BE_HAD, replaced, why
+from megatron_in2.evaluation.benchmarks.harness_tasks import CANNOT_BE_HAD, why
 from megatron_in2.files import read_json, read_json_lines
+from megatron_in2.parallel.replaced import replaced
 
 # Task -> which source it is made of.
 NEEDS: dict[str, str] = {
@@ -112,17 +113,18 @@ def _hidden_in_essays(task: str, words: list[str], **options: Any) -> Any:
     from lm_eval.tasks.ruler import niah_utils, prepare_niah  # type: ignore[import-untyped]
 
     sentences = _sentences(words) or prepare_niah.cached_sent_tokenize
-    with (
-        replaced(niah_utils, get_haystack=lambda type_haystack: words),
-        replaced(prepare_niah, cached_sent_tokenize=sentences),
-    ):
+    instead: dict[Any, dict[str, Any]] = {
+        niah_utils: {"get_haystack": lambda type_haystack: words},
+        prepare_niah: {"cached_sent_tokenize": sentences},
+    }
+    with replaced(instead):
         return getattr(niah_utils, task)(**options)
 
 
 def _asked_of(name: str, questions: Questions, **options: Any) -> Any:
     from lm_eval.tasks.ruler import qa_utils
 
-    with replaced(qa_utils, **{f"read_{name}": lambda: questions}):
+    with replaced({qa_utils: {f"read_{name}": lambda: questions}}):
         return qa_utils.get_qa_dataset(name, **options)
 
 
@@ -180,7 +182,7 @@ def _read_questions(name: str, path: Path) -> Questions:
     value = read_json(path)
     read = getattr(qa_utils, f"read_{name}").__wrapped__  # without its cache
     try:
-        with replaced(qa_utils, download_json=lambda url: value):
+        with replaced({qa_utils: {"download_json": lambda url: value}}):
             questions, documents = read()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(

@@ -18,50 +18,50 @@ from megatron_in2.evaluation.benchmarks.harness_tasks import (
     changed_task,
     load_tasks,
     mean_score,
-    replaced,
 )
 from megatron_in2.evaluation.benchmarks.prompting import prompting_with
 from megatron_in2.evaluation.benchmarks.suites import SUITES, Suite, run_name
 from megatron_in2.evaluation.benchmarks.truncation import Window
+from megatron_in2.parallel.replaced import replaced
 from megatron_in2.templates.film import FILM
 
 
 @dataclass
 class SuiteRun:
-    """Runs suites on one model; what they score, and what cannot be run, gathers here."""
+    """Runs suites on one model; keeps what they score, and why others cannot be run.
+
+    Raises:
+        InputError: a file of the user's cannot be used; known before the first task takes hours.
+    """
 
     config: HarnessConfig
     model: Any
     scores: dict[str, BenchmarkScore] = field(default_factory=dict)
     not_run: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._sources = ruler.RulerSources()
+        if "ruler" in self.config.tasks:
+            self._sources = ruler.read_sources(self.config)
+            ruler.require_words(self._sources, self.model.tok_encode, max(self.config.lengths))
+            _say_what_lacks(self._sources)
+
     def run(self, name: str) -> None:
-        """Run each task of a suite that can be had; the suite has a score only if all of them can.
-
-        Raises:
-            InputError: a file of the user's cannot be used.
-        """
+        """Run each task of a suite that can be had; the suite has a score only if all can."""
         suite = SUITES[name]
-        sources = ruler.RulerSources()
-        if name == "ruler":
-            sources = ruler.read_sources(self.config)
-            ruler.require_words(sources, self.model.tok_encode, max(self.config.lengths))
-            _say_what_lacks(sources)
         for length in self.config.lengths if suite.length else [None]:
-            self._run_at(name, suite, length, sources)
+            self._run_at(name, suite, length)
 
-    def _run_at(
-        self, name: str, suite: Suite, length: int | None, sources: ruler.RulerSources
-    ) -> None:
+    def _run_at(self, name: str, suite: Suite, length: int | None) -> None:
         manager = _manager(suite, length, self.config)
         parts = []
         for task in suite.tasks:
             part = run_name(name, length, task if len(suite.tasks) > 1 else None)
-            if (source := ruler.NEEDS.get(task)) in sources.missing:
-                self.not_run[part] = sources.missing[source]
+            if (source := ruler.NEEDS.get(task)) in self._sources.missing:
+                self.not_run[part] = self._sources.missing[source]
                 continue
             with self._data(name, suite):
-                made = partial(_with_sources, task, sources)
+                made = partial(_with_sources, task, self._sources)
                 loaded = load_tasks(manager, made, part, self.not_run)
             if name == "ruler" and loaded and not ruler.has_answers(loaded[0]):
                 self.not_run[part] = "the tokenizer needs more tokens for it: give longer --lengths"
@@ -87,7 +87,7 @@ class SuiteRun:
         import datasets
 
         copy = partial(_load_copy, suite.repository, self.config.data / name, datasets.load_dataset)
-        return replaced(datasets, load_dataset=copy)
+        return replaced({datasets: {"load_dataset": copy}})
 
     def _score(
         self, suite: Suite, length: int | None, tasks: list[Any], manager: Any

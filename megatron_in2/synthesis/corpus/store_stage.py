@@ -40,7 +40,7 @@ def build_store(
     tokenizer: Tokenizer,
     output: Path,
     workers: int,
-    texts: Texts | None = None,
+    texts: Texts,
 ) -> SegmentStore:
     """Return the segment store ``output`` + ``.segments``, made if it does not exist yet.
 
@@ -53,7 +53,7 @@ def build_store(
         tokenizer: cuts and counts.
         output: the shard's.
         workers: processes that cut.
-        texts: yields (place, text) of the corpus; None reads it as the configuration says.
+        texts: yields (place, text) of the corpus.
 
     Raises:
         InputError: an unusable corpus, or one smaller than one context.
@@ -101,9 +101,9 @@ def _require_one_context(tokens: int, config: SynthesisConfig) -> None:
 
 
 def _kept_documents(
-    config: SynthesisConfig, shard: Shard, rejects: Rejects, texts: Texts | None
+    config: SynthesisConfig, shard: Shard, rejects: Rejects, texts: Texts
 ) -> Iterator[Document]:
-    documents = read_corpus(config.corpus, shard, rejects, None if texts is None else texts())
+    documents = read_corpus(config.corpus, shard, rejects, texts())
     evaluation = read_evaluation_texts(config.decontamination)
     if evaluation is not None:
         documents = without_overlap(documents, evaluation, rejects)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from megatron_in2.errors import InputError
-from megatron_in2.files import atomic_file
+from megatron_in2.files import atomic_file, read_yaml
 from megatron_in2.synthesis.erasure.strategies import Strategy
 from megatron_in2.synthesis.erasure.trials import Trial
 
@@ -131,11 +131,7 @@ def read_choice(path: Path, strategies: Mapping[str, Strategy], kinds: Iterable[
             f"{path} does not exist: let strategies be tried first, with --pilot 50, or name a "
             "file with --choice"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"{path} is not readable as YAML: {problem}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: give one line KIND: STRATEGY for each kind of task")
     for kind, name in values.items():

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -38,7 +39,7 @@ class ErasureConfig:
     shared_words: int = 7
     seed: int = 1234
 
-    @property
+    @cached_property
     def judges(self) -> Mapping[str, JudgeName]:
         """The judges of kinds that have one of their own."""
         pairs = (each.rpartition("=") for each in self.kind_judges)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import get_args
 
 from megatron_in2.synthesis.erasure.config import ErasureConfig
 from megatron_in2.synthesis.self_correction.config import JudgeName
@@ -21,7 +22,11 @@ class KindJudges:
     def __init__(self, config: ErasureConfig, model: Judge | None) -> None:
         self._config = config
         self._model = model
-        self._rules: dict[JudgeName, AttemptJudge] = {}
+        self._rules: dict[JudgeName, AttemptJudge] = {
+            name: AttemptJudge(name, config.least_f1)
+            for name in get_args(JudgeName)
+            if name != "model"
+        }
 
     def problem(self, task: Task) -> str | None:
         """Return why answers cannot be judged by a task's own answer, or None."""
@@ -47,7 +52,4 @@ class KindJudges:
 
     def _rule(self, task: Task) -> AttemptJudge | None:
         """Return the rule for a task's kind; None where a model judges."""
-        name = self._config.judge_of(task.sample.kind)
-        if name == "model":
-            return None
-        return self._rules.setdefault(name, AttemptJudge(name, self._config.least_f1))
+        return self._rules.get(self._config.judge_of(task.sample.kind))

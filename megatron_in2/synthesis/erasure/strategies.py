@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megatron_in2.errors import InputError
+from megatron_in2.files import read_yaml
 from megatron_in2.synthesis.llm.envelopes import Reply
 from megatron_in2.synthesis.llm.replies import MAX_CHARACTERS, is_readable
 
@@ -99,11 +98,7 @@ def load_strategies(folder: Path | None) -> dict[str, Strategy]:
 
 
 def _read(path: Path) -> Strategy:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"{path} is not readable as YAML: {problem}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not set(values) <= set(_FIELDS):
         raise InputError(f"{path}: give the fields {', '.join(_FIELDS)}, nothing else")
     for name, item in _FIELDS.items():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from megatron_in2.synthesis.llm.transport import Request
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
 from megatron_in2.synthesis.self_correction.servers import Messages, ModelServer
-from megatron_in2.synthesis.self_correction.tasks import Drawn, Task, opened_store
+from megatron_in2.synthesis.self_correction.tasks import Drawn, Task, stored_texts
 from megatron_in2.templates.base import Wording
 
 _CUT_OFF = "reply cut off at max_answer_tokens"  # as read_reply says it
@@ -69,7 +69,7 @@ class EndpointAttempts:
             ]
         context = record.get("context")
         if "segments" in record:
-            store = opened_store(task.folder / record["store"])
-            context = "\n".join(map(store.text, record["segments"]))
+            texts = stored_texts(task.folder / record["store"], record["segments"])
+            context = "\n".join(texts)
         content = self._wording.message(record["question"], context)
         return [{"role": "user", "content": content}]

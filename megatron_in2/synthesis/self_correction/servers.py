@@ -89,6 +89,8 @@ class ModelServers:
 
     async def _close(self) -> None:
         for server in self._servers:
+            server.stop()
+        for server in self._servers:
             await server.close()
         await self._ledger.close()
 
@@ -148,9 +150,12 @@ class ModelServer:
         while begun:
             yield self._ended(*begun.popleft())
 
-    async def close(self) -> None:
-        """Wait for what is under way, send nothing new, and close the connections."""
+    def stop(self) -> None:
+        """Send nothing new."""
         self._calls.stop()
+
+    async def close(self) -> None:
+        """Wait for what is under way, and close the connections."""
         for future in list(self._pending):
             with suppress(StoppedError, InputError, asyncio.CancelledError):
                 await asyncio.wrap_future(future)

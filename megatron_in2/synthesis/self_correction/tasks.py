@@ -1,6 +1,6 @@
 """What attempts are drawn for: samples of any form, and what a drawer gives for each of them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -90,13 +90,27 @@ class AttemptDrawer(Protocol):
         """
 
 
-@lru_cache(maxsize=8)
-def opened_store(path: Path) -> SegmentStore:
-    """Open a segment store once.
+def stored_texts(path: Path, segments: Sequence[int]) -> list[str]:
+    """Return the texts of segments of a store.
+
+    Args:
+        path: the store.
+        segments: at least one.
 
     Raises:
-        InputError: it is missing or damaged.
+        InputError: the store is missing or damaged, or lacks a segment.
     """
+    store = _opened_store(path)
+    if max(segments) >= len(store):
+        raise InputError(
+            f"segment {max(segments)} is beyond the {len(store)} of {path}: the samples belong to "
+            "another store"
+        )
+    return [store.text(segment) for segment in segments]
+
+
+@lru_cache(maxsize=8)
+def _opened_store(path: Path) -> SegmentStore:
     return SegmentStore(path)
 
 

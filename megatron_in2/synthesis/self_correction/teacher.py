@@ -9,7 +9,7 @@ from megatron_in2.synthesis.llm.replies import read_object
 from megatron_in2.synthesis.llm.transport import Request
 from megatron_in2.synthesis.self_correction.judging import Parted, Verdicts
 from megatron_in2.synthesis.self_correction.servers import ModelServer
-from megatron_in2.synthesis.self_correction.tasks import Task, opened_store
+from megatron_in2.synthesis.self_correction.tasks import Task, stored_texts
 
 PROMPTS = Path(__file__).with_name("prompts")
 _LONGEST_CORRECTION = 2000  # characters; more is no sentence or two
@@ -49,20 +49,19 @@ class Teacher:
             items: tasks, each with a wrong attempt or None.
         """
         asked = (
-            (task, [] if text is None else [self._request(self._correction, task, text)])
-            for task, text in items
+            (task, [] if text is None else [self._corrected(task, text)]) for task, text in items
         )
         for task, replies in self._server.replies(asked):
             yield task, _said(replies[0]) if replies else None
 
-    def _request(self, prompt: str, task: Task, attempt: str) -> Request:
+    def _corrected(self, task: Task, attempt: str) -> Request:
+        evidence = evidence_of(task) or "(not known)"
+        return self._request(self._correction, task, attempt, evidence=evidence)
+
+    def _request(self, prompt: str, task: Task, attempt: str, **more: str) -> Request:
         config = self._server.config
         content = fill(
-            prompt,
-            question=task.question,
-            reference=task.reference,
-            attempt=attempt,
-            evidence=evidence_of(task) or "(not known)",
+            prompt, question=task.question, reference=task.reference, attempt=attempt, **more
         )
         messages = [{"role": "user", "content": content}]
         return self._server.request(messages, config.max_answer_tokens, temperature=0.0)
@@ -72,8 +71,8 @@ def evidence_of(task: Task) -> str:
     """Return the texts that a sample names as its evidence; empty where it names none."""
     record = task.record
     if "segments" in record:
-        store = opened_store(task.folder / record["store"])
-        return "\n\n".join(store.text(record["segments"][slot]) for slot in record["evidence"])
+        segments = [record["segments"][slot] for slot in record["evidence"]]
+        return "\n\n".join(stored_texts(task.folder / record["store"], segments))
     context, spans = record.get("context") or "", record.get("evidence") or []
     return "\n\n".join(context[start:end] for start, end in spans)
 

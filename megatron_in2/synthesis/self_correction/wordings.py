@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from megatron_in2.errors import InputError
+from megatron_in2.files import read_yaml
 from megatron_in2.records import id_hash
 
 PACKAGED = Path(__file__).with_name("wordings.yaml")
@@ -45,11 +44,7 @@ def load_verifications(path: Path | None) -> Verifications:
         InputError: it has no two lists of sentences, or one sentence says both.
     """
     file = path or PACKAGED
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"--wordings {file} is not readable as YAML: {problem}") from error
+    values = read_yaml(file, "--wordings")
     if not isinstance(values, dict) or set(values) != {"right", "wrong"}:
         raise InputError(f"--wordings {file}: give the lists 'right' and 'wrong', nothing else")
     for name, sentences in values.items():

@@ -4,9 +4,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from megatron_in2.errors import InputError
+from megatron_in2.files import read_yaml
 
 GPU_TYPES = Path(__file__).with_name("gpus.yaml")
 
@@ -44,7 +43,7 @@ def read_gpu(path: Path, name: str) -> Gpu:
     Raises:
         InputError: the file has no such type, an entry lacks a field, or a kernel its share.
     """
-    known = _read_types(path)
+    known = read_yaml(path)
     if name not in known:
         raise InputError(f"--gpu-type {name}: {path} has {', '.join(known)}")
     return _gpu(path, name, known[name])
@@ -56,7 +55,7 @@ def read_gpus(path: Path) -> dict[str, Gpu]:
     Raises:
         InputError: the file is unreadable, or an entry lacks a field.
     """
-    return {name: _gpu(path, name, values) for name, values in _read_types(path).items()}
+    return {name: _gpu(path, name, values) for name, values in read_yaml(path).items()}
 
 
 def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
@@ -74,14 +73,6 @@ def peak_of_card(device_name: str, path: Path = GPU_TYPES) -> float | None:
         if device_name in gpu.device_names:
             return gpu.bf16_tflops * 1e12
     return None
-
-
-def _read_types(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        known: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not readable: {error}") from error
-    return known
 
 
 def _gpu(path: Path, name: str, values: dict[str, Any]) -> Gpu:

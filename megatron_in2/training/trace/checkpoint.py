@@ -46,8 +46,8 @@ def own_share(model: AnswerGPTModel, optimizer: MegatronOptimizer) -> Checkpoint
     owned = elements_of_owners(distributed)
     written_state = [sum(n for each, n in own.items() if mains[each]) * STATE for own in owned]
     rank = model.pg_collection.dp_cp.rank()
-    written = _assigned([each for each in blocks if _is_written(each)], written_state)[rank]
-    read = _assigned(blocks, [sum(own.values()) * STATE for own in owned])[rank]
+    written = _assigned([each for each in blocks if _is_written(each)], written_state, rank)
+    read = _assigned(blocks, [sum(own.values()) * STATE for own in owned], rank)
     sizes = [*map(_nbytes, (*read, *parts))]
     saved = _bytes(written) + _bytes(part for part in parts if is_main_replica(part.replica_id))
     return CheckpointShare(
@@ -58,12 +58,15 @@ def own_share(model: AnswerGPTModel, optimizer: MegatronOptimizer) -> Checkpoint
     )
 
 
-def _assigned(blocks: Sequence[ShardedTensor], state: Sequence[int]) -> list[list[ShardedTensor]]:
-    """Return the weights that each data-parallel rank writes or reads.
+def _assigned(
+    blocks: Sequence[ShardedTensor], state: Sequence[int], own: int
+) -> list[ShardedTensor]:
+    """Return the weights that one data-parallel rank writes or reads.
 
     Args:
         blocks: weights that all of them have.
         state: bytes of the optimizer's state that each has for itself.
+        own: the rank.
     """
     ranks: dict[Place, list[int]] = {_place(block): list(range(len(state))) for block in blocks}
     sizes = {_place(block): _nbytes(block) for block in blocks}
@@ -71,9 +74,7 @@ def _assigned(blocks: Sequence[ShardedTensor], state: Sequence[int]) -> list[lis
         ranks["", (rank,)], sizes["", (rank,)] = [rank], size
     elsewhere = {_place(block) for block in blocks if not _is_written(block)}
     chosen = distribute_shards_to_ranks(ranks, sizes, len(state), elsewhere)
-    return [
-        [block for block in blocks if chosen[_place(block)] == rank] for rank in range(len(state))
-    ]
+    return [block for block in blocks if chosen[_place(block)] == own]
 
 
 def _blocks(weight: Any) -> list[ShardedTensor]:

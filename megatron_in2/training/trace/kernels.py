@@ -17,6 +17,10 @@ from megatron_in2.training.trace.engine.operators import rms_norm, rms_norm_back
 HALF = (torch.bfloat16, torch.float16)
 _BLOCK = 128  # to which flash attention's backward rounds lengths up
 aten = torch.ops.aten
+_PLACE_OF_QUERY = {
+    aten._scaled_dot_product_flash_attention: 0,
+    aten._scaled_dot_product_flash_attention_backward: 1,
+}
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
@@ -72,10 +76,7 @@ def kernel_name(func: Any, args: Any) -> str:
     Attention of as many queries as keys is the one for which the program lets torch choose the
     card's kernel; with fewer queries it calls flash attention itself.
     """
-    query = {
-        aten._scaled_dot_product_flash_attention: 0,
-        aten._scaled_dot_product_flash_attention_backward: 1,
-    }.get(func.overloadpacket)
+    query = _PLACE_OF_QUERY.get(func.overloadpacket)
     name: str = func.overloadpacket.__name__
     if query is not None and args[query].size(2) == args[query + 1].size(2):
         return name.replace("_scaled", "scaled", 1).replace("_flash", "")

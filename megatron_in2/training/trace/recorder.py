@@ -193,7 +193,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         for tensor in made:
             self._allocate(tensor, phase, module, name, keeps_graph, is_host)
         if not is_host and (made or func._schema.is_mutable):
-            self._work(func, args, kwargs, output, phase, module, is_recomputed)
+            self._work(name, func, args, kwargs, output, phase, module, is_recomputed)
         return output
 
     def _counts(self, tensor: torch.Tensor) -> bool:
@@ -202,6 +202,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
 
     def _work(
         self,
+        name: str,
         func: Any,
         args: Any,
         kwargs: Any,
@@ -210,7 +211,6 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch is u
         module: str,
         is_recomputed: bool,
     ) -> None:
-        name = kernel_name(func, args)
         workspace = workspace_bytes(func, args)
         if workspace:
             operation = f"{name} (workspace)"

@@ -42,7 +42,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "kilt").mkdir()
     for source, (asked, solved) in helmet.FILES.items():
         # PopQA has ids, and one file for both; half of its questions are looked up often.
-        more = [{"id": f"id{n}", "s_pop": 10 ** (n % 2 * 3 + 1)} for n in range(120)]
+        more = [{"id": f"id{n}", "s_pop": 10 ** (n % 2 * 3 + 1)} for n in range(119)]
+        more[0]["s_pop"] = 0
+        more.append({"id": "id119", "s_pop": 1000})
         extra = more if source == "popqa" else [{}] * 120
         rows = [_row(n, 50, depth, **extra[n]) for n in range(120) for depth in (0, 40)]
         start = 0 if source == "popqa" else 500

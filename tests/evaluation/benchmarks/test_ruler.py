@@ -9,7 +9,7 @@ import pytest
 from lm_eval.tasks.ruler import niah_utils, qa_utils
 
 from megatron_in2.errors import InputError
-from megatron_in2.evaluation.benchmarks import ruler
+from megatron_in2.evaluation.benchmarks import harness_run, ruler
 from megatron_in2.evaluation.benchmarks.harness_config import HarnessConfig
 from megatron_in2.evaluation.benchmarks.suite_run import SuiteRun
 from megatron_in2.evaluation.benchmarks.suites import SUITES
@@ -125,6 +125,22 @@ def test_what_is_missing_is_said_with_what_to_give(
     assert "give --hotpotqa hotpot_dev_distractor_v1.json" in reasons["ruler_qa_hotpot"]
     said = capsys.readouterr().err
     assert "niah_multivalue, niah_multiquery will not run: it needs essays" in said
+
+
+def test_a_bad_file_is_known_before_any_task_has_run(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are written at the end: those of hours would be lost."""
+    begun: list[str] = []
+    monkeypatch.setattr(ruler, "_fetch", _no_network)
+    monkeypatch.setattr(harness_run, "_load_model", lambda _: Oracle(tiny_model, str))
+    monkeypatch.setattr(SuiteRun, "_run_at", lambda run, name, *rest: begun.append(name))
+    broken = tmp_path / "s.json"
+    broken.write_text("{}")
+    config = HarnessConfig(tiny_model, ["graphwalks", "ruler"], squad=broken)
+    with pytest.raises(InputError, match=r"is not of the form of dev-v2\.0\.json"):
+        harness_run.run_benchmarks(config)
+    assert begun == []
 
 
 @pytest.mark.slow

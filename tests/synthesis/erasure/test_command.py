@@ -290,9 +290,23 @@ def test_a_choice_that_cannot_be_used_costs_nothing(
     record: dict[str, Any] = {"id": "a", "kind": "sum", "question": "1 + pier 1?", "answer": "2"}
     samples.write_text(json.dumps({**record, "strategy": "quote", "system": "Quote."}))
     assert_refused(run_here(*arguments), "x.jsonl:1: field 'strategy' is given")
+    samples.write_text(json.dumps(record))
     assert_refused(run_here(*command, "--judge", "model"), "give --judge-model")
     assert_refused(run_here(*command, "--kind-judges", "sum=odd"), "--kind-judges sum=odd: use")
     assert_refused(run_here(*command, "--kind-judges", "sum"), "give KIND=JUDGE")
+    named = run_here(*command, "--kind-judges", "sums=exact")
+    assert_refused(named, "--kind-judges sums=exact: no sample is of this kind: use sum")
+
+
+def test_samples_of_another_store_are_refused_in_one_line(
+    run_here: RunTool, command: list[object], teacher: Teacher, samples: Path
+) -> None:
+    record = {**task_record(1, samples.with_name("x.segments")), "segments": [99]}
+    samples.write_text(json.dumps({**record, "evidence": [0]}))
+    assert_refused(run_here(*command, "--pilot", 1), "segment 99 is beyond the 8 of ")
+    samples.write_text("")
+    assert_refused(run_here(*command, "--pilot", 1), f"--samples {samples} holds no sample")
+    assert not teacher.asked
 
 
 def test_kinds_have_judges_of_their_own(

@@ -10,6 +10,7 @@ import gzip
 import json
 import shutil
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from megatron_in2.synthesis.config import (
     SegmentConfig,
     SynthesisConfig,
 )
+from megatron_in2.synthesis.corpus.documents import corpus_texts
 from megatron_in2.synthesis.corpus.store_stage import build_store
 from megatron_in2.synthesis.llm.journal.journal import Journal
 from megatron_in2.synthesis.llm.writer import LanguageModelWriter, build_language_model_writer
@@ -57,7 +59,8 @@ def evidence(
         tokenizer_model=str(folder / "tokenizer.model"),
     )
     output = tmp_path_factory.mktemp("store") / "x.jsonl"
-    store: SegmentStore = build_store(config, Shard(), old_tokenizer, output, 1)
+    texts = partial(corpus_texts, config.corpus)
+    store: SegmentStore = build_store(config, Shard(), old_tokenizer, output, 1, texts)
     walk = EvidenceWalk(store, 512, 1234)
     return {
         each.id: each

@@ -55,6 +55,14 @@ class JournalSummary:
     possible_cost: float
     completion_tokens: int
 
+    def line(self) -> str:
+        """Return what was paid for, as commands print it."""
+        return (
+            f"{'paid calls':>14} {self.answers:>9,} answers, ${self.cost:.4f}; {self.lost} lost "
+            f"and {self.sent_unanswered} unanswered attempts may have cost "
+            f"${self.possible_cost:.4f} more"
+        )
+
 
 @dataclass(frozen=True)
 class BatchRequest:

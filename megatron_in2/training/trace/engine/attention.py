@@ -98,7 +98,6 @@ class _RingAttention(torch.autograd.Function):
         outputs: list[torch.Tensor] = []
         scales: list[torch.Tensor] = []
         works: list[Any] = []
-        output = scale = query
         for step in range(ring.size):
             _wait(works)
             if step < ring.size - 1:
@@ -137,7 +136,6 @@ class _RingAttention(torch.autograd.Function):
         buffers = [both.new_empty((2, *both.shape)) for _ in range(2)]
         buffers[0][0].copy_(both)
         works: list[Any] = []
-        keys = values = both
         for step in range(ring.size):
             _wait(works)
             sent, received = buffers[step % 2], buffers[(step + 1) % 2]
