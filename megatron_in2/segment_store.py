@@ -174,9 +174,9 @@ class SegmentStore:
                 raise self._damaged("offsets.npy does not ascend")
             offsets.update(block[:BLOCK].data)
         ranges = _forbidden_ranges(tokenizer)
-        for start, block in self._token_blocks():
-            ids.update(block.data)
-            self._require_pieces(block, start, ranges)
+        for start, pieces in self._token_blocks():
+            ids.update(pieces.data)
+            self._require_pieces(pieces, start, ranges)
         found = {"tokens_xxh3": ids.hexdigest(), "offsets_xxh3": offsets.hexdigest()}
         for name, file in (("tokens_xxh3", "tokens.bin"), ("offsets_xxh3", "offsets.npy")):
             if self.manifest.get(name, found[name]) != found[name]:
