@@ -11,6 +11,9 @@ export SLURM
 # Three test files at a time, for many tests wait; all tests of Slurm by one worker.
 WORKERS ?= -n 3 --dist loadgroup --no-loadscope-reorder
 
+# Threads that wait for each other must not spin: tests beside them need the cores.
+test test-full soak: export OMP_WAIT_POLICY ?= passive
+
 # make quickstart BASE=llama3 gives the model the form of another base; see docs/quickstart.md.
 BASE ?= mistral
 

@@ -22,8 +22,9 @@ store alone has breaks.npy. See ``tokenizers.base.Tokenizer``.
 
 import hashlib
 import json
+import mmap
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,16 @@ class SegmentStore:
         """Ids between two joined segments."""
         return 0 if self.holds_newlines else 1
 
+    def expect_random_reads(self) -> None:
+        """Tell the system that ids and texts are read here and there from now on.
+
+        Else it reads up to megabytes around every page that is not in memory. The offsets are left
+        out: they are used again and again, and the system first forgets what is read at random.
+        """
+        for mapped in (self._tokens, self._mapped_text):
+            assert isinstance(mapped.base, mmap.mmap)
+            mapped.base.madvise(mmap.MADV_RANDOM)
+
     def require_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Check that the store was made with this tokenizer.
 
@@ -163,15 +174,20 @@ class SegmentStore:
                 raise self._damaged("offsets.npy does not ascend")
             offsets.update(block[:BLOCK].data)
         ranges = _forbidden_ranges(tokenizer)
-        for start in range(0, len(self._tokens), BLOCK):
-            block = self._tokens[start : start + BLOCK]
-            ids.update(block.data)
-            self._require_pieces(block, start, ranges)
+        for start, pieces in self._token_blocks():
+            ids.update(pieces.data)
+            self._require_pieces(pieces, start, ranges)
         found = {"tokens_xxh3": ids.hexdigest(), "offsets_xxh3": offsets.hexdigest()}
         for name, file in (("tokens_xxh3", "tokens.bin"), ("offsets_xxh3", "offsets.npy")):
             if self.manifest.get(name, found[name]) != found[name]:
                 raise self._damaged(f"{file} does not have the content that store.json states")
         return found
+
+    def _token_blocks(self) -> Iterator[tuple[int, npt.NDArray[np.integer[Any]]]]:
+        """Yield (place, ids) of all ids; read from the file, whatever the mapping expects."""
+        with open(self.path / "tokens.bin", "rb") as stream:
+            for start in range(0, len(self._tokens), BLOCK):
+                yield start, np.fromfile(stream, self.dtype, BLOCK)
 
     def _require_pieces(
         self, block: npt.NDArray[np.integer[Any]], start: int, ranges: list[tuple[int, int]]
@@ -241,9 +257,14 @@ class SegmentStore:
         return self._line(segment)["document"]
 
     @cached_property
+    def _mapped_text(self) -> "np.memmap[Any, np.dtype[np.uint8]]":
+        """The bytes of text.jsonl."""
+        return np.memmap(self.path / "text.jsonl", np.uint8, "r")
+
+    @cached_property
     def _text_bytes(self) -> npt.NDArray[np.uint8]:
-        """The bytes of text.jsonl, memory-mapped."""
-        return np.memmap(self.path / "text.jsonl", np.uint8, "r").view(np.ndarray)
+        """The same memory, without the cost of its class at every access."""
+        return self._mapped_text.view(np.ndarray)
 
     def _line(self, segment: int) -> dict[str, str]:
         latest = self._latest_line

@@ -26,10 +26,14 @@ class Dictionary:
         try:  # most texts have no new cutting, and looking for one takes as long as the rest
             return b"".join(map(self._known.__getitem__, cuttings))
         except KeyError:
-            self._add(set(cuttings).difference(self._known), cuttings)
+            self.add(cuttings)
         return b"".join(map(self._known.__getitem__, cuttings))
 
-    def _add(self, missing: set[str], cuttings: list[str]) -> None:
+    def add(self, cuttings: list[str]) -> None:
+        """Encode what is new among cuttings, in one go."""
+        missing = set(cuttings).difference(self._known)
+        if not missing:
+            return
         if self._characters + sum(map(len, missing)) > self._max_characters:
             self._known.clear()
             self._characters = 0

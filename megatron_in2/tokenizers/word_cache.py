@@ -74,7 +74,9 @@ class WordEncoder:
         return self._words.encode(_SPACED_WORD.findall(spaced))
 
     def _encode_words(self, words: list[str]) -> list[bytes]:
-        return [self._runs.encode(self._run_pattern.findall(word)) for word in words]
+        runs = [self._run_pattern.findall(word) for word in words]
+        self._runs.add(list(itertools.chain.from_iterable(runs)))
+        return [self._runs.encode(each) for each in runs]
 
     def _encode_runs(self, runs: list[str]) -> list[bytes]:
         """Tokenise runs in one go: newlines keep them apart, as no merge crosses one."""

@@ -20,12 +20,7 @@ from megatron_in2.checkpoint.store import (
     save_strategy,
     sharded_state,
 )
-from megatron_in2.commands.parser import CommandParser, config_of
-from megatron_in2.parallel.rank import rank_from_environment
-from megatron_in2.parallel.world import open_world
-from megatron_in2.training.build import build_training_state
-from megatron_in2.training.checks.preflight import check_run
-from megatron_in2.training.config import TrainConfig
+from tests.rank_state import built_rank
 
 STEP = 9
 METADATA = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -54,12 +49,7 @@ def whole_state(optimizer: MegatronOptimizer) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     folder, file = Path(sys.argv[1]), sys.argv[2]
-    rank = rank_from_environment()
-    assert rank is not None
-    config = config_of(CommandParser(None, TrainConfig).read(["--config", file]), TrainConfig)
-    inputs = check_run(config, rank.world_size)
-    with open_world(config.parallel, rank, config.runtime.seed) as world:
-        state = build_training_state(config, inputs, world)
+    with built_rank(file) as (rank, state):
         module, optimizer = state.model.module, state.optimizer
         prepare_to_load(optimizer, [{"step": STEP}])
         generator = torch.Generator().manual_seed(rank.index)

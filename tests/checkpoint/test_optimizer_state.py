@@ -74,8 +74,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory, write_config: WriteConfig) -
     """A step that two ranks have saved, and loaded, in both forms."""
     folder = tmp_path_factory.mktemp("saved")
     config = write_config(folder / "run")
-    script = str(Path(__file__).with_name("save_ranks.py"))
-    code = run_local_ranks([sys.executable, script, str(folder), str(config)], RANKS)
+    code = run_local_ranks(
+        [sys.executable, "-m", "tests.checkpoint.save_ranks", str(folder), str(config)], RANKS
+    )
     assert code == 0
     return folder
 

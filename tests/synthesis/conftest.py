@@ -5,14 +5,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from megatron_in2.segment_store import write_store
+from megatron_in2.tokenizers.base import Tokenizer
 
 SERVER = Path(__file__).with_name("openai_server.py")
 
@@ -69,6 +74,63 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> 
     path = tmp_path_factory.mktemp("corpus") / "small.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:250]))
     return path
+
+
+def write_samples(
+    folder: Path,
+    lines: list[str],
+    tokenizer: Tokenizer,
+    record: Callable[[int, Path], dict[str, Any]],
+) -> Path:
+    """Write 40 samples, and beside them the store of one document whose segments are the lines.
+
+    Args:
+        record: returns the sample of a number, for the store at a path.
+    """
+    folder.mkdir()
+    ids = tokenizer.encode_lines(lines)
+    store = folder / "x.segments"
+    write_store(store, [("d", list(zip(lines, ids, strict=True)))], tokenizer)
+    path = folder / "x.jsonl"
+    path.write_text("".join(json.dumps(record(n, store)) + "\n" for n in range(40)))
+    return path
+
+
+@contextlib.contextmanager
+def serve_chat(reply: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]) -> Iterator[str]:
+    """Answer requests in this process, ``reply`` giving status and body; yields the base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, answer = reply(payload)
+            body = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_port}/v1"
+    finally:
+        listening.shutdown()
+        thread.join()
+        listening.server_close()
+
+
+def chat_reply(number: int, content: str, prompt_tokens: int, tokens: int) -> dict[str, Any]:
+    """Return the body of one complete answer."""
+    return {
+        "id": f"c{number}",
+        "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": tokens},
+    }
 
 
 @pytest.fixture

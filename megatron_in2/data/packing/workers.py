@@ -1,6 +1,7 @@
 """Encodes chunks, in this process or in several; the results come in input order either way."""
 
 import multiprocessing
+import os
 from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,6 +13,7 @@ from megatron_in2.data.packing.encoding.encode import CompactSample, SampleEncod
 from megatron_in2.data.packing.encoding.inputs import Chunk
 from megatron_in2.data.packing.encoding.samples import SampleError, SampleReader
 from megatron_in2.errors import InputError
+from megatron_in2.processes import die_with_parent, ignore_stop_signals
 from megatron_in2.templates.base import Template
 from megatron_in2.tokenizers.load import load_tokenizer
 
@@ -128,7 +130,10 @@ _worker: ChunkEncoder  # one a process, set when it starts
 
 
 def _start_worker(options: EncodeOptions) -> None:
+    """Set this process up: the parent decides when it ends, also by dying itself."""
     global _worker
+    ignore_stop_signals()  # sent to the whole group
+    die_with_parent(os.getppid())
     _worker = ChunkEncoder(options)
 
 

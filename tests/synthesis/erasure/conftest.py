@@ -3,14 +3,13 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from megatron_in2.segment_store import write_store
 from megatron_in2.tokenizers.base import Tokenizer
+from tests.synthesis.conftest import chat_reply, serve_chat, write_samples
 
 QUOTE = "Copy the sentence that settles it, and close with a line that begins with Final answer:"
 STEPS = "Number every step of the work, and close with a line that begins with Final answer:"
@@ -47,11 +46,7 @@ class Teacher:
         content = self.says(system["content"], last["content"], number)
         with self._lock:
             self.answered += 1
-        return 200, {
-            "id": f"c{count}",
-            "choices": [{"message": {"content": content}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": self.usage(content)},
-        }
+        return 200, chat_reply(count, content, 10, self.usage(content))
 
 
 def right_by_kind(system: str, message: str, number: int) -> str:
@@ -67,28 +62,8 @@ def right_by_kind(system: str, message: str, number: int) -> str:
 def teacher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Teacher]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     served = Teacher()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, reply = served.reply(payload)
-            body = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    served.url = f"http://127.0.0.1:{listening.server_port}/v1"
-    yield served
-    listening.shutdown()
-    thread.join()
-    listening.server_close()
+    with serve_chat(served.reply) as served.url:
+        yield served
 
 
 @pytest.fixture
@@ -125,11 +100,4 @@ def task_record(number: int, store: Path) -> dict[str, Any]:
 @pytest.fixture
 def samples(tmp_path: Path, tokenizer: Tokenizer) -> Path:
     """40 samples: 16 of lookup (text, recipe), 16 of sum (chat, text), 8 of parts."""
-    folder = tmp_path / "in"
-    folder.mkdir()
-    ids = tokenizer.encode_lines(LINES)
-    store = folder / "x.segments"
-    write_store(store, [("d", list(zip(LINES, ids, strict=True)))], tokenizer)
-    path = folder / "x.jsonl"
-    path.write_text("".join(json.dumps(task_record(n, store)) + "\n" for n in range(40)))
-    return path
+    return write_samples(tmp_path / "in", LINES, tokenizer, task_record)

@@ -286,12 +286,12 @@ def test_a_full_disk_leaves_the_journal_intact(
     server, output = start_server(), tmp_path / "x.jsonl"
     config = _config(tmp_path, small_corpus, server)
     _run(config, output, "--dry-run")  # makes the store
-    # No file may grow beyond 256 KB, as if the disk were full when the journal reaches it.
-    limited = ["bash", "-c", 'ulimit -f 256; exec "$@"', "-", *_command(config, output)]
+    # No file may grow beyond 512 KB, as if the disk were full when the journal reaches it.
+    limited = ["bash", "-c", 'ulimit -f 512; exec "$@"', "-", *_command(config, output)]
     result = subprocess.run(limited, capture_output=True, text=True, timeout=300, check=False)
     assert_refused(result, "x.jsonl")
     assert not output.exists()
-    assert _journal(output, "SELECT request FROM answers")
+    assert len(_journal(output, "SELECT request FROM answers")) > 10
     assert _journal(output, "PRAGMA integrity_check") == [("ok",)]
     _complete(config, output)
     stats = server.stats()

@@ -16,12 +16,12 @@ from megatron_in2.data.packing.config import PreprocessConfig
 from megatron_in2.data.packing.preprocess import preprocess
 from megatron_in2.errors import InputError
 from megatron_in2.files import read_json, read_json_lines
-from megatron_in2.segment_store import write_store
 from megatron_in2.synthesis.self_correction.config import SelfCorrectionConfig
 from megatron_in2.synthesis.self_correction.run import make_self_corrections
 from megatron_in2.synthesis.self_correction.tasks import Drawn, Task
 from megatron_in2.templates.film import FILM
 from megatron_in2.tokenizers.base import Tokenizer
+from tests.synthesis.conftest import write_samples
 
 CONFIG = SelfCorrectionConfig(judge="exact", plain_share=0.2, corrections=2)
 LINES = [f"Thing {n} is kind {n} of all." for n in range(10)]
@@ -51,14 +51,7 @@ def _record(number: int, store: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def samples(tmp_path: Path, tokenizer: Tokenizer) -> Path:
-    folder = tmp_path / "in"
-    folder.mkdir()
-    ids = tokenizer.encode_lines(LINES)
-    store = folder / "x.segments"
-    write_store(store, [("d", list(zip(LINES, ids, strict=True)))], tokenizer)
-    path = folder / "x.jsonl"
-    path.write_text("".join(json.dumps(_record(n, store)) + "\n" for n in range(40)))
-    return path
+    return write_samples(tmp_path / "in", LINES, tokenizer, _record)
 
 
 class _Drawer:

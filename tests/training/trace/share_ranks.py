@@ -14,23 +14,13 @@ from megatron.core import dist_checkpointing
 
 from megatron_in2.checkpoint.optimizer_state import prepare_to_load
 from megatron_in2.checkpoint.store import load_checkpoint, save_strategy, sharded_state
-from megatron_in2.commands.parser import CommandParser, config_of
-from megatron_in2.parallel.rank import rank_from_environment
 from megatron_in2.parallel.replaced import replaced
-from megatron_in2.parallel.world import open_world
-from megatron_in2.training.build import build_training_state
-from megatron_in2.training.checks.preflight import check_run
-from megatron_in2.training.config import TrainConfig
+from tests.rank_state import built_rank
 
 
 def main() -> None:
     folder, file = Path(sys.argv[1]), sys.argv[2]
-    rank = rank_from_environment()
-    assert rank is not None
-    config = config_of(CommandParser(None, TrainConfig).read(["--config", file]), TrainConfig)
-    inputs = check_run(config, rank.world_size)
-    with open_world(config.parallel, rank, config.runtime.seed) as world:
-        state = build_training_state(config, inputs, world)
+    with built_rank(file) as (rank, state):
         module, optimizer = state.model.module, state.optimizer
         prepare_to_load(optimizer, [{"step": 3}])
         step = folder / "step"

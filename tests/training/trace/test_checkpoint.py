@@ -61,8 +61,13 @@ def test_every_rank_writes_and_reads_what_its_trace_says(
     file = write_config(tmp_path / "run")
     settings = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**settings, "parallel": LAYOUTS[layout]}))
-    script = str(Path(__file__).with_name("share_ranks.py"))
-    assert run_local_ranks([sys.executable, script, str(tmp_path), str(file)], RANKS) == 0
+    assert (
+        run_local_ranks(
+            [sys.executable, "-m", "tests.training.trace.share_ranks", str(tmp_path), str(file)],
+            RANKS,
+        )
+        == 0
+    )
     config = config_of(CommandParser(None, TrainConfig).read(["--config", str(file)]), TrainConfig)
     shares = [traced_share(config, rank, RANKS) for rank in range(RANKS)]
     assert [share.written for share in shares] == written_bytes(tmp_path / "step", RANKS)

@@ -77,6 +77,7 @@ class SegmentStores:
             store = SegmentStore(Path(path))
             if self._tokenizer.joins_exactly:
                 store.require_tokenizer(self._tokenizer)
+            store.expect_random_reads()
             self._stores[key] = store
         return self._stores[key]
 
