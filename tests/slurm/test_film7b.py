@@ -88,8 +88,10 @@ def test_all_nodes_train_to_the_end(
         assert line["loss"] == pytest.approx(alone[step]["loss"], rel=1e-5)
     assert len(list((folder / "slurm" / str(job.number)).glob("train-node-*.log"))) == nodes
 
-    again = submit(2, *TENSOR_PARALLEL, *options, IN2_CONFIG=write_config(folder))
+    config = write_config(folder)
+    again = submit(2, *TENSOR_PARALLEL, *options, IN2_CONFIG=config, IN2_TRACE="1")
     assert again.finish() == "COMPLETED 0:0"
+    assert re.search(r"^reduce_scatter +tensor +2 ", again.log, re.MULTILINE)  # it was traced
     assert "the run is finished: step 3 of 3" in again.log
     assert "start 1: 2 ranks" in again.log
 
