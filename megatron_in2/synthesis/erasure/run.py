@@ -24,7 +24,7 @@ from megatron_in2.synthesis.erasure.trials import Plan, Trial, Trials
 from megatron_in2.synthesis.pipeline import only_run
 from megatron_in2.synthesis.rejects import Rejects, listed_rejects
 from megatron_in2.synthesis.self_correction.attempts_file import Tasks
-from megatron_in2.synthesis.self_correction.samples import record_beside
+from megatron_in2.synthesis.self_correction.samples import sample_line
 from megatron_in2.synthesis.self_correction.tasks import Task
 
 
@@ -128,8 +128,7 @@ def make_erased_samples(
                 record = _record(trial, scores, rejects)
                 if record is not None:
                     made["erased" if "strategy" in record else "as it was"] += 1
-                    placed = record_beside(record, trial.plan.task, output)
-                    stream.write(json.dumps(placed, ensure_ascii=False) + "\n")
+                    stream.write(sample_line(record, trial.plan.task, output))
             if not made:
                 raise InputError(
                     f"no sample is left of {total}: "

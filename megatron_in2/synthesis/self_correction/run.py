@@ -1,7 +1,6 @@
 """One run: samples -> attempts -> verdicts -> samples that verify and correct themselves."""
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from megatron_in2.synthesis.self_correction.mixing import Judged, Use, choose_us
 from megatron_in2.synthesis.self_correction.report import AttemptReport
 from megatron_in2.synthesis.self_correction.samples import (
     corrected_record,
-    record_beside,
+    sample_line,
     verified_record,
 )
 from megatron_in2.synthesis.self_correction.tasks import AttemptDrawer, Drawn, Task
@@ -133,10 +132,7 @@ class _Run:
                 if use is not None:
                     found = judged[task.sample.id]
                     record = self._record(task, drawn, found, use, explanation)
-                    stream.write(
-                        json.dumps(record_beside(record, task, output), ensure_ascii=False)
-                    )
-                    stream.write("\n")
+                    stream.write(sample_line(record, task, output))
         return self._report
 
     def _pairs(self) -> Iterator[tuple[Task, Drawn]]:

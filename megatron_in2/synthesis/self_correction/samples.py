@@ -1,5 +1,6 @@
 """Writes the samples: a right attempt with its verification, wrong ones with a correction."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,8 +61,15 @@ def answered_record(task: Task, answer: str) -> dict[str, Any]:
     return {**record, "answer": answer}
 
 
-def record_beside(record: dict[str, Any], task: Task, output: Path) -> dict[str, Any]:
-    """Return a task's record as ``output`` holds it: a recipe's store is named from there."""
-    if "store" not in record or "segments" not in record:
-        return record
-    return {**record, "store": os.path.relpath(task.folder / record["store"], output.parent)}
+def sample_line(record: dict[str, Any], task: Task, output: Path) -> str:
+    """Return a task's record as a line of ``output``: a recipe's store is named from there.
+
+    A field that nobody reads may hold half a surrogate pair, which UTF-8 has no bytes for: such a
+    line is escaped, as in the file that it comes from.
+    """
+    if "store" in record and "segments" in record:
+        store = os.path.relpath(task.folder / record["store"], output.parent)
+        record = {**record, "store": store}
+    line = json.dumps(record, ensure_ascii=False)
+    is_unicode = line.encode("utf-8", "replace").decode() == line
+    return (line if is_unicode else json.dumps(record)) + "\n"

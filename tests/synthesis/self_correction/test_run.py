@@ -46,7 +46,7 @@ def _record(number: int, store: Path) -> dict[str, Any]:
         },
         {"parts": [{"text": question, "learn": False}, {"text": answer, "learn": True}]},
     ]
-    return {"id": f"s{number}", **forms[number % 4]}
+    return {"id": f"s{number}", "note": "half a pair: \ud83d", **forms[number % 4]}
 
 
 @pytest.fixture
@@ -113,6 +113,7 @@ def test_wrong_attempts_are_masked_and_corrections_trained(
     corrected = [each for each in records if "attempt" in each]
     assert len(corrected) == 16
     assert {"s1", "s4"} & {each["id"] for each in records}
+    assert all(each["note"] == "half a pair: \ud83d" for each in records)
     trained, untrained = _trained_and_not(output, tmp_path / "packed", tokenizer)
     for each in corrected:
         number = each["id"][1:]
