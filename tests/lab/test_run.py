@@ -77,7 +77,7 @@ def test_a_small_version_of_a_study_runs(
     if study == "self_correction":
         samples = [line for _, line in read_json_lines(seed.drawn("1e4", "ends").samples(arm))]
         attempts = [part["text"] for each in samples for part in each["parts"][1::3]]
-        assert len(samples) == 48
+        assert 0 < len(samples) <= 48
         assert set(" ".join(attempts).split()) <= set(ATTEMPT_WORLD.words)
     if study == "mixing":
         steps = [

@@ -54,6 +54,8 @@ def draw_attempts(
         chance = random.Random(f"{seed}/chosen")
         with atomic_file(home.samples(name)) as stream:
             for index, (probes, answers) in enumerate(zip(asked, texts, strict=True)):
+                if not any(map(str.strip, answers)):
+                    continue  # a model that is hardly trained may say nothing at all
                 sample = world.attempts.sample(chance, dataset, probes, answers)
                 stream.write(json.dumps({"id": f"{name}-{index}", **sample}) + "\n")
 

@@ -64,6 +64,21 @@ def test_all_datasets_hold_the_same_attempts(tmp_path: Path) -> None:
     assert trained["masked"] == trained["bare"] == 0 < trained["unmasked"]
 
 
+def test_a_context_without_any_answer_makes_no_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SaysNothingFirst(_KnowsTheFirstHalf):
+        def answer(self, probes: list[Line]) -> Iterator[dict[str, Any]]:
+            for place, reply in enumerate(super().answer(probes)):
+                yield {"samples": [""]} if place < MASKED.asked else reply
+
+    monkeypatch.setattr(attempts, "CheckpointAnswerer", SaysNothingFirst)
+    home = SeedFolder(tmp_path)
+    draw_attempts(ATTEMPT_WORLD, {"masked": MASKED}, home, "1/ends")
+    samples = [sample for _, sample in read_json_lines(home.samples("masked"))]
+    assert [sample["id"] for sample in samples] == [f"masked-{number}" for number in range(1, 5)]
+
+
 @pytest.mark.usefixtures("half_right")
 def test_datasets_that_ask_otherwise_are_refused(tmp_path: Path) -> None:
     datasets = {"masked": MASKED, "more": replace(MASKED, asked=9)}
