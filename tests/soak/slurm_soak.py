@@ -23,6 +23,7 @@ from tests.soak.common import Ledger, SoakError, newest_step
 NODES, USED, SPARE = 16, 2, 1
 END_SECONDS = 900.0
 STOPPED = "Slurm: SIGSTOP of a rank"
+RUNS_ON = ("Slurm: drained node", "Slurm: controller restart")  # the ranks are not touched
 STEPS_PER_FAULT = 10  # of the run
 
 
@@ -53,7 +54,7 @@ class SlurmSoak:
         self._rank: psutil.Process  # that is stopped
 
     def disturb(self, kind: str) -> None:
-        """Strike after a new step; wait for the next new one.
+        """Strike after a new step; wait for the next new one, of other ranks where these end.
 
         A rank is stopped meanwhile: on a fast machine the run would be done before the fault.
         """
@@ -64,6 +65,9 @@ class SlurmSoak:
         KINDS[kind](self)
         if kind != STOPPED:
             self._resume()
+        if kind not in RUNS_ON:
+            self._wait_for_the_ranks_end()
+            step = newest_step(self._folder)  # ranks that save and end may have made one more
         self._wait_for_step(step + 1)
         self._ledger.note(kind, time.monotonic() - struck)
         self._rank = self._pause()
@@ -100,6 +104,11 @@ class SlurmSoak:
             if self._has_ended():
                 raise SoakError(f"the job ended before step {step}:\n{self._job.log}")
             time.sleep(0.2)
+
+    def _wait_for_the_ranks_end(self) -> None:
+        _, alive = psutil.wait_procs([self._rank], timeout=END_SECONDS)
+        if alive:
+            raise SoakError(f"a rank lives on:\n{self._job.log}")
 
     def _has_ended(self) -> bool:
         try:

@@ -11,6 +11,7 @@ sums up all of the file. Exit code 1 with the reason if anything is not as it mu
 import argparse
 import json
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -125,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--account", type=Path, default=ROOT / "runs" / "soak" / "account.jsonl")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("soak: stopped by SIGTERM"))
     options.account.parent.mkdir(parents=True, exist_ok=True)
     has_slurm = not missing_daemons()
     if not has_slurm:
