@@ -8,6 +8,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+import psutil
+
 from megatron_in2.errors import EXIT_INTERRUPTED, EXIT_REQUEUE
 
 # What schedulers, terminals and users send to end a run in an orderly way.
@@ -44,6 +46,14 @@ def bind_to_parent(parent: int) -> None:
     for number in FROM_TERMINAL:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(parent)
+
+
+def kill_children() -> None:
+    """Kill what this process has started, also what hangs before it can bind itself to a parent."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
 
 def die_with_launcher() -> None:

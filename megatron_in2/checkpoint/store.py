@@ -41,6 +41,7 @@ from megatron_in2.checkpoint.optimizer_state import (
 from megatron_in2.checkpoint.save_errors import explained
 from megatron_in2.checkpoint.shard_writer import ShardWriter
 from megatron_in2.checkpoint.source import SourceFiles
+from megatron_in2.checkpoint.writer_progress import WriterProgress
 from megatron_in2.data.packed.blend import BlendPart
 from megatron_in2.model.gpt import AnswerGPTModel
 from megatron_in2.tokenizers.base import Tokenizer
@@ -132,11 +133,18 @@ class CheckpointSaver:
             self._queue.maybe_finalize_async_calls()
 
     def wait(self) -> None:
-        """Complete what is under way."""
+        """Complete what is under way; calls ``on_poll`` as long as this rank's writer gets on."""
+        progress = WriterProgress()
         while self._queue.get_num_unfinalized_calls():
             self.poll()
-            self._on_poll()
+            if progress.has_advanced(self._writers()):
+                self._on_poll()
             time.sleep(_POLL_SECONDS)
+
+    def _writers(self) -> list[int]:
+        """Return the process ids of this rank's writers that have not ended."""
+        writers = [call.async_caller.process for call in self._queue.async_calls]
+        return [each.pid for each in writers if each is not None and each.is_alive()]
 
     def _complete(self, step: Path, state: CheckpointState) -> None:
         is_main = dist.get_rank() == 0

@@ -22,11 +22,11 @@ OPTIONS = ["--nproc=2", "--schedule.steps=4000", "--data.validation=", "--runtim
 
 
 def _start(
-    script: Path, folder: Path, write_config: WriteConfig, **variables: str
+    script: Path, folder: Path, write_config: WriteConfig, *options: str, **variables: str
 ) -> subprocess.Popen[str]:
     nodes = {"SLURMD_NODENAME": "node07", SICK_NODES: str(folder.with_name("sick"))}
     return subprocess.Popen(
-        [sys.executable, str(script), "--config", str(write_config(folder)), *OPTIONS],
+        [sys.executable, str(script), "--config", str(write_config(folder)), *OPTIONS, *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **nodes, **variables},
@@ -61,6 +61,28 @@ def test_a_stopped_first_rank_is_named_by_the_others(
     assert "rank 0 on node07 did not arrive (no answer: it is stopped (SIGSTOP" in line
     assert "rank 1" not in line
     assert not [rank for rank in ranks if rank.is_running()]
+
+
+@pytest.mark.slow
+def test_a_writer_that_hangs_ends_the_run(tmp_path: Path, write_config: WriteConfig) -> None:
+    folder = tmp_path / "run"
+    options = ["--checkpoint.interval_steps=1"]
+    run = _start(ROOT / "tools" / "train.py", folder, write_config, *options)
+    launcher, stopped = psutil.Process(run.pid), []
+    while not stopped:
+        assert run.poll() is None
+        with contextlib.suppress(psutil.Error):
+            for rank in launcher.children() if folder.exists() else []:
+                stopped += rank.children()
+        for writer in stopped:
+            writer.suspend()
+        time.sleep(0.002)
+    _, errors = run.communicate(timeout=280)
+    assert run.returncode == EXIT_UNFIT_NODES, errors
+    assert "no progress for " in errors
+    assert "store.py" in errors
+    psutil.wait_procs(stopped, timeout=10)
+    assert not [writer for writer in stopped if writer.is_running()]
 
 
 @pytest.mark.slow

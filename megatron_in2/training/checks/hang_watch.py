@@ -25,6 +25,7 @@ from megatron_in2.errors import EXIT_UNFIT_NODES
 from megatron_in2.files import atomic_file
 from megatron_in2.parallel.flight_recorder import GroupProgress, group_progress, recorded_trace
 from megatron_in2.parallel.world import World
+from megatron_in2.processes import kill_children
 from megatron_in2.training.checks.hang_report import (
     HangReport,
     RankPlace,
@@ -77,6 +78,7 @@ class _Watch:
                 except Exception:
                     traceback.print_exc()
                 finally:  # a defect here must not leave a run that hangs for ever
+                    kill_children()
                     os._exit(EXIT_UNFIT_NODES)
 
     @property
