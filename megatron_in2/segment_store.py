@@ -57,7 +57,7 @@ class SegmentStore:
         if not (path / "store.json").is_file():
             raise InputError(f"segment store {path} does not exist or is incomplete")
         self.manifest: dict[str, Any] = _checked_manifest(path, read_json(path / "store.json"))
-        self._tokens = self._open_tokens()
+        self._tokens = self._map("tokens.bin", self.manifest["dtype"])
         count = self.manifest["segments"]
         self.offsets: npt.NDArray[np.int64] = self._load("offsets.npy", count + 1)
         self.documents: npt.NDArray[np.int64] = self._load("documents.npy", count)
@@ -68,11 +68,11 @@ class SegmentStore:
         if self.offsets[0] != 0 or self.offsets[-1] != len(self._tokens):
             raise self._damaged("offsets.npy does not fit tokens.bin")
 
-    def _open_tokens(self) -> "np.memmap[Any, Any]":
+    def _map(self, name: str, dtype: npt.DTypeLike) -> "np.memmap[Any, Any]":
         try:
-            return np.memmap(self.path / "tokens.bin", self.manifest["dtype"], "r")
+            return np.memmap(self.path / name, dtype, "r")
         except (OSError, ValueError) as error:
-            raise self._damaged(f"tokens.bin: {error}") from error
+            raise self._damaged(f"{name}: {error}") from error
 
     def _load(self, name: str, count: int) -> npt.NDArray[np.int64]:
         try:
@@ -257,9 +257,9 @@ class SegmentStore:
         return self._line(segment)["document"]
 
     @cached_property
-    def _mapped_text(self) -> "np.memmap[Any, np.dtype[np.uint8]]":
+    def _mapped_text(self) -> "np.memmap[Any, Any]":
         """The bytes of text.jsonl."""
-        return np.memmap(self.path / "text.jsonl", np.uint8, "r")
+        return self._map("text.jsonl", np.uint8)
 
     @cached_property
     def _text_bytes(self) -> npt.NDArray[np.uint8]:

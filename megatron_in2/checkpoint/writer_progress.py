@@ -3,8 +3,7 @@
 A forked process can hang before its first instruction, on a lock that another thread held.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import psutil
 
@@ -13,7 +12,7 @@ class WriterProgress:
     """Compares what writer processes have done with what they had done at the last look."""
 
     def __init__(self) -> None:
-        self._seen: list[float] = []
+        self._seen: list[tuple[float, int]] = []
 
     def has_advanced(self, writers: Sequence[int]) -> bool:
         """Return whether a writer has computed or written anything since the last call.
@@ -21,18 +20,18 @@ class WriterProgress:
         Args:
             writers: process ids of those that live; without any there is nothing to wait for.
         """
-        work = [each for writer in writers for each in _work(writer)]
+        work = list(map(_work, writers))
         advanced = not writers or work != self._seen
         self._seen = work
         return advanced
 
 
-def _work(writer: int) -> Iterator[float]:
-    """Yield seconds of processor time, and bytes where the system tells them, of each process."""
-    with contextlib.suppress(psutil.Error):
+def _work(writer: int) -> tuple[float, int]:
+    """Return seconds of processor time and, where the system counts them, bytes written."""
+    try:
         process = psutil.Process(writer)
-        for each in (process, *process.children(recursive=True)):
-            times = each.cpu_times()
-            yield times.user + times.system
-            if hasattr(each, "io_counters"):
-                yield each.io_counters().write_bytes
+        times = process.cpu_times()
+        written = process.io_counters().write_bytes if hasattr(process, "io_counters") else 0
+    except psutil.Error:  # it has just ended
+        return -1.0, 0
+    return times.user + times.system, written

@@ -59,61 +59,52 @@ def report_study(study: Study, selection: Selection, seeds: Sequence[SeedFolder]
 
 def arm_table(study: Study, measure: str, scores: MeasureScores) -> str:
     """Return mean, worst group and max - min of each arm, with bootstrap intervals."""
-    several = len(study.text.panels) > 1
-    head = ["panel"] * several + [study.measures[measure].title]
-    lines = [[*head, "mean", "worst group", "max - min", "probes"]]
-    for (panel, arm), report in scores.pooled.items():
+    heads = [study.measures[measure].title, "mean", "worst group", "max - min", "probes"]
+    cells = {}
+    for key, report in scores.pooled.items():
         worst = min(report.depths, key=lambda depth: depth.accuracy)
-        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
-        lines.append(
-            [
-                *names,
-                f"{report.average:.3f} ({_interval(report.average_interval)})",
-                f"{worst.accuracy:.3f} ({_interval((worst.low, worst.high))})",
-                f"{report.gap:.3f} ({_interval(report.gap_interval)})",
-                f"{report.probes:,}",
-            ]
-        )
-    return _markdown(lines)
+        cells[key] = [
+            f"{report.average:.3f} ({_interval(report.average_interval)})",
+            f"{worst.accuracy:.3f} ({_interval((worst.low, worst.high))})",
+            f"{report.gap:.3f} ({_interval(report.gap_interval)})",
+            f"{report.probes:,}",
+        ]
+    return _table_of_arms(study, heads, cells)
 
 
 def name_table(study: Study, measure: str, scores: MeasureScores) -> str:
     """Return each arm's accuracy in each named group."""
-    several = len(study.text.panels) > 1
-    lines = [["panel"] * several + [study.measures[measure].title, *study.measures[measure].groups]]
-    for (panel, arm), report in scores.pooled.items():
-        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
-        cells = (
-            f"{each.accuracy:.3f} ({_interval((each.low, each.high))})" for each in report.depths
-        )
-        lines.append([*names, *cells])
-    return _markdown(lines)
+    heads = [study.measures[measure].title, *study.measures[measure].groups]
+    cells = {
+        key: [f"{each.accuracy:.3f} ({_interval((each.low, each.high))})" for each in report.depths]
+        for key, report in scores.pooled.items()
+    }
+    return _table_of_arms(study, heads, cells)
 
 
 def correction_tables(study: Study, selection: Selection, seeds: Sequence[SeedFolder]) -> list[str]:
     """Return, for measures whose replies may correct themselves, how often they do, and spoil."""
-    several = len(study.text.panels) > 1
-    head = [*["panel"] * several, "a model's own attempts", *CORRECTION_HEADS]
-    tables = []
-    for measure in (name for name, each in study.measures.items() if each.corrects):
-        lines = [head]
-        for panel, arm in itertools.product(selection.panels, selection.arms):
-            counts = count_corrections(study, seeds, panel, arm, measure)
-            names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
-            lines.append([*names, *counts.cells()])
-        tables.append(_markdown(lines))
-    return tables
+    keys = list(itertools.product(selection.panels, selection.arms))
+    return [
+        _table_of_arms(
+            study,
+            ["a model's own attempts", *CORRECTION_HEADS],
+            {key: count_corrections(study, seeds, *key, measure).cells() for key in keys},
+        )
+        for measure, each in study.measures.items()
+        if each.corrects
+    ]
 
 
 def influence_table(study: Study, curves: Mapping[Key, npt.NDArray[np.float64]]) -> str:
     """Return how much the parts of a context influence the last token, over all seeds."""
-    several = len(study.text.panels) > 1
-    head = ["panel"] * several + ["influence of a token on the last one, relative to the mean"]
-    lines = [[*head, "first 16th", "middle half", "last 16th", "the last token itself"]]
-    for (panel, arm), curve in curves.items():
-        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
-        lines.append([*names, *(f"{part:.2f}" for part in parts_of(curve.mean(axis=0)))])
-    return f"Expected: {study.text.influence.strip()}\n\n{_markdown(lines)}"
+    heads = ["influence of a token on the last one, relative to the mean"]
+    heads += ["first 16th", "middle half", "last 16th", "the last token itself"]
+    cells = {
+        key: [f"{part:.2f}" for part in parts_of(curve.mean(axis=0))]
+        for key, curve in curves.items()
+    }
+    return f"Expected: {study.text.influence.strip()}\n\n{_table_of_arms(study, heads, cells)}"
 
 
 def expected_table(study: Study, compared: Sequence[Compared], seeds: int) -> str:
@@ -150,6 +141,16 @@ def _caption(study: Study, scores: Mapping[str, MeasureScores], seeds: int) -> s
         f"and brackets: 95 % bootstrap over the probes of each point ({counted}). Held equal: "
         f"{study.text.held_equal.strip()} Not shown: {study.text.not_shown.strip()}"
     )
+
+
+def _table_of_arms(study: Study, heads: Sequence[str], cells: Mapping[Key, Sequence[str]]) -> str:
+    """Return a table with a line for each arm; where there are several panels, they are named."""
+    several = len(study.text.panels) > 1
+    lines = [["panel"] * several + [*heads]]
+    for (panel, arm), values in cells.items():
+        names = [study.text.panels[panel].title] * several + [study.text.arms[arm].title]
+        lines.append([*names, *values])
+    return _markdown(lines)
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,7 @@
 """Draws a trained model's attempts, and makes samples of them.
 
 The questions about one context are answered together, by the probing tool's answerer, greedily:
-the context is computed once. A killed run draws only what lacks.
+the context is computed once. A run that is killed here draws all of them again.
 """
 
 import itertools

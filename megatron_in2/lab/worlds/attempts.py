@@ -77,7 +77,7 @@ def first_word(reply: str) -> str:
 
 
 def final_answer(attempt: str, verdict: str) -> str:
-    """Return what stands in the end: the attempt, or the word after the first ``no``."""
+    """Return a reply's last answer: the attempt, or the word after the first ``no``."""
     words = iter(verdict.split())
     for word in words:
         if word == RIGHT:
